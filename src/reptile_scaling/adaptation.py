@@ -1,0 +1,155 @@
+"""The inner loop: T tasks adapted at once, each with its own parameters, gradient and optimiser state."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from reptile_scaling.config import Config
+from reptile_scaling.model.adapters import Adapters, join_adapters
+from reptile_scaling.model.encoder import PromptEncoder
+from reptile_scaling.model.heads import logits, prototype_head, task_losses
+from reptile_scaling.tasks import Episode
+
+# β1 = 0 as in Nichol et al. 2018, §6: momentum would carry the last task's direction into few, short steps.
+ADAM_BETA2, ADAM_EPSILON = 0.999, 1e-8
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """The settings of one adaptation."""
+
+    steps: int
+    learning_rate: float
+    optimizer: str = "adam"
+    batch_size: int | None = None
+    """Support utterances per step; None takes all of them."""
+    dropout: float = 0.0
+    head: str = "classifier"
+    tasks_in_flight: int = 32
+
+
+def training_loop(config: Config) -> InnerLoop:
+    """The inner loop of meta-training."""
+    return InnerLoop(
+        steps=config.k_inner,
+        learning_rate=config.inner_lr,
+        optimizer=config.inner_optimizer,
+        batch_size=config.inner_batch_size,
+        dropout=config.lora_dropout,
+        head=config.head,
+        tasks_in_flight=config.max_tasks_in_flight,
+    )
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """Parameters after the inner loop, `[T, …]`, and the support loss before each step, nats per utterance."""
+
+    adapters: Adapters
+    losses: Float[Tensor, "steps T"]
+
+
+def adapt(
+    encoder: PromptEncoder,
+    theta: Adapters,
+    episodes: Sequence[Episode],
+    loop: InnerLoop,
+    rngs: Sequence[np.random.Generator] | None = None,
+) -> Adapted:
+    """Runs the inner loop of every episode from its own start `theta[t]`, a few tasks in flight at a time.
+
+    `theta` is a stack `[T, …]` and is left as it was. `rngs`, one per task, draw mini-batches and dropout; they are
+    needed only where `loop` uses them. The result does not depend on how tasks are grouped.
+    """
+    groups = []
+    for start in range(0, len(episodes), loop.tasks_in_flight):
+        stop = min(start + loop.tasks_in_flight, len(episodes))
+        own_rngs = rngs[start:stop] if rngs is not None else ()
+        groups.append(_adapt_group(encoder, theta.rows(start, stop), episodes[start:stop], loop, own_rngs))
+    return Adapted(join_adapters(g.adapters for g in groups), torch.cat([g.losses for g in groups], dim=1))
+
+
+def slots(examples: Int[np.ndarray, "n_way per_class"], device: torch.device) -> Int[Tensor, "S"]:
+    """Labels of a support or query set in its order: slot w, once for each example of row w."""
+    n_way, per_class = examples.shape
+    return torch.arange(n_way, device=device).repeat_interleave(per_class)
+
+
+def _adapt_group(
+    encoder: PromptEncoder,
+    theta: Adapters,
+    episodes: Sequence[Episode],
+    loop: InnerLoop,
+    rngs: Sequence[np.random.Generator],
+) -> Adapted:
+    device = encoder.backbone.device
+    support = [episode.support for episode in episodes]
+    labels_S = slots(support[0], device)
+    whole = encoder.prepare(support)
+    phi = theta.map(lambda tensor: tensor.clone(memory_format=torch.contiguous_format))
+    if loop.head == "prototype":
+        with torch.no_grad():
+            features = encoder.features(whole, phi).unflatten(0, (len(episodes), -1))
+        phi = Adapters(phi.tensors | prototype_head(features, labels_S, len(support[0])))
+    update = _OPTIMIZERS[loop.optimizer](phi, loop.learning_rate)
+    dropout = _dropout_streams(loop, rngs, device)
+    losses = []
+    for _ in range(loop.steps):
+        batch, batch_labels = whole, labels_S.expand(len(episodes), -1)
+        if loop.batch_size is not None and loop.batch_size < support[0].size:
+            chosen = np.stack([rng.permutation(support[0].size)[: loop.batch_size] for rng in rngs])
+            batch = encoder.prepare([s.ravel()[c] for s, c in zip(support, chosen, strict=True)])
+            batch_labels = labels_S[torch.from_numpy(chosen).to(device)]
+        variables = phi.map(lambda tensor: tensor.detach().requires_grad_())
+        features = encoder.features(batch, variables, dropout).unflatten(0, (len(episodes), -1))
+        losses_T = task_losses(logits(variables, features), batch_labels)
+        # Each task's loss depends on its own parameters alone, so the gradient of the sum is every task's own.
+        gradients = torch.autograd.grad(losses_T.sum(), list(variables.tensors.values()))
+        update(list(phi.tensors.values()), gradients)
+        losses.append(losses_T.detach())
+    return Adapted(phi, torch.stack(losses))
+
+
+def _dropout_streams(
+    loop: InnerLoop, rngs: Sequence[np.random.Generator], device: torch.device
+) -> tuple[float, list[torch.Generator]] | None:
+    if loop.dropout == 0:
+        return None
+    return loop.dropout, [torch.Generator(device).manual_seed(int(rng.integers(2**62))) for rng in rngs]
+
+
+Update = Callable[[list[Tensor], Sequence[Tensor]], None]
+
+
+def _sgd(_: Adapters, learning_rate: float) -> Update:
+    """φ ← φ − lr · g, in place."""
+
+    def update(parameters: list[Tensor], gradients: Sequence[Tensor]) -> None:
+        torch._foreach_add_(parameters, list(gradients), alpha=-learning_rate)
+
+    return update
+
+
+def _adam(start: Adapters, learning_rate: float) -> Update:
+    """Adam (Kingma & Ba 2015) with β1 = 0, in place: φ ← φ − lr · g / (√(v / (1 − β2ᵗ)) + ε)."""
+    seconds = [torch.zeros_like(tensor) for tensor in start.tensors.values()]
+    n_steps = 0
+
+    def update(parameters: list[Tensor], gradients: Sequence[Tensor]) -> None:
+        nonlocal n_steps
+        n_steps += 1
+        torch._foreach_mul_(seconds, ADAM_BETA2)
+        torch._foreach_addcmul_(seconds, list(gradients), list(gradients), value=1 - ADAM_BETA2)
+        scales = torch._foreach_div(seconds, 1 - ADAM_BETA2**n_steps)
+        torch._foreach_sqrt_(scales)
+        torch._foreach_add_(scales, ADAM_EPSILON)
+        torch._foreach_addcdiv_(parameters, list(gradients), scales, value=-learning_rate)
+
+    return update
+
+
+_OPTIMIZERS: dict[str, Callable[[Adapters, float], Update]] = {"adam": _adam, "sgd": _sgd}

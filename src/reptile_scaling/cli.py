@@ -1,0 +1,173 @@
+"""Commands → the functions below; the only exit codes and console output.
+
+Exit 0: all done; 2: bad input, one sentence on standard error; 3: some cells failed; 130: interrupted.
+"""
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from reptile_scaling.config import Config, load_config
+from reptile_scaling.errors import InputError
+from reptile_scaling.laws import Law
+from reptile_scaling.runs import RunDirectory
+
+RUN_FOLDER = Path("experiments_scaling_law")
+
+app = typer.Typer(
+    help="How does few-shot performance of a language model scale with the number of meta-training tasks?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console(highlight=False)
+
+OutFolder = Annotated[Path, typer.Option("--out", help="Folder of the run; the same command resumes it.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def main() -> None:
+    """The console script: bad input becomes one sentence and exit code 2."""
+    # transformers asks the network for nothing here, but its advice would fill the screen.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.command()
+def run(
+    config_file: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The experiment; see configs/.")],
+    out: OutFolder = RUN_FOLDER,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; YAML.")] = None,
+    executor: Annotated[str | None, typer.Option("--executor", help="Where cohorts run: local.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")] = False,
+) -> None:
+    """Run the sweep, or go on with it; ends with the fit and the report."""
+    overrides = [*(set_ or []), *([f"executor={executor}"] if executor else [])]
+    sys.exit(run_config(load_config(config_file, tuple(overrides)), out, dry_run=dry_run))
+
+
+def run_config(config: Config, out: Path, *, dry_run: bool = False) -> int:
+    """The whole job of `run`, for scripts and notebooks too; returns the exit code."""
+    from reptile_scaling.baselines import BASELINES
+    from reptile_scaling.progress import shown_progress
+    from reptile_scaling.sweep import plan_sweep, run_sweep
+
+    folder = RunDirectory(out)
+    plan = plan_sweep(config, folder)
+    for line in plan.summary():
+        console.print(line, soft_wrap=True)
+    if dry_run:
+        return 0
+    with folder.locked():
+        console.print(f"Writing to {out}/ (run the same command again to resume).", soft_wrap=True)
+        try:
+            with shown_progress(folder, len(BASELINES), console):
+                run_sweep(plan, folder)
+        except KeyboardInterrupt:
+            console.print(f"Interrupted. Checkpoints are in {out}/; run the same command again to go on.")
+            return 130
+        return _conclude(folder)
+
+
+@app.command()
+def status(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: JsonFlag = False) -> None:
+    """Cells done, running, failed and pending, with reasons and ETA; reads the folder alone."""
+    from reptile_scaling.progress import count_states, eta_seconds, read_statuses, status_table
+
+    statuses = read_statuses(RunDirectory(folder))
+    if as_json:
+        cells = [{**asdict(cell), **asdict(cell_status)} for cell, cell_status in statuses]
+        print(json.dumps({**count_states(statuses), "eta_seconds": eta_seconds(statuses), "cells": cells}))
+    else:
+        console.print(status_table(statuses))
+
+
+@app.command()
+def fit(
+    table: Annotated[Path, typer.Argument(metavar="TABLE.csv|DIR", help="A table, or the folder of a run.")],
+    x: Annotated[str, typer.Option("--x", help="Column of the x-axis.")] = "n_tasks",
+    y: Annotated[str, typer.Option("--y", help="Column of the loss.")] = "meta_test_loss",
+    group: Annotated[str | None, typer.Option("--group", help="Column of the seed or group.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fit a law with honest uncertainty to any table, or to a run."""
+    from reptile_scaling.datasets.files import read_table
+    from reptile_scaling.laws import fit_law, table_from_frame
+    from reptile_scaling.report.law_table import law_of_run
+
+    law = (
+        law_of_run(RunDirectory(table)) if table.is_dir() else fit_law(table_from_frame(read_table(table), x, y, group))
+    )
+    if as_json:
+        print(json.dumps(law.as_json(), allow_nan=False))
+    else:
+        _print_law(law)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")]) -> None:
+    """Draw the figures and report.html again."""
+
+    sys.exit(_conclude(RunDirectory(folder)))
+
+
+@app.command()
+def data(
+    name: Annotated[str | None, typer.Argument(help="A data set's name, or a csv/jsonl/parquet file.")] = None,
+    data_dir: Annotated[str | None, typer.Option("--data-dir", help="Folder with a local copy.")] = None,
+    n_way: Annotated[int, typer.Option("--n-way", min=2, help="Classes per task.")] = 5,
+) -> None:
+    """What a data set holds: classes, utterances, splits, how many distinct tasks it can give."""
+    from reptile_scaling.datasets import READERS, load_dataset
+    from reptile_scaling.report.data_table import data_lines
+
+    if name is None:
+        console.print(f"Data sets by name: {', '.join(READERS)}. Or give the path of a csv, jsonl or parquet file.")
+        return
+    for line in data_lines(load_dataset(name, data_dir), n_way):
+        console.print(line, soft_wrap=True, markup=False)
+
+
+def _conclude(folder: RunDirectory) -> int:
+    """Fit, figures and page of what is done; says the verdict, the table and where everything is."""
+    from reptile_scaling.progress import count_states, read_statuses, status_table
+    from reptile_scaling.report import write_report
+    from reptile_scaling.report.law_table import results_table
+
+    statuses = read_statuses(folder)
+    counts = count_states(statuses)
+    if not counts["done"]:
+        console.print(status_table(statuses))
+        console.print("No cell is done, so there is nothing to fit.")
+        return 3
+    law = write_report(folder)
+    console.print(results_table(folder))
+    _print_law(law)
+    for path in (folder.plot_path, folder.baseline_plot_path, folder.report_path):
+        console.print(f"  {path}", soft_wrap=True)
+    if counts["failed"]:
+        console.print(status_table([row for row in statuses if row[1].state == "failed"]))
+        return 3
+    return 0
+
+
+def _print_law(law: Law) -> None:
+    """The table of forms, then the verdict with its reasons."""
+    from reptile_scaling.laws import verdict_sentence
+    from reptile_scaling.report.law_table import law_table
+
+    console.print(law_table(law))
+    found = law.as_json()
+    console.print(verdict_sentence(law), style="bold", soft_wrap=True, markup=False)
+    for reason in [*found["verdict"]["reasons"], *found["warnings"]]:
+        console.print(f"  - {reason}", soft_wrap=True, markup=False)

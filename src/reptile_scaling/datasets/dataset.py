@@ -1,0 +1,62 @@
+"""What every data set becomes: utterances with class names."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Int
+
+from reptile_scaling.errors import InputError
+
+
+@dataclass(frozen=True)
+class IntentDataset:
+    """Utterances `texts[u]` with labels `class_names[labels[u]]`; classes are sorted by name, texts are distinct."""
+
+    name: str
+    texts: tuple[str, ...]
+    labels: Int[np.ndarray, "utterances"]
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What reading left out, in plain words."""
+
+    @cached_property
+    def utterances_by_class(self) -> tuple[Int[np.ndarray, "_"], ...]:
+        """Utterance indices of each class."""
+        return tuple(np.flatnonzero(self.labels == c) for c in range(len(self.class_names)))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over all (label, text) pairs: equal data has an equal fingerprint."""
+        digest = hashlib.sha256()
+        for label, text in zip(self.labels, self.texts, strict=True):
+            digest.update(f"{self.class_names[label]}\x1f{text}\x1e".encode())
+        return digest.hexdigest()
+
+
+def make_dataset(name: str, rows: Iterable[tuple[str, str]]) -> IntentDataset:
+    """An IntentDataset from (text, class name) rows.
+
+    White space is folded. A text that occurs twice in a class is kept once; one that carries two labels is
+    left out, since no slot would be right for it. Raises InputError when nothing is left.
+    """
+    labels_of: dict[str, set[str]] = {}
+    n_rows = 0
+    for text, label in rows:
+        n_rows += 1
+        labels_of.setdefault(" ".join(text.split()), set()).add(label.strip())
+    pairs = [(text, next(iter(labels))) for text, labels in labels_of.items() if text and len(labels) == 1]
+    if not pairs:
+        raise InputError(f"data set {name!r} holds no usable utterance: give it rows with a text and a label")
+    n_ambiguous = sum(len(labels) > 1 for labels in labels_of.values())
+    notes = []
+    if n_ambiguous:
+        notes.append(f"{n_ambiguous} utterances carry two labels and are left out")
+    if (repeats := n_rows - sum(map(len, labels_of.values()))) > 0:
+        notes.append(f"{repeats} rows repeat an utterance and are left out")
+    class_names = tuple(sorted({label for _, label in pairs}))
+    index = {label: i for i, label in enumerate(class_names)}
+    labels = np.array([index[label] for _, label in pairs], dtype=np.int64)
+    return IntentDataset(name, tuple(text for text, _ in pairs), labels, class_names, tuple(notes))

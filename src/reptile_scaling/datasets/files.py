@@ -1,0 +1,58 @@
+"""Any csv, jsonl or parquet table with a text and a label column."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from reptile_scaling.datasets.dataset import IntentDataset, make_dataset
+from reptile_scaling.errors import InputError
+
+TEXT_COLUMNS = ("text", "utterance", "sentence", "query")
+# Names before numbers: Banking77 on the Hub has both `label` (an integer) and `label_text`.
+LABEL_COLUMNS = ("label_text", "category", "intent", "label", "class")
+TABLE_ENDINGS = (".csv", ".jsonl", ".parquet")
+
+
+def read_file(path: Path) -> IntentDataset:
+    """The data set in one table file, named after it. Raises InputError if it cannot be read as one."""
+    return make_dataset(path.name, rows_of(read_table(path), str(path)))
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A csv, jsonl or parquet file as text columns; InputError names the file and what is wrong with it."""
+    if not path.is_file():
+        raise InputError(f"data file {str(path)!r} does not exist: check the path")
+    try:
+        if path.suffix == ".csv":
+            return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        if path.suffix == ".jsonl":
+            return pd.read_json(path, lines=True, dtype=False, encoding="utf-8-sig")
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+    except UnicodeDecodeError as error:
+        raise InputError(f"data file {str(path)!r} is not UTF-8 ({error.reason}): save it as UTF-8") from error
+    except (ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"data file {str(path)!r} is no {path.suffix[1:]} table ({reason}): mend or replace it"
+        ) from error
+    raise InputError(f"data file {str(path)!r} has an unknown ending: use one of {', '.join(TABLE_ENDINGS)}")
+
+
+def rows_of(table: pd.DataFrame, source: str) -> list[tuple[str, str]]:
+    """(text, label) rows of a table; InputError if a column is missing or an entry is empty."""
+    text, label = _column(table, TEXT_COLUMNS, source), _column(table, LABEL_COLUMNS, source)
+    rows = [(str(t), str(c)) for t, c in zip(table[text], table[label], strict=True)]
+    for number, (utterance, class_name) in enumerate(rows, start=1):
+        if not utterance.strip() or not class_name.strip():
+            empty = text if not utterance.strip() else label
+            raise InputError(f"{source}: row {number} has an empty {empty!r}: fill it in or delete the row")
+    return rows
+
+
+def _column(table: pd.DataFrame, names: tuple[str, ...], source: str) -> str:
+    for name in names:
+        if name in table.columns:
+            return name
+    found = ", ".join(map(str, table.columns))
+    raise InputError(f"{source} has the columns {found}, none of {', '.join(names)}: rename one to {names[0]!r}")

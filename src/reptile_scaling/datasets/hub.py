@@ -1,0 +1,24 @@
+"""A data set on the Hugging Face Hub, pinned to a revision."""
+
+from reptile_scaling.datasets.files import rows_of
+from reptile_scaling.errors import InputError
+
+
+def read_hub_rows(repository: str, revision: str) -> list[tuple[str, str]]:
+    """(text, label) rows of all splits of a Hub data set; no remote code is run.
+
+    Raises InputError when the Hub or the data set cannot be reached.
+    """
+    # Imported here: `datasets` takes seconds to import and most runs do not need it.
+    from datasets import DatasetDict, load_dataset
+
+    try:
+        splits = load_dataset(repository, revision=revision)
+    except Exception as error:  # the library raises a different type for every network trouble
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"data set {repository!r} cannot be loaded from the Hub ({reason}): "
+            "check the connection, or set data_dir to a folder with a local copy"
+        ) from error
+    assert isinstance(splits, DatasetDict), type(splits)
+    return [row for name in splits for row in rows_of(splits[name].to_pandas(), f"{repository}/{name}")]

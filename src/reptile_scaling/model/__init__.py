@@ -1,0 +1,1 @@
+"""The frozen language model, and the small trainable parts of many tasks at once."""

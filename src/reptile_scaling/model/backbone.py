@@ -1,0 +1,216 @@
+"""A frozen causal LM read at the last token of each prompt, with stacked adapters in its upper layers.
+
+Everything below the first adapted layer is computed once per utterance and kept (`PrefixCache`); in the last layer
+only the answer token of each prompt is computed. Both are exact; the tests switch them off and compare.
+
+Suffixes: P packed tokens · S prompts · D width.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from reptile_scaling.errors import InputError
+from reptile_scaling.model.adapters import LORA_A, LORA_B, Adapters
+from reptile_scaling.model.attention import RAGGED_ATTENTION, READS_ANSWERS_ONLY, ragged_layout
+from reptile_scaling.model.loading import LanguageModel
+from reptile_scaling.model.stacked_lora import ForwardContext, StackedLora
+from reptile_scaling.tasks import PackedTokens
+
+
+@dataclass(frozen=True)
+class LoraShape:
+    """Where LoRA sits and how large it is; the config's `lora_*` keys that shape parameters."""
+
+    rank: int
+    alpha: float
+    top_layers: int | None = None
+    targets: tuple[str, ...] | None = None
+    """Names of the linear layers, None for all of them."""
+
+
+class Backbone:
+    """Features `[S, D]` of packed prompts under the adapters of many tasks.
+
+    Wraps the linear layers of `language_model` in place: one Backbone owns its model.
+    """
+
+    def __init__(self, language_model: LanguageModel, lora: LoraShape, *, answers_only: bool = True) -> None:
+        self.model = language_model.model
+        self.tokenizer = language_model.tokenizer
+        self.device = next(self.model.parameters()).device
+        self.dtype = next(self.model.parameters()).dtype
+        self.width = int(self.model.config.get_text_config().hidden_size)
+        self.lora = lora
+        self._decoder = self.model.base_model
+        self._context = ForwardContext()
+        self._layers_name, self._layers = _decoder_layers(self._decoder)
+        n_layers = len(self._layers)
+        if lora.top_layers is not None and lora.top_layers > n_layers:
+            raise InputError(
+                f"lora_layers = 'top-{lora.top_layers}', but the model has {n_layers} layers: "
+                f"use 'all', or top-{n_layers} at most"
+            )
+        self.first_adapted = 0 if lora.top_layers is None else n_layers - lora.top_layers
+        self.model.set_attn_implementation(RAGGED_ATTENTION)
+        self.sites = self._install_lora()
+        if answers_only:
+            _compute_answers_only(self._layers[-1], self._context)
+        below, above = list(self._layers[: self.first_adapted]), list(self._layers[self.first_adapted :])
+        self._lower = nn.ModuleList([*below, *(_Bypass(layer, self._context) for layer in above)])
+        self._upper = nn.ModuleList([*(_Bypass(layer, self._context) for layer in below), *above])
+
+    def fresh_lora(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """A random A and zero B for every site, so that the adapted model starts as the frozen one.
+
+        A is uniform in ±1/√d_in, as PEFT's default (Kaiming, a = √5); drawn on the CPU, so equal on every device.
+        """
+        tensors = {}
+        for site, (d_out, d_in) in self.sites.items():
+            A = torch.empty(self.lora.rank, d_in).uniform_(-(d_in**-0.5), d_in**-0.5, generator=generator)
+            tensors[site + LORA_A] = A.to(self.device)
+            tensors[site + LORA_B] = torch.zeros(d_out, self.lora.rank, device=self.device)
+        return tensors
+
+    def features(
+        self,
+        packed: PackedTokens,
+        adapters: Adapters | None = None,
+        *,
+        entering_P: Tensor | None = None,
+        dropout: tuple[float, list[torch.Generator]] | None = None,
+    ) -> Float[Tensor, "S D"]:
+        """Last-token features after the final norm, fp32. `adapters` is a stack `[T, …]`, or None for the frozen model.
+
+        `entering_P [P, D]` are activations that enter the first adapted layer; without them they are computed.
+        """
+        context = self._context
+        context.adapters, context.injected, context.dropout = adapters, entering_P, dropout
+        output = self._run(packed, self._layers if entering_P is None else self._upper)
+        rows_S = context.answer_rows
+        context.adapters = context.injected = context.dropout = context.passing = None
+        return output[0, rows_S].float()
+
+    @torch.no_grad()
+    def entering_activations(self, packed: PackedTokens) -> Float[Tensor, "P D"]:
+        """Activations that enter the first adapted layer, of the frozen model."""
+        self._run(packed, self._lower)
+        entering = self._context.passing
+        assert entering is not None
+        return entering[0]
+
+    def _run(self, packed: PackedTokens, layers: nn.ModuleList) -> Tensor:
+        """The Hub's own forward over a list of layers; `[1, P, D]`."""
+        layout = ragged_layout(packed, self.device)
+        context = self._context
+        context.token_offsets = packed.token_offsets
+        context.prompt_offsets = packed.prompt_offsets.tolist()
+        context.answer_rows = layout.answer_S
+        setattr(self._decoder, self._layers_name, layers)
+        try:
+            output = self._decoder(
+                input_ids=torch.from_numpy(packed.token_ids).to(self.device)[None],
+                position_ids=torch.from_numpy(packed.positions).to(self.device)[None],
+                use_cache=False,
+                ragged=layout,
+            )
+        finally:
+            setattr(self._decoder, self._layers_name, self._layers)
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def _install_lora(self) -> dict[str, tuple[int, int]]:
+        """Wraps the targeted linear layers of the adapted blocks; site name → (d_out, d_in)."""
+        scale = self.lora.alpha / self.lora.rank
+        sites: dict[str, tuple[int, int]] = {}
+        adapted = {id(layer) for layer in self._layers[self.first_adapted :]}
+        for block_name, block in list(self.model.named_modules()):
+            if id(block) not in adapted:
+                continue
+            for name, linear in list(block.named_modules()):
+                shape = _linear_shape(linear)
+                if shape is None or (self.lora.targets is not None and name.split(".")[-1] not in self.lora.targets):
+                    continue
+                site = f"{block_name}.{name}"
+                _replace(block, name, StackedLora(linear, site, scale, self._context))
+                sites[site] = shape
+        if not sites:
+            wanted = ", ".join(self.lora.targets or ("any linear layer",))
+            raise InputError(f"lora_targets = {wanted} matches no layer of this model: use all, or names found in it")
+        return sites
+
+
+class _Bypass(nn.Module):
+    """Stands in for a decoder layer that need not run: passes the activations on, or the cached ones instead."""
+
+    def __init__(self, layer: nn.Module, context: ForwardContext) -> None:
+        super().__init__()
+        self._stands_for = [layer]  # in a list, so that it is not registered as a submodule
+        self.context = context
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self._stands_for[0], name)  # e.g. the kind of attention a model asks its layers for
+
+    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+        injected = self.context.injected
+        self.context.passing = hidden if injected is None else injected[None]
+        return self.context.passing
+
+
+class _AnswerRows(nn.Module):
+    """Runs a module on the answer row of each prompt alone; the other rows are zero and never read."""
+
+    def __init__(self, module: nn.Module, context: ForwardContext) -> None:
+        super().__init__()
+        self.module = module
+        self.context = context
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows_S = self.context.answer_rows
+        assert rows_S is not None
+        with self.context.on_answers():
+            y: Tensor = self.module(x[:, rows_S])
+        return y.new_zeros(*x.shape[:2], y.shape[-1]).index_copy(1, rows_S, y)
+
+
+def _compute_answers_only(last_layer: nn.Module, context: ForwardContext) -> None:
+    """In the last layer: queries, output projection and MLP for one token per prompt; keys and values for all."""
+    attention_name, attention = next((n, m) for n, m in last_layer.named_children() if "attn" in n or "attention" in n)
+    setattr(attention, READS_ANSWERS_ONLY, True)
+    for name in ("q_proj", "o_proj", "dense", "out_proj", "c_proj"):
+        if hasattr(attention, name):
+            setattr(attention, name, _AnswerRows(getattr(attention, name), context))
+    for name, child in last_layer.named_children():
+        if name != attention_name and any(_linear_shape(m) or isinstance(m, StackedLora) for m in child.modules()):
+            setattr(last_layer, name, _AnswerRows(child, context))
+
+
+def _decoder_layers(decoder: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The attribute name and list of decoder blocks, found as the ModuleList of `num_hidden_layers` entries."""
+    config: Any = decoder.config
+    n_layers = config.get_text_config().num_hidden_layers
+    for name, child in decoder.named_children():
+        if isinstance(child, nn.ModuleList) and len(child) == n_layers:
+            return name, child
+    raise InputError(f"model class {type(decoder).__name__} has no plain list of decoder layers: use another causal LM")
+
+
+def _linear_shape(module: nn.Module) -> tuple[int, int] | None:
+    """(d_out, d_in) of a linear layer, whichever way it stores its weight; None for anything else."""
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    if type(module).__name__ == "Conv1D":  # GPT-2's transposed linear layer
+        weight: Any = module.weight
+        return int(weight.shape[1]), int(weight.shape[0])
+    return None
+
+
+def _replace(root: nn.Module, name: str, new: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(root.get_submodule(parent), leaf, new)

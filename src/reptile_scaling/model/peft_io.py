@@ -1,0 +1,67 @@
+"""A meta-trained initialisation on disk, in PEFT's format: `PeftModel.from_pretrained` loads it as it is."""
+
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from reptile_scaling.errors import InputError
+from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, LORA_A, LORA_B, Adapters
+from reptile_scaling.model.backbone import Backbone
+
+PEFT_PREFIX = "base_model.model."
+WEIGHTS, HEAD = "adapter_model.safetensors", "head.safetensors"
+
+
+def save_adapter(folder: Path, backbone: Backbone, theta: Adapters, base_model_name: str, card: str) -> None:
+    """Writes adapter_config.json, adapter_model.safetensors, head.safetensors and the model card README.md.
+
+    The head is the classifier `[n_way, D]` on the last token's features; PEFT itself does not read it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lora_config(backbone, base_model_name).save_pretrained(str(folder))
+    safetensors.torch.save_file(_peft_state(theta), folder / WEIGHTS, metadata={"format": "pt"})
+    head = {name: theta.tensors[name].cpu().contiguous() for name in (HEAD_WEIGHT, HEAD_BIAS)}
+    safetensors.torch.save_file(head, folder / HEAD)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def load_adapter(folder: Path, device: torch.device) -> Adapters:
+    """The initialisation `[…]` in a folder that `save_adapter` wrote; InputError where it is not one."""
+    for name in (WEIGHTS, HEAD):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"adapter folder {str(folder)!r} has no {name}: give the adapter/ folder of a finished cell"
+            )
+    tensors = {}
+    for key, tensor in safetensors.torch.load_file(folder / WEIGHTS).items():
+        site, factor = key.removeprefix(PEFT_PREFIX).removesuffix(".weight").rsplit(".", 1)
+        tensors[f"{site}.{factor}"] = tensor.to(device)
+    head = safetensors.torch.load_file(folder / HEAD)
+    return Adapters(tensors | {name: tensor.to(device) for name, tensor in head.items()})
+
+
+def lora_config(backbone: Backbone, base_model_name: str) -> Any:
+    """PEFT's description of the backbone's LoRA, site by site."""
+    from peft import LoraConfig, TaskType
+
+    return LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        base_model_name_or_path=base_model_name,
+        r=backbone.lora.rank,
+        lora_alpha=backbone.lora.alpha,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=sorted(backbone.sites),
+        inference_mode=True,
+    )
+
+
+def _peft_state(theta: Adapters) -> dict[str, Tensor]:
+    return {
+        f"{PEFT_PREFIX}{name}.weight": tensor.cpu().contiguous()
+        for name, tensor in theta.tensors.items()
+        if name.endswith((LORA_A, LORA_B))
+    }

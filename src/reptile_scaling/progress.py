@@ -1,0 +1,152 @@
+"""What a run shows while it works: read from the run directory alone, so any machine that sees it can show it."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from reptile_scaling.runs import Cell, CellStatus, RunDirectory
+
+SECONDS_BETWEEN_FRAMES = 1.0
+SECONDS_BETWEEN_LINES = 15.0
+
+Statuses = list[tuple[Cell, CellStatus]]
+
+
+def read_statuses(run: RunDirectory) -> Statuses:
+    """Every cell of the grid with its status."""
+    return [(cell, run.cell(cell).read_status()) for cell in run.cells()]
+
+
+def count_states(statuses: Statuses) -> dict[str, int]:
+    """How many cells are done, running, failed and pending."""
+    states = [status.state for _, status in statuses]
+    return {state: states.count(state) for state in ("done", "running", "failed", "pending")}
+
+
+def eta_seconds(statuses: Statuses) -> float | None:
+    """Time left at the measured time per meta-step; None before the first step has been timed.
+
+    `wall_seconds` is a cell's share of its cohort's time, so the shares that are left add up, per working device.
+    """
+    timed = [s for _, s in statuses if s.meta_step and s.wall_seconds]
+    if not timed:
+        return None
+    seconds_per_step = sum(s.wall_seconds for s in timed) / sum(s.meta_step for s in timed)
+    running = [s for _, s in statuses if s.state == "running"]
+    n_steps = max(s.num_meta_steps for _, s in statuses)
+    n_left = sum(n_steps - s.meta_step for _, s in statuses if s.state in ("running", "pending"))
+    return n_left * seconds_per_step / max(1, len({s.device for s in running}))
+
+
+def progress_line(statuses: Statuses, baselines_done: int, n_baselines: int) -> str:
+    """The sweep in one line, for logs."""
+    counts = count_states(statuses)
+    parts = [f"{counts['done']}/{len(statuses)} cells done"]
+    if counts["failed"]:
+        parts.append(f"{counts['failed']} failed")
+    if baselines_done < n_baselines:
+        parts.append(f"baselines {baselines_done}/{n_baselines}")
+    running = [(cell, s) for cell, s in statuses if s.state == "running"]
+    if running:
+        cell, status = running[-1]
+        parts.append(f"{len(running)} running, at step {status.meta_step}/{status.num_meta_steps}")
+        parts.append(f"{cell.name}: {figures(status)}")
+    eta = eta_seconds(statuses)
+    parts.append(f"ETA {duration(eta)}" if eta is not None else "ETA after the first steps")
+    return " · ".join(parts)
+
+
+def figures(status: CellStatus) -> str:
+    """A cell's latest losses, accuracy and speed."""
+    parts = []
+    if status.support_loss is not None:
+        parts.append(f"support loss {status.support_loss:.3f}")
+    if status.validation_loss is not None and status.validation_accuracy is not None:
+        parts.append(f"validation {status.validation_loss:.3f} / {status.validation_accuracy:.0%}")
+    if status.tasks_per_second is not None:
+        parts.append(f"{status.tasks_per_second:.1f} tasks/s")
+    return ", ".join(parts) or "starting"
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `7 min`, `3 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def status_table(statuses: Statuses) -> Table:
+    """The live table: a row per cell."""
+    eta = eta_seconds(statuses)
+    counts = ", ".join(f"{count} {state}" for state, count in count_states(statuses).items() if count)
+    caption = f"{counts} · ETA {duration(eta) if eta is not None else 'after the first steps'}"
+    table = Table(title="cells", caption=caption, title_justify="left", caption_justify="left")
+    table.add_column("N_tasks", justify="right")
+    for column in ("seed", "state", "device", "step", "support loss", "validation loss / acc.", "tasks/s", "note"):
+        table.add_column(column)
+    for cell, status in statuses:
+        table.add_row(str(cell.n_tasks), str(cell.seed), *_row(status))
+    return table
+
+
+def _row(status: CellStatus) -> list[str]:
+    if status.state == "pending":
+        return ["pending", "", "", "", "", "", ""]
+    validation = ""
+    if status.validation_loss is not None and status.validation_accuracy is not None:
+        validation = f"{status.validation_loss:.3f} / {status.validation_accuracy:.0%}"
+    return [
+        status.state,
+        status.device,
+        f"{status.meta_step}/{status.num_meta_steps}",
+        f"{status.support_loss:.3f}" if status.support_loss is not None else "",
+        validation,
+        f"{status.tasks_per_second:.1f}" if status.tasks_per_second is not None else "",
+        status.reason,
+    ]
+
+
+@contextmanager
+def shown_progress(run: RunDirectory, n_baselines: int, console: Console) -> Iterator[None]:
+    """Shows the sweep while the block runs: a live table on a terminal, a plain line now and then elsewhere."""
+    stopped = threading.Event()
+    show = _show_table if console.is_terminal else _show_lines
+    thread = threading.Thread(target=show, args=(run, n_baselines, console, stopped), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def _show_table(run: RunDirectory, n_baselines: int, console: Console, stopped: threading.Event) -> None:
+    with Live(console=console, refresh_per_second=2) as live:
+        while not stopped.wait(SECONDS_BETWEEN_FRAMES):
+            statuses = _statuses_once_begun(run)
+            if statuses:
+                table = status_table(statuses)
+                if (n_done := len(run.read_baselines())) < n_baselines:
+                    table.title = f"baselines {n_done}/{n_baselines}, then cells"
+                live.update(table)
+
+
+def _show_lines(run: RunDirectory, n_baselines: int, console: Console, stopped: threading.Event) -> None:
+    began, last = time.monotonic(), ""
+    wait = SECONDS_BETWEEN_FRAMES
+    while not stopped.wait(wait):
+        statuses = _statuses_once_begun(run)
+        line = progress_line(statuses, len(run.read_baselines()), n_baselines) if statuses else ""
+        if line != last:
+            console.print(f"{duration(time.monotonic() - began):>8}  {line}", soft_wrap=True, highlight=False)
+            last, wait = line, SECONDS_BETWEEN_LINES
+
+
+def _statuses_once_begun(run: RunDirectory) -> Statuses:
+    return read_statuses(run) if run.is_begun else []

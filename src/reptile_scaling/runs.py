@@ -1,0 +1,351 @@
+"""The run directory: the only place that knows file names and the fields of what is written. No torch.
+
+Every file is written aside and renamed, so a reader, and a run cut at any moment, sees the old file or the new one.
+"""
+
+import csv
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import safetensors.numpy
+from safetensors import safe_open
+
+from reptile_scaling.config import Config
+from reptile_scaling.errors import InputError
+
+# Keys that may change between two starts of the same experiment: the grid may grow, the machine may differ.
+CHANGEABLE_KEYS = frozenset(
+    {"n_tasks_list", "seeds", "devices", "executor", "cells_per_cohort", "max_tasks_in_flight", "data_dir"}
+)
+
+CellState = Literal["pending", "running", "done", "failed"]
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One point of the grid."""
+
+    n_tasks: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"ntasks_{self.n_tasks}_seed_{self.seed}"
+
+
+@dataclass(frozen=True)
+class CellStatus:
+    """Where a cell stands; rewritten about once a second while it runs."""
+
+    state: CellState = "pending"
+    meta_step: int = 0
+    num_meta_steps: int = 0
+    device: str = ""
+    support_loss: float | None = None
+    """After the inner loop, nats per utterance, mean over the last meta-batch."""
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+    tasks_per_second: float | None = None
+    wall_seconds: float = 0.0
+    """This cell's share of the time its cohort has taken."""
+    updated: float = 0.0
+    """Unix time of this status: the heartbeat."""
+    reason: str = ""
+    """Why a failed cell failed, and what to do."""
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """`final_result.json`. Losses in nats per query utterance; means and standard deviations over test tasks."""
+
+    n_tasks: int
+    seed: int
+    meta_test_loss: float
+    meta_test_loss_std: float
+    meta_test_accuracy: float
+    meta_test_accuracy_std: float
+    zero_step_accuracy: float
+    meta_steps: int
+    distinct_classes: int
+    distinct_utterances: int
+    visits_per_task: float
+    wall_seconds: float
+    """This cell's share of its cohort's training and evaluation time."""
+    tasks_per_second: float
+    """Tasks adapted per second of meta-training, without evaluation."""
+    num_meta_test_tasks: int
+    chance_accuracy: float
+
+
+@dataclass(frozen=True)
+class BaselineResult:
+    """One baseline on the shared test tasks; `loss` is null where a baseline gives labels without probabilities."""
+
+    name: str
+    label: str
+    accuracy: float
+    accuracy_std: float
+    loss: float | None
+    loss_std: float | None
+    seconds_per_task: float
+    settings: dict[str, Any]
+    task_accuracies: list[float]
+    task_losses: list[float] | None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a cell resumes from."""
+
+    meta_step: int
+    wall_seconds: float
+    tensors: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class CellDirectory:
+    """`ntasks_<N>_seed_<S>/`: everything one cell writes."""
+
+    path: Path
+    cell: Cell
+
+    @property
+    def adapter_folder(self) -> Path:
+        """The meta-trained initialisation in PEFT's format."""
+        return self.path / "adapter"
+
+    def write_config(self, config: Config) -> None:
+        write_json(self.path / "config.json", {**config.model_dump(mode="json"), **asdict(self.cell)})
+
+    def write_train_stats(self, rows: Sequence[Mapping[str, object]]) -> None:
+        write_csv(self.path / f"{self.cell.name}_train_stats.csv", rows)
+
+    def write_eval_stats(self, rows: Sequence[Mapping[str, object]]) -> None:
+        write_csv(self.path / f"{self.cell.name}_eval_stats.csv", rows)
+
+    def read_train_stats(self) -> list[dict[str, Any]]:
+        return read_csv(self.path / f"{self.cell.name}_train_stats.csv")
+
+    def read_eval_stats(self) -> list[dict[str, Any]]:
+        return read_csv(self.path / f"{self.cell.name}_eval_stats.csv")
+
+    def write_status(self, status: CellStatus) -> None:
+        write_json(self.path / "status.json", asdict(replace(status, updated=time.time())))
+
+    def read_status(self) -> CellStatus:
+        """Pending where nothing has been written; done, whatever the status says, where there is a result."""
+        fields = read_json(self.path / "status.json")
+        status = CellStatus(**fields) if fields is not None else CellStatus()
+        return replace(status, state="done") if self.is_done else status
+
+    @property
+    def is_done(self) -> bool:
+        return (self.path / "final_result.json").is_file()
+
+    def write_result(self, result: CellResult, test_tasks: Sequence[Mapping[str, object]]) -> None:
+        """The result last: its presence is what marks the cell as done."""
+        write_csv(self.path / "test_tasks.csv", test_tasks)
+        write_json(self.path / "final_result.json", asdict(result))
+
+    def read_result(self) -> CellResult:
+        fields = read_json(self.path / "final_result.json")
+        assert fields is not None, self.path
+        return CellResult(**fields)
+
+    def read_test_tasks(self) -> list[dict[str, Any]]:
+        return read_csv(self.path / "test_tasks.csv")
+
+    def write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """One safetensors file, replaced whole."""
+        progress = {"meta_step": str(checkpoint.meta_step), "wall_seconds": repr(checkpoint.wall_seconds)}
+        content = safetensors.numpy.save(checkpoint.tensors, metadata=progress)
+        write_bytes(self.path / "checkpoint.safetensors", content)
+
+    def read_checkpoint(self) -> Checkpoint | None:
+        """None where there is none; InputError for a file that is cut short."""
+        path = self.path / "checkpoint.safetensors"
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="numpy") as file:
+                progress = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except Exception as error:  # safetensors raises its own class for a torn file
+            raise InputError(
+                f"checkpoint {str(path)!r} cannot be read ({error}): delete it to start this cell anew"
+            ) from error
+        return Checkpoint(int(progress["meta_step"]), float(progress["wall_seconds"]), tensors)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One experiment's folder: what the sweep writes, and its cells."""
+
+    path: Path
+
+    def cell(self, cell: Cell) -> CellDirectory:
+        return CellDirectory(self.path / cell.name, cell)
+
+    @property
+    def plot_path(self) -> Path:
+        return self.path / "scaling_law_plot.png"
+
+    @property
+    def baseline_plot_path(self) -> Path:
+        return self.path / "baseline_comparison.png"
+
+    @property
+    def report_path(self) -> Path:
+        return self.path / "report.html"
+
+    def begin(self, config: Config, data_fingerprint: str, versions: dict[str, str]) -> None:
+        """Takes the folder for this experiment. InputError if it already holds another one, and nothing is touched.
+
+        A grid that grew is the same experiment; the recorded one is then replaced by the larger.
+        """
+        found = self._read_experiment()
+        if found is None and self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
+            raise InputError(f"folder {str(self.path)!r} is not empty and holds no experiment: choose another --out")
+        settings = config.model_dump(mode="json")
+        if found is not None:
+            self._check_same(found, settings, data_fingerprint)
+        self.path.mkdir(parents=True, exist_ok=True)
+        experiment = {"config": settings, "data_fingerprint": data_fingerprint, "versions": versions}
+        write_json(self.path / "experiment.json", experiment)
+
+    def _check_same(self, found: dict[str, Any], settings: dict[str, Any], data_fingerprint: str) -> None:
+        for key, value in settings.items():
+            if key not in CHANGEABLE_KEYS and found["config"].get(key) != value:
+                raise InputError(
+                    f"folder {str(self.path)!r} holds an experiment with {key} = {found['config'].get(key)!r}, and "
+                    f"this one has {value!r}: choose another --out, or set {key} back to go on with it"
+                )
+        if found["data_fingerprint"] != data_fingerprint:
+            raise InputError(
+                f"folder {str(self.path)!r} holds an experiment on other data (SHA-256 "
+                f"{found['data_fingerprint'][:12]}, now {data_fingerprint[:12]}): choose another --out, or restore it"
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder against a second process; InputError if one has it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / ".lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"another process is running in {str(self.path)!r}: wait for it, or choose another --out"
+                ) from error
+            yield
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a run has taken this folder."""
+        return self._read_experiment() is not None
+
+    def _read_experiment(self) -> dict[str, Any] | None:
+        return read_json(self.path / "experiment.json")
+
+    def experiment(self) -> dict[str, Any]:
+        """`experiment.json`: config, data fingerprint, versions. InputError where the folder holds no run."""
+        found = self._read_experiment()
+        if found is None:
+            raise InputError(f"folder {str(self.path)!r} holds no experiment: give the --out folder of a run")
+        return found
+
+    def config(self) -> Config:
+        """The configuration the folder's run was started with."""
+        return Config.model_validate(self.experiment()["config"])
+
+    def cells(self) -> list[Cell]:
+        """The grid, in the order of N_tasks and seed."""
+        config = self.config()
+        return sorted(Cell(n, seed) for n in config.n_tasks_list for seed in config.seeds)
+
+    def results(self) -> list[CellResult]:
+        """The results of the cells that are done."""
+        return [self.cell(cell).read_result() for cell in self.cells() if self.cell(cell).is_done]
+
+    def write_pool(self, name: str, tasks: Sequence[Mapping[str, object]]) -> None:
+        """`task_pools/<name>.jsonl`: a task a line."""
+        lines = "".join(json.dumps(task, separators=(",", ":")) + "\n" for task in tasks)
+        write_bytes(self.path / "task_pools" / f"{name}.jsonl", lines.encode())
+
+    def write_results_table(self) -> None:
+        write_csv(self.path / "scaling_law_results.csv", [asdict(result) for result in self.results()])
+
+    def write_baseline(self, result: BaselineResult) -> None:
+        write_json(self.path / "baselines" / f"{result.name}.json", asdict(result))
+
+    def read_baselines(self) -> dict[str, BaselineResult]:
+        """Finished baselines by name."""
+        files = sorted((self.path / "baselines").glob("*.json"))
+        return {file.stem: BaselineResult(**fields) for file in files if (fields := read_json(file)) is not None}
+
+    def write_fit(self, law: Mapping[str, object]) -> None:
+        write_json(self.path / "power_law_fit.json", law)
+
+    def write_summary(self, summary: Mapping[str, object]) -> None:
+        write_json(self.path / "summary_report.json", summary)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file; None where there is no file."""
+    if not path.is_file():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    buffer = StringIO()
+    if rows:
+        writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    write_bytes(path, buffer.getvalue().encode())
+
+
+def read_csv(path: Path) -> list[dict[str, Any]]:
+    """Rows with numbers as numbers; empty where there is no file."""
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes aside, flushes to the disk, renames."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(aside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
