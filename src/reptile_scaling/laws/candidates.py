@@ -1,0 +1,154 @@
+"""One form fitted to one table with all that is known about the fit; every doubtful fit is a status with a reason."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from reptile_scaling.laws.fitting import Fits, fit_huber, fit_many
+from reptile_scaling.laws.forms import FORMS, Form, evaluate
+from reptile_scaling.laws.table import Levels, LossTable, pool_variance
+from reptile_scaling.laws.uncertainty import Draws, draw_parameters, percentile_interval, profile_interval
+from reptile_scaling.randomness import stream
+
+# What counts as no noise: a relative error of 1e-6 of the loss, below anything a training run reproduces.
+NO_NOISE = 1e-12
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A fitted form. `rss` is weighted by seeds / scale², over level means; `misfit` is its relative root mean square.
+
+    `variance` is s² of one row in units of scale², from seeds and misfit together, on `df` degrees of freedom.
+    `information` is AICc; `weight` its share among the identified forms. Errors of left-out levels are relative.
+    """
+
+    form: Form
+    fits: Fits
+    identified: bool
+    reason: str
+    variance: float
+    df: int
+    misfit: float
+    information: float
+    weight: float
+    holdout_error: float | None
+    loo_error: float | None
+    huber: Float[np.ndarray, " P"] | None
+    r2: float | None
+    draws: Draws | None
+    profile: tuple[float, float] | None
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        return {name: float(value) for name, value in zip(self.form.parameters, self.fits.parameters[0], strict=True)}
+
+    @property
+    def interval(self) -> dict[str, tuple[float, float]]:
+        """95 % intervals of the hierarchical bootstrap; empty where the form is not identified."""
+        return {} if self.draws is None or not self.identified else self.intervals_of(self.draws.hierarchical)
+
+    def intervals_of(self, draws: Float[np.ndarray, "B P"]) -> dict[str, tuple[float, float]]:
+        """Percentile intervals by name from any of the bootstraps."""
+        if not len(draws):
+            return {}
+        low, high = percentile_interval(draws)
+        return {name: (float(low[i]), float(high[i])) for i, name in enumerate(self.form.parameters)}
+
+
+def fit_candidates(table: LossTable, levels: Levels, n_bootstrap: int, seed: int) -> dict[str, Candidate]:
+    """Every form the number of levels can carry at all (as many levels as parameters), with weights that sum to 1."""
+    possible = [form for form in FORMS.values() if _can_be_fitted(form, levels)]
+    fitted = {form.name: _fit_candidate(form, table, levels, n_bootstrap, seed) for form in possible}
+    information = {name: c.information for name, c in fitted.items() if c.identified and np.isfinite(c.information)}
+    if not information:
+        return fitted
+    best = min(information.values())
+    raw = {name: float(np.exp(-0.5 * (value - best))) for name, value in information.items()}
+    total = sum(raw.values())
+    return {name: _with_weight(c, raw.get(name, 0.0) / total) for name, c in fitted.items()}
+
+
+def _can_be_fitted(form: Form, levels: Levels) -> bool:
+    if form.name == "broken" and not (levels.mean > 0).all():
+        return False
+    needed = form.min_levels if form.name in ("broken", "power_floor") else form.n_parameters
+    return bool(levels.x.size >= needed)
+
+
+def _fit_candidate(form: Form, table: LossTable, levels: Levels, n_bootstrap: int, seed: int) -> Candidate:
+    fits = fit_many(form, levels.x, levels.mean[None], levels.weights[None])
+    rss = float(fits.rss[0])
+    variance, df = pool_variance(levels, rss, form.n_parameters)
+    reason = _why_not_identified(form, levels, fits)
+    identified = not reason
+    draws = draw_parameters(form, table, levels, fits, n_bootstrap, stream(seed, "law", form.name)) if identified else None
+    if identified and draws is None:
+        reason = "no noise estimate: one seed per level and no level to spare, so there is no interval"
+    left_out = _left_out_errors(form, levels)
+    huber = fit_huber(form, table.n_tasks, table.loss, 1.0 / levels.scale[levels.row_level] ** 2)
+    return Candidate(
+        form, fits, identified, reason, variance, df,
+        misfit=float(np.sqrt(rss / levels.weights.sum())) if levels.noise == "relative" else
+        float(np.sqrt(rss / levels.weights.sum()) / max(np.abs(levels.mean).mean(), 1e-300)),
+        information=_information(form, table, levels, rss), weight=0.0,
+        holdout_error=None if left_out is None else float(left_out[-1]),
+        loo_error=None if left_out is None else float(np.sqrt(np.mean(left_out**2))),
+        huber=huber, r2=_r2(form, table, fits), draws=draws,
+        profile=profile_interval(form, levels, fits) if identified else None,
+    )
+
+
+def _why_not_identified(form: Form, levels: Levels, fits: Fits) -> str:
+    """Empty when the levels can say something about every parameter."""
+    k = levels.x.size
+    if k < form.min_levels:
+        return f"{k} levels of N, and {form.name} needs {form.min_levels}: run {form.min_levels - k} more"
+    amplitude = abs(float(fits.parameters[0, 0]))
+    if form.name == "power_floor" and amplitude == 0.0:
+        return "the loss does not fall, so nothing decays to a floor"
+    if bool(fits.at_bound[0]) and form.name == "power_floor":
+        beta = float(fits.parameters[0, 1])
+        end = "straight in log N" if beta < 1 else "a single step"
+        return f"beta = {beta:.3g} is at the end of the searched range: the data look like {end}"
+    return ""
+
+
+def _information(form: Form, table: LossTable, levels: Levels, rss: float) -> float:
+    """AICc of level means with the noise pooled from seeds and misfit: n·log((SS_seeds + rss) / n) + penalty.
+
+    Seeds within a level add to what is known of the noise, nothing to what is known of the form.
+    """
+    n, k = table.loss.size, form.n_parameters + 1
+    if n - k - 1 <= 0:
+        return float("inf")
+    level_scale = float(np.mean((levels.mean / levels.scale) ** 2))
+    squares = max(levels.pooled_variance * levels.pooled_df + rss, n * NO_NOISE * max(level_scale, 1e-300))
+    return float(n * np.log(squares / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1))
+
+
+def _left_out_errors(form: Form, levels: Levels) -> Float[np.ndarray, " K"] | None:
+    """|prediction / mean − 1| of each level from a fit to the others (the last one extrapolates); None if too few."""
+    k = levels.x.size
+    if k - 1 < form.n_parameters or k < 2:
+        return None
+    kept: Bool[np.ndarray, "K K"] = ~np.eye(k, dtype=bool)
+    fits = fit_many(form, levels.x, np.tile(levels.mean, (k, 1)), levels.weights * kept, rounds=12)
+    predicted = np.diag(evaluate(form, fits.parameters, levels.x))
+    reference = np.where(levels.mean == 0, 1.0, levels.mean)
+    return np.asarray(np.abs((predicted - levels.mean) / reference))
+
+
+def _r2(form: Form, table: LossTable, fits: Fits) -> float | None:
+    """Share of the rows' variance explained; None where there is no variance to explain."""
+    total = float(np.sum((table.loss - table.loss.mean()) ** 2))
+    if total <= NO_NOISE * float(np.sum(table.loss**2)):
+        return None
+    residual = table.loss - evaluate(form, fits.parameters, table.n_tasks)[0]
+    return 1.0 - float(np.sum(residual**2)) / total
+
+
+def _with_weight(candidate: Candidate, weight: float) -> Candidate:
+    from dataclasses import replace
+
+    return replace(candidate, weight=weight)

@@ -1,0 +1,153 @@
+"""The law of a table: every form with its intervals, a verdict, and what it predicts."""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from reptile_scaling.laws.candidates import Candidate, fit_candidates
+from reptile_scaling.laws.forms import FORMS
+from reptile_scaling.laws.prediction import Prediction, TasksNeeded, predict_loss, solve_for_target
+from reptile_scaling.laws.table import Levels, LossTable, Transform, distinct_groups, gather_levels, transformed
+from reptile_scaling.laws.verdict import Verdict, decide
+
+N_BOOTSTRAP = 1000
+
+
+@dataclass(frozen=True)
+class Law:
+    """What is known after a fit. `table` and `levels` are on the scale of `transform`, where the forms fall."""
+
+    table: LossTable
+    levels: Levels
+    transform: Transform
+    candidates: dict[str, Candidate]
+    verdict: Verdict
+    warnings: tuple[str, ...]
+    n_bootstrap: int
+    seed: int
+
+    def predict(self, n_tasks: Float[np.ndarray, " M"] | float) -> Prediction:
+        """Mean over seeds at N', in the table's own unit, with a 95 % interval; warns beyond 4 × the largest N."""
+        return predict_loss(self.candidates, self.verdict, self.levels, self.transform,
+                            np.atleast_1d(np.asarray(n_tasks, dtype=np.float64)))
+
+    def tasks_needed(self, target: float) -> TasksNeeded:
+        """The N at which the mean over seeds reaches `target`, with a 95 % interval; infinite where it never does."""
+        return solve_for_target(self.candidates, self.verdict, self.levels, self.transform, target)
+
+    def as_json(self) -> dict[str, Any]:
+        """The object `fit --json` prints: plain numbers, and null wherever nothing is known."""
+        return {
+            "n_points": int(self.table.loss.size),
+            "n_levels": int(self.levels.x.size),
+            "n_seeds": distinct_groups(self.table.group) if self.table.group else int(self.levels.n_seeds.max()),
+            "transform": self.transform,
+            "forms": {name: _form_json(name, self.candidates.get(name), self.levels) for name in FORMS},
+            "verdict": {
+                "form": self.verdict.form,
+                "scaling_detected": self.verdict.scaling_detected,
+                "alternatives": list(self.verdict.alternatives),
+                "reasons": list(self.verdict.reasons),
+            },
+            "warnings": list(self.warnings),
+            "log": _log_json(self),
+        }
+
+
+def fit_law(table: LossTable, *, transform: Transform = "loss", n_bootstrap: int = N_BOOTSTRAP, seed: int = 0) -> Law:
+    """Fit every form to the table and decide. Same table and seed, same law.
+
+    Raises InputError only for a table no law can be asked of (see LossTable); doubt becomes a status with reasons.
+    """
+    scaled = transformed(table, transform)
+    levels = gather_levels(scaled)
+    candidates = fit_candidates(scaled, levels, n_bootstrap, seed)
+    verdict = decide(candidates, levels)
+    return Law(scaled, levels, transform, candidates, verdict, _warnings(scaled, levels, candidates, verdict),
+               n_bootstrap, seed)
+
+
+def _warnings(table: LossTable, levels: Levels, candidates: dict[str, Candidate], verdict: Verdict) -> tuple[str, ...]:
+    found = []
+    if levels.pooled_df == 0:
+        found.append("one seed per level: the noise is guessed from the misfit of the curve; run a second seed")
+    if (table.loss <= 0).any():
+        found.append(f"{table.y_name} = {table.loss.min():g} is not positive: noise is taken as absolute, no broken law")
+    if levels.x[-1] < 10 * levels.x[0]:
+        found.append(f"N spans a factor of {levels.x[-1] / levels.x[0]:.3g}: exponents need a factor of 10 or more")
+    if table.dropped:
+        found.append(f"{len(table.dropped)} rows were dropped: see log.dropped")
+    chosen = candidates.get(verdict.form)
+    if chosen is not None and chosen.huber is not None and "beta" in chosen.interval:
+        robust, (low, high) = chosen.huber[chosen.form.parameters.index("beta")], chosen.interval["beta"]
+        if not low <= robust <= high:
+            found.append(f"without outliers (Huber) beta would be {robust:.3g}, outside its interval: look at single runs")
+    return tuple(found)
+
+
+def _form_json(name: str, candidate: Candidate | None, levels: Levels) -> dict[str, Any]:
+    form = FORMS[name]
+    nothing = dict.fromkeys(form.parameters)
+    if candidate is None:
+        why = f"{levels.x.size} levels of N, and {name} needs {form.min_levels}" if levels.x.size < form.min_levels else (
+            "the losses are not all positive")
+        return {**nothing, "formula": form.formula, "identified": False, "reason": why, "ci95": nothing,
+                "holdout_error": None, "loo_error": None, "weight": 0.0, "r2": None}
+    draws = candidate.draws
+    resampled = {} if draws is None or draws.resampled is None else candidate.intervals_of(draws.resampled)
+    wild = {} if draws is None or draws.wild is None else candidate.intervals_of(draws.wild)
+    profile = {} if candidate.profile is None else {"beta": candidate.profile}
+    huber = {} if candidate.huber is None else dict(zip(form.parameters, candidate.huber.tolist(), strict=True))
+    return {
+        **{key: _number(value) for key, value in candidate.parameters.items()},
+        "formula": form.formula,
+        "identified": candidate.identified,
+        "reason": candidate.reason or None,
+        "ci95": {key: _pair(candidate.interval.get(key)) for key in form.parameters},
+        "ci95_resampled": {key: _pair(resampled.get(key)) for key in form.parameters},
+        "ci95_wild": {key: _pair(wild.get(key)) for key in form.parameters},
+        "ci95_profile": {key: _pair(profile.get(key)) for key in form.parameters if key == "beta"},
+        "huber": {key: _number(huber.get(key)) for key in form.parameters},
+        "holdout_error": _number(candidate.holdout_error),
+        "loo_error": _number(candidate.loo_error),
+        "weight": _number(candidate.weight),
+        "r2": _number(candidate.r2),
+    }
+
+
+def _log_json(law: Law) -> dict[str, Any]:
+    """Everything needed to repeat the fit by hand: points, weights, objective, bounds, versions."""
+    levels = law.levels
+    return {
+        "x_name": law.table.x_name,
+        "y_name": law.table.y_name,
+        "levels": levels.x.tolist(),
+        "level_means": levels.mean.tolist(),
+        "seeds_per_level": levels.n_seeds.tolist(),
+        "weights": [_number(value) for value in levels.weights.tolist()],
+        "noise": levels.noise,
+        "seed_noise": _number(float(np.sqrt(levels.pooled_variance))) if levels.pooled_df else None,
+        "seed_noise_df": levels.pooled_df,
+        "points_used": int(law.table.loss.size),
+        "dropped": list(law.table.dropped),
+        "objective": "sum over levels of weight * (mean - form)^2; exponent by grid and refinement, the rest exact",
+        "rss": {name: _number(float(c.fits.rss[0])) for name, c in law.candidates.items()},
+        "converged": {name: bool(np.isfinite(c.fits.parameters).all()) for name, c in law.candidates.items()},
+        "bounds_hit": {name: bool(c.fits.at_bound[0]) for name, c in law.candidates.items() if c.fits.at_bound[0]},
+        "information": {name: _number(c.information) for name, c in law.candidates.items()},
+        "intervals": "ci95: seeds, misfit and test tasks, hierarchical; resampled: N x seed x test task; wild: over N",
+        "n_bootstrap": law.n_bootstrap,
+        "seed": law.seed,
+        "versions": {name: version(name) for name in ("numpy", "scipy", "pandas")},
+    }
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(value)
+
+
+def _pair(interval: tuple[float, float] | None) -> list[float | None] | None:
+    return None if interval is None else [_number(interval[0]), _number(interval[1])]

@@ -1,0 +1,155 @@
+"""What a law says where nothing was measured: the loss at N', and the N a target needs, both with intervals."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from reptile_scaling.laws.candidates import Candidate
+from reptile_scaling.laws.forms import Form, evaluate
+from reptile_scaling.laws.table import Levels, Transform, from_scale, to_scale
+from reptile_scaling.laws.verdict import Verdict
+
+# Beyond this multiple of the largest N a form that fits equally well inside may be anywhere.
+FAR = 4.0
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Mean over seeds at each N with its 95 % interval (NaN where there is none), in the table's own unit.
+
+    The interval is of that mean, not of a single run; forms the data cannot rule out are in it by their weight.
+    """
+
+    n_tasks: Float[np.ndarray, " M"]
+    value: Float[np.ndarray, " M"]
+    low: Float[np.ndarray, " M"]
+    high: Float[np.ndarray, " M"]
+    form: str
+    warnings: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """One object per N; null where there is no interval."""
+        rows = zip(self.n_tasks, self.value, self.low, self.high, strict=True)
+        points = [{"n_tasks": float(n), "value": _number(v), "ci95": _pair(lo, hi)} for n, v, lo, hi in rows]
+        return {"form": self.form, "points": points, "warnings": list(self.warnings)}
+
+
+@dataclass(frozen=True)
+class TasksNeeded:
+    """The N that reaches `target`: infinite where the law never does; the interval's high end may be too."""
+
+    target: float
+    n_tasks: float
+    low: float
+    high: float
+    form: str
+    warnings: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Infinite numbers of tasks are null: no such N."""
+        return {"target": self.target, "n_tasks": _number(self.n_tasks), "ci95": _pair(self.low, self.high),
+                "form": self.form, "warnings": list(self.warnings)}
+
+
+def predict_loss(
+    candidates: dict[str, Candidate], verdict: Verdict, levels: Levels, transform: Transform,
+    n_tasks: Float[np.ndarray, " M"],
+) -> Prediction:
+    """The verdict's curve; its interval mixes the draws of the forms not ruled out, by information weight."""
+    chosen = chosen_candidate(candidates, verdict)
+    value = evaluate(chosen.form, chosen.fits.parameters, n_tasks)[0]
+    curves = [evaluate(form, draws, n_tasks) for form, draws in _mixture(candidates, verdict, chosen)]
+    low, high = np.full_like(value, np.nan), np.full_like(value, np.nan)
+    if curves:
+        low, high = np.percentile(np.concatenate(curves), [2.5, 97.5], axis=0)
+        low, high = np.minimum(low, value), np.maximum(high, value)  # a mixture may leave the chosen curve outside
+    ends = np.sort(np.stack([from_scale(low, transform), from_scale(high, transform)]), axis=0)
+    return Prediction(n_tasks, from_scale(value, transform), ends[0], ends[1], chosen.form.name,
+                      _distance_warnings(levels, float(n_tasks.max()), verdict))
+
+
+def solve_for_target(
+    candidates: dict[str, Candidate], verdict: Verdict, levels: Levels, transform: Transform, target: float
+) -> TasksNeeded:
+    """The inverse of `predict_loss`; draws that never reach the target count as infinitely many tasks."""
+    chosen = chosen_candidate(candidates, verdict)
+    scaled = float(to_scale(np.array([target]), transform)[0])
+    if verdict.form in ("flat", "rising", "insufficient_data"):
+        why = f"the verdict is {verdict.form}: no number of tasks is known to reach {target:g}"
+        return TasksNeeded(target, np.inf, np.inf, np.inf, chosen.form.name, (why,))
+    needed = float(_invert(chosen.form, chosen.fits.parameters, scaled)[0])
+    draws = [_invert(form, draws, scaled) for form, draws in _mixture(candidates, verdict, chosen)]
+    low, high = needed if not draws else np.nan, np.nan
+    if draws:
+        low, high = np.percentile(np.concatenate(draws), [2.5, 97.5], method="inverted_cdf")
+    warnings = _distance_warnings(levels, needed, verdict)
+    if not np.isfinite(needed):
+        warnings += (f"{chosen.form.name} never reaches {target:g}: its floor is above it or the fall has ended",)
+    return TasksNeeded(target, needed, float(min(low, needed)), float(max(high, needed)), chosen.form.name, warnings)
+
+
+def chosen_candidate(candidates: dict[str, Candidate], verdict: Verdict) -> Candidate:
+    """The form that draws the curve: the verdict's own, or the one that stands in where it names none."""
+    stand_in = {"flat": "constant", "insufficient_data": "constant", "not_a_simple_law": "broken"}
+    name = stand_in.get(verdict.form, verdict.form)
+    if name in candidates:
+        return candidates[name]
+    monotone = [candidates[n] for n in ("power", "log_linear", "power_floor") if n in candidates]
+    return max(monotone, key=lambda c: c.weight)
+
+
+def _mixture(candidates: dict[str, Candidate], verdict: Verdict,
+             chosen: Candidate) -> list[tuple[Form, Float[np.ndarray, "B P"]]]:
+    """Draws of the chosen form and of its alternatives, as many of each as its weight says."""
+    members = [chosen, *(candidates[n] for n in verdict.alternatives if n in candidates and n != chosen.form.name)]
+    members = [c for c in members if c.draws is not None]
+    if not members or verdict.form == "insufficient_data":
+        return []
+    total = sum(c.weight for c in members) or 1.0
+    mixed = []
+    for member in members:
+        assert member.draws is not None
+        draws = member.draws.hierarchical
+        share = 1.0 if len(members) == 1 else member.weight / total
+        mixed.append((member.form, draws[: round(share * len(draws))]))
+    return [(form, draws) for form, draws in mixed if len(draws)]
+
+
+def _invert(form: Form, parameters: Float[np.ndarray, "B P"], target: float) -> Float[np.ndarray, " B"]:
+    """The smallest N at which a falling curve is down to `target`; infinite where it never is."""
+    p = list(parameters.T)
+    with np.errstate(all="ignore"):
+        match form.name:
+            case "power":
+                n = np.where(p[1] > 0, (p[0] / target) ** (1.0 / p[1]), np.inf)
+            case "power_floor":
+                n = np.where((target > p[2]) & (p[0] > 0), (p[0] / (target - p[2])) ** (1.0 / p[1]), np.inf)
+            case "log_linear":
+                n = np.where(p[1] > 0, np.exp((p[0] - target) / p[1]), np.inf)
+            case "broken":
+                slope = np.where(target >= p[0], p[1], p[2])
+                n = np.where(slope > 0, p[3] * (p[0] / target) ** (1.0 / slope), np.inf)
+            case _:
+                n = np.where(p[0] <= target, 1.0, np.inf)
+    return np.asarray(np.where(np.isnan(n), np.inf, np.maximum(n, 1.0)))
+
+
+def _distance_warnings(levels: Levels, n_tasks: float, verdict: Verdict) -> tuple[str, ...]:
+    largest = float(levels.x[-1])
+    found: tuple[str, ...] = ()
+    if np.isfinite(n_tasks) and n_tasks > FAR * largest:
+        found += (f"N = {n_tasks:.4g} is {n_tasks / largest:.3g} times the largest N measured ({largest:g}): "
+                  f"beyond {FAR:g} times, forms that fit equally well here part ways",)
+    if not verdict.scaling_detected:
+        found += (f"the verdict is {verdict.form}: there is no law to extrapolate",)
+    return found
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _pair(low: float, high: float) -> list[float | None] | None:
+    return None if np.isnan(low) else [_number(low), _number(high)]

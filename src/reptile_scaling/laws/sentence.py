@@ -1,0 +1,66 @@
+"""The verdict as one plain sentence for people."""
+
+import numpy as np
+
+from reptile_scaling.laws.law import Law
+
+
+def verdict_sentence(law: Law) -> str:
+    """What happened, how sure it is, and what it could also be."""
+    verdict, name = law.verdict, law.table.y_name
+    what = {"loss": name, "error_rate": f"the error rate (1 - {name})", "logit_accuracy": f"the odds of an error ({name})"}
+    subject = what[law.transform]
+    match verdict.form:
+        case "insufficient_data":
+            text = f"Insufficient data: {verdict.reasons[0]}; {verdict.reasons[-1]}"
+        case "flat":
+            text = f"No scaling detected: {subject} does not fall measurably with {law.table.x_name}; {verdict.reasons[-1]}"
+        case "rising":
+            text = f"No scaling detected: {subject} rises with {law.table.x_name} ({verdict.reasons[0]})"
+        case "not_a_simple_law":
+            start = "Falls, but by no simple law" if verdict.scaling_detected else "No scaling law detected"
+            text = f"{start}: {subject} over {law.table.x_name}; {verdict.reasons[-1]}"
+        case _:
+            text = f"{subject[0].upper()}{subject[1:]} {_falls(law)}; {_ten_times(law)}"
+    return f"{text}.{_alternatives(law)}"
+
+
+def _falls(law: Law) -> str:
+    candidate, x = law.candidates[law.verdict.form], law.table.x_name
+    match law.verdict.form:
+        case "power":
+            return f"falls as a power of {x}: β = {_with_interval(law, 'beta')}"
+        case "power_floor":
+            return f"falls as a power of {x} to a floor of {_with_interval(law, 'floor')}: β = {_with_interval(law, 'beta')}"
+        case _:
+            fall = candidate.parameters["b"] * np.log(10.0)
+            return f"falls in a straight line over log {x}, by {fall:.3g} for every factor of ten"
+
+
+def _with_interval(law: Law, key: str) -> str:
+    candidate = law.candidates[law.verdict.form]
+    if key not in candidate.interval:
+        return f"{candidate.parameters[key]:.3g} (no interval: {candidate.reason})"
+    low, high = candidate.interval[key]
+    return f"{candidate.parameters[key]:.3g} (95 % interval {low:.3g} to {high:.3g})"
+
+
+def _ten_times(law: Law) -> str:
+    """From the largest N down to a tenth of it: inside the data wherever they span a factor of ten."""
+    last = float(law.levels.x[-1])
+    candidate = law.candidates[law.verdict.form]
+    before, after = (float(_value(law, x)) for x in (last / 10.0, last))
+    cut = 100.0 * (1.0 - after / before)
+    del candidate
+    return f"the last tenfold increase, to {last:g}, cut it by {cut:.0f} %"
+
+
+def _value(law: Law, x: float) -> float:
+    from reptile_scaling.laws.verdict import curve
+
+    return float(curve(law.candidates[law.verdict.form], np.array([x]))[0])
+
+
+def _alternatives(law: Law) -> str:
+    names = [name.replace("_", " ") for name in law.verdict.alternatives]
+    return f" These data cannot rule out: {', '.join(names)}." if names else ""

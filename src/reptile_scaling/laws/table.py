@@ -1,0 +1,205 @@
+"""What a law is fitted to: rows of (N_tasks, loss, seed), gathered to levels of N with one pooled noise."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from reptile_scaling.errors import InputError
+
+Noise = Literal["relative", "absolute"]
+Transform = Literal["loss", "error_rate", "logit_accuracy"]
+TRANSFORMS: tuple[Transform, ...] = ("loss", "error_rate", "logit_accuracy")
+
+# −2 log-likelihood by which absolute noise must win before it replaces relative noise: the 95 % point of χ²(1).
+_ABSOLUTE_NOISE_MUST_WIN_BY = 3.84
+
+
+@dataclass(frozen=True)
+class LossTable:
+    """Rows of a sweep: `n_tasks[rows]` (x > 0), `loss[rows]` (y, finite) and the seed of each row in `group`.
+
+    `task_losses[rows, test_tasks]` are the losses of each test task; its columns are the same tasks in every
+    row (common random numbers). `dropped` says which rows of the source are not here, and why.
+    """
+
+    n_tasks: Float[np.ndarray, " rows"]
+    loss: Float[np.ndarray, " rows"]
+    group: tuple[str, ...] | None = None
+    task_losses: Float[np.ndarray, "rows tasks"] | None = None
+    y_name: str = "loss"
+    x_name: str = "n_tasks"
+    dropped: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises InputError for what no fit can use: no rows, x ≤ 0, values that are not finite, ragged columns."""
+        if self.n_tasks.size == 0:
+            reason = f" ({'; '.join(self.dropped)})" if self.dropped else ""
+            raise InputError(f"the table has 0 usable rows{reason}: give at least one row with a finite {self.y_name}.")
+        if self.n_tasks.shape != self.loss.shape:
+            raise InputError(f"{self.n_tasks.size} values of {self.x_name}, {self.loss.size} of {self.y_name}: "
+                             "give one of each per row.")
+        _require_positive(self.n_tasks, self.x_name)
+        if not np.isfinite(self.loss).all():
+            bad = self.loss[~np.isfinite(self.loss)][0]
+            raise InputError(f"{self.y_name} = {bad} is not a number a law can use: drop that row.")
+        for name, column in (("group", self.group), ("task_losses", self.task_losses)):
+            if column is not None and len(column) != self.loss.size:
+                raise InputError(f"{len(column)} rows of {name} for {self.loss.size} rows: give one per row.")
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The table gathered by distinct x, ascending: mean, seeds and scale of the noise of each level.
+
+    `scale` is the level's noise in units of one common s: its mean where noise is relative, 1 where absolute.
+    `pooled_variance` is that s² pooled over N from seeds of the same level, `pooled_df` its degrees of freedom.
+    """
+
+    x: Float[np.ndarray, " levels"]
+    mean: Float[np.ndarray, " levels"]
+    n_seeds: Int[np.ndarray, " levels"]
+    scale: Float[np.ndarray, " levels"]
+    row_level: Int[np.ndarray, " rows"]
+    noise: Noise
+    pooled_variance: float
+    pooled_df: int
+
+    @property
+    def weights(self) -> Float[np.ndarray, " levels"]:
+        """1 / variance of each level mean, in units of the common s²: n_seeds / scale²."""
+        weights: Float[np.ndarray, " levels"] = self.n_seeds / self.scale**2
+        return weights
+
+
+def table_from_frame(frame: pd.DataFrame, x: str, y: str, group: str | None = None) -> LossTable:
+    """A LossTable of columns `x`, `y` and, where given, `group`; rows without a finite x and y are dropped and named.
+
+    Raises InputError for a missing column, text where a number should be, x ≤ 0.
+    """
+    for column in (x, y) if group is None else (x, y, group):
+        if column not in frame.columns:
+            raise InputError(f"column '{column}' is not in the table: choose one of {', '.join(map(str, frame.columns))}.")
+    n_tasks, loss = _numbers(frame, x), _numbers(frame, y)
+    keep = np.isfinite(n_tasks) & np.isfinite(loss)
+    dropped = tuple(f"row {row}: {x} = {n_tasks[row]}, {y} = {loss[row]} is not finite" for row in np.flatnonzero(~keep))
+    groups = None if group is None else tuple(str(value) for value in frame[group].to_numpy()[keep])
+    return LossTable(n_tasks[keep], loss[keep], groups, None, y_name=y, x_name=x, dropped=dropped)
+
+
+def transformed(table: LossTable, transform: Transform) -> LossTable:
+    """The table on the scale the forms fall on: the loss itself, 1 − accuracy, or the odds of an error.
+
+    A straight line of logit accuracy over log N *is* a power law of the odds (1 − accuracy) / accuracy, so the
+    same forms serve losses and accuracies. Accuracies of exactly 1 (odds 0) or 0 (odds ∞) are dropped and named.
+    """
+    if transform not in TRANSFORMS:
+        raise InputError(f"transform = '{transform}' is unknown: choose one of {', '.join(TRANSFORMS)}.")
+    if transform == "loss":
+        return table
+    outside = table.loss[(table.loss < 0) | (table.loss > 1)]
+    if outside.size:
+        raise InputError(f"{table.y_name} = {outside[0]:g} is not an accuracy between 0 and 1: use transform 'loss'.")
+    per_task = None if table.task_losses is None else 1.0 - table.task_losses
+    errors = replace(table, loss=1.0 - table.loss, task_losses=per_task)
+    if transform == "error_rate":
+        return errors
+    return _odds(errors)
+
+
+def to_scale(value: Float[np.ndarray, " *any"], transform: Transform) -> Float[np.ndarray, " *any"]:
+    """A value in the table's own unit on the scale of the fit; accuracies of 0 have infinite odds."""
+    if transform == "loss":
+        return value
+    with np.errstate(divide="ignore"):
+        return 1.0 - value if transform == "error_rate" else (1.0 - value) / value
+
+
+def from_scale(value: Float[np.ndarray, " *any"], transform: Transform) -> Float[np.ndarray, " *any"]:
+    """The inverse of `to_scale`: a fitted error rate or odds back to the accuracy it stands for."""
+    if transform == "loss":
+        return value
+    return 1.0 - value if transform == "error_rate" else 1.0 / (1.0 + np.maximum(value, 0.0))
+
+
+def gather_levels(table: LossTable) -> Levels:
+    """Level means with one noise pooled over N: relative to the mean, unless the seeds say it is absolute.
+
+    Pooled, because two or three seeds say next to nothing about the variance of their own level.
+    """
+    x, row_level, n_seeds = np.unique(table.n_tasks, return_inverse=True, return_counts=True)
+    mean = np.bincount(row_level, weights=table.loss) / n_seeds
+    residual = table.loss - mean[row_level]
+    noise = _kind_of_noise(residual, mean, n_seeds, row_level) if (table.loss > 0).all() else "absolute"
+    scale = mean if noise == "relative" else np.ones_like(mean)
+    pooled_df = int(n_seeds.sum() - x.size)
+    squares = float(np.sum((residual / scale[row_level]) ** 2))
+    return Levels(x, mean, n_seeds, scale, row_level, noise, squares / pooled_df if pooled_df else 0.0, pooled_df)
+
+
+def pool_variance(levels: Levels, rss: float, n_parameters: int) -> tuple[float, int]:
+    """s² of one row and its degrees of freedom, from seeds and from the curve's misfit `rss` at the level means.
+
+    Where the misfit is significantly larger than the seeds explain (F test, 5 %), it alone is the noise:
+    an interval must not be narrower than the distance between the curve and its points.
+    """
+    from scipy.stats import f as f_distribution
+
+    misfit_df = levels.x.size - n_parameters
+    pure = levels.pooled_variance * levels.pooled_df
+    if misfit_df <= 0:
+        return levels.pooled_variance, levels.pooled_df
+    if levels.pooled_df and rss / misfit_df > levels.pooled_variance * f_distribution.ppf(
+        0.95, misfit_df, levels.pooled_df
+    ):
+        return rss / misfit_df, misfit_df
+    return (pure + rss) / (levels.pooled_df + misfit_df), levels.pooled_df + misfit_df
+
+
+def _numbers(frame: pd.DataFrame, column: str) -> Float[np.ndarray, " rows"]:
+    numeric = pd.to_numeric(frame[column], errors="coerce")
+    text = frame[column].notna() & numeric.isna()
+    if text.any():
+        value = frame.loc[text, column].iloc[0]
+        if not (isinstance(value, str) and value.strip().lower() in {"", "nan", "none", "null", "inf", "-inf"}):
+            raise InputError(f"{column} = '{value}' is not a number: correct that row or choose another column.")
+    return np.asarray(numeric.to_numpy(dtype=np.float64))
+
+
+def _require_positive(n_tasks: Float[np.ndarray, " rows"], name: str) -> None:
+    bad = n_tasks[~(n_tasks > 0) | ~np.isfinite(n_tasks)]
+    if bad.size:
+        raise InputError(f"{name} = {bad[0]:g} has no logarithm: give only values above 0 (drop that row).")
+
+
+def _odds(errors: LossTable) -> LossTable:
+    keep = (errors.loss > 0) & (errors.loss < 1)
+    dropped = tuple(f"row {row}: an accuracy of {1 - errors.loss[row]:g} has no logit" for row in np.flatnonzero(~keep))
+    group = None if errors.group is None else tuple(np.asarray(errors.group)[keep].tolist())
+    odds = errors.loss[keep] / (1.0 - errors.loss[keep])
+    # A single test task has accuracy 0 or 1 far too often for its own odds: only their mean has a logit.
+    return replace(errors, n_tasks=errors.n_tasks[keep], loss=odds, group=group, task_losses=None,
+                   dropped=errors.dropped + dropped)
+
+
+def _kind_of_noise(
+    residual: Float[np.ndarray, " rows"],
+    mean: Float[np.ndarray, " levels"],
+    n_seeds: Int[np.ndarray, " levels"],
+    row_level: Int[np.ndarray, " rows"],
+) -> Noise:
+    """Gaussian −2 log-likelihood of the seeds' scatter under both kinds; relative unless absolute wins clearly."""
+    df = n_seeds.sum() - n_seeds.size
+    absolute, relative = np.sum(residual**2), np.sum((residual / mean[row_level]) ** 2)
+    if df == 0 or min(absolute, relative) <= 0:
+        return "relative"
+    gain = df * np.log(relative / absolute) + 2 * np.sum((n_seeds - 1) * np.log(mean))
+    return "absolute" if gain > _ABSOLUTE_NOISE_MUST_WIN_BY else "relative"
+
+
+def distinct_groups(group: Sequence[str] | None) -> int:
+    """How many seeds there are by name; 1 where rows carry none."""
+    return 1 if group is None else len(set(group))

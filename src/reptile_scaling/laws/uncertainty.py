@@ -1,0 +1,145 @@
+"""Intervals: three bootstraps and a profile. Every one says what it resamples; docs/law.md says how often each covers.
+
+Legend: `B` draws · `K` levels · `P` parameters.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import f as f_distribution
+from scipy.stats import t as t_distribution
+
+from reptile_scaling.laws.fitting import ROUNDS_DRAWS, Fits, fit_many, profile_rss
+from reptile_scaling.laws.forms import Form, evaluate, outer_grid
+from reptile_scaling.laws.table import Levels, LossTable, pool_variance
+
+_WEBB = np.sqrt(np.array([1.5, 1.0, 0.5]))  # six-point weights: Rademacher's two leave 2^K tables, too few (Webb 2014)
+_SMALLEST_DRAW = 0.02  # of the level's mean: a drawn loss stays positive, as every loss is
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Parameters `[B, P]` of one form refitted to drawn tables: `hierarchical` is the interval the law reports."""
+
+    hierarchical: Float[np.ndarray, "B P"]
+    resampled: Float[np.ndarray, "B P"] | None
+    wild: Float[np.ndarray, "B P"] | None
+
+
+def draw_parameters(
+    form: Form, table: LossTable, levels: Levels, fits: Fits, n_bootstrap: int, rng: np.random.Generator
+) -> Draws | None:
+    """All three bootstraps of one form; None where neither seeds nor spare levels say how noisy the table is."""
+    variance, df = pool_variance(levels, float(fits.rss[0]), form.n_parameters)
+    if df == 0 or n_bootstrap == 0:
+        return None
+    fitted = evaluate(form, fits.parameters, levels.x)[0]
+    task_shift = _task_shift(table, levels, n_bootstrap, rng)
+    hierarchical = fitted + _noise(levels, variance, df, n_bootstrap, rng) + task_shift
+    spare = levels.x.size - form.n_parameters
+    return Draws(
+        _refit(form, levels, hierarchical, levels.weights[None]),
+        _resample(form, table, levels, task_shift, rng) if spare > 0 else None,
+        _refit(form, levels, fitted + _wild(levels, fitted, spare, n_bootstrap, rng), levels.weights[None])
+        if spare > 0
+        else None,
+    )
+
+
+def profile_interval(form: Form, levels: Levels, fits: Fits) -> tuple[float, float] | None:
+    """Exponents whose best fit is not significantly worse than the best of all (F test, 95 %); None without noise.
+
+    An end of the interval at the end of the searched range means that the data do not bound it there.
+    """
+    variance, df = pool_variance(levels, float(fits.rss[0]), form.n_parameters)
+    if df == 0 or "beta" not in form.parameters or form.name == "broken":
+        return None
+    best = float(fits.parameters[0, form.parameters.index("beta")])
+    limit = float(fits.rss[0]) + max(variance, 1e-24) * float(f_distribution.ppf(0.95, 1, df))
+    grid = outer_grid(form, levels.x)
+
+    def acceptable(exponents: Float[np.ndarray, " G"]) -> Float[np.ndarray, " G"]:
+        return np.asarray(limit - profile_rss(form, levels.x, levels.mean, levels.weights, exponents))
+
+    inside = grid[acceptable(grid) >= 0]
+    low = _crossing(acceptable, min([best, *inside]), grid[grid < min([best, *inside])][-1:], float(grid[0]))
+    high = _crossing(acceptable, max([best, *inside]), grid[grid > max([best, *inside])][:1], float(grid[-1]))
+    return low, high
+
+
+def percentile_interval(draws: Float[np.ndarray, "B P"]) -> Float[np.ndarray, "2 P"]:
+    """The 2.5 % and 97.5 % points of each column."""
+    return np.asarray(np.percentile(draws, [2.5, 97.5], axis=0))
+
+
+def _noise(levels: Levels, variance: float, df: int, n: int, rng: np.random.Generator) -> Float[np.ndarray, "B K"]:
+    """Seed noise of level means with its variance drawn too (s²·df/χ²), so that two seeds give Student's tails."""
+    sigma = np.sqrt(variance * df / rng.chisquare(df, n))
+    return np.asarray(sigma[:, None] * rng.standard_normal((n, levels.x.size)) / np.sqrt(levels.weights))
+
+
+def _wild(levels: Levels, fitted: Float[np.ndarray, " K"], spare: int, n: int,
+          rng: np.random.Generator) -> Float[np.ndarray, "B K"]:
+    """Each level's own residual with a random sign and size: no assumption that levels are equally noisy."""
+    residual = (levels.mean - fitted) * np.sqrt(levels.x.size / spare)
+    tails = t_distribution.ppf(0.975, spare) / 1.96  # few levels: Student's factor, or coverage drops below 90 %
+    signs = rng.choice(np.concatenate([_WEBB, -_WEBB]), (n, levels.x.size))
+    return np.asarray(residual * signs * tails)
+
+
+def _resample(form: Form, table: LossTable, levels: Levels, task_shift: Float[np.ndarray, "B K"],
+              rng: np.random.Generator) -> Float[np.ndarray, "B P"]:
+    """Levels of N with replacement, seeds within them, test tasks: no form is assumed, so it is the widest.
+
+    Seeds are drawn from the residuals of all levels, inflated for the mean they were measured from: the two or
+    three of one level alone would understate its variance by a half or a third. Drawn levels must leave one to spare.
+    """
+    n, k = task_shift.shape
+    seeds = levels.n_seeds[levels.row_level]
+    residual = (table.loss - levels.mean[levels.row_level]) / levels.scale[levels.row_level]
+    pool = (residual * np.sqrt(seeds / np.maximum(seeds - 1, 1)))[seeds > 1]
+    shift = np.zeros((n, k))
+    if pool.size:
+        to_level = np.zeros((seeds.size, k))
+        to_level[np.arange(seeds.size), levels.row_level] = 1.0 / seeds
+        shift = rng.choice(pool, (n, seeds.size)) @ to_level * levels.scale
+    times = rng.multinomial(k, np.full(k, 1.0 / k), 8 * n)
+    enough = times[(times > 0).sum(axis=1) > form.n_parameters][:n]
+    if not len(enough):
+        return np.empty((0, form.n_parameters))
+    times = np.resize(enough, (n, k))  # repeats what there is where few draws keep enough levels
+    return _refit(form, levels, levels.mean + shift + task_shift, levels.weights * times)
+
+
+def _task_shift(table: LossTable, levels: Levels, n: int, rng: np.random.Generator) -> Float[np.ndarray, "B K"]:
+    """How level means move when the shared test tasks are drawn again; 0 where task losses were not given."""
+    if table.task_losses is None:
+        return np.zeros((n, levels.x.size))
+    n_rows, n_tasks = table.task_losses.shape
+    to_level = np.zeros((levels.x.size, n_rows))
+    to_level[levels.row_level, np.arange(n_rows)] = 1.0 / levels.n_seeds[levels.row_level]
+    per_level = to_level @ table.task_losses
+    share = rng.multinomial(n_tasks, np.full(n_tasks, 1.0 / n_tasks), n) / n_tasks
+    return np.asarray(share @ (per_level - per_level.mean(axis=1, keepdims=True)).T)
+
+
+def _refit(form: Form, levels: Levels, drawn: Float[np.ndarray, "B K"],
+           weights: Float[np.ndarray, "b K"]) -> Float[np.ndarray, "B P"]:
+    if (levels.mean > 0).all():
+        drawn = np.maximum(drawn, _SMALLEST_DRAW * levels.mean)
+    return fit_many(form, levels.x, drawn, weights, rounds=ROUNDS_DRAWS).parameters
+
+
+def _crossing(
+    acceptable: Callable[[np.ndarray], np.ndarray], inside: float, outside: Float[np.ndarray, " one"], bound: float
+) -> float:
+    """Where the profile leaves the accepted region between `inside` and the next grid point; the bound if it never does."""
+    if not outside.size:
+        return bound
+    low, high = inside, float(outside[0])
+    for _ in range(50):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if acceptable(np.array([middle]))[0] >= 0 else (low, middle)
+    return low
