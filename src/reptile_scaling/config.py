@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -29,7 +29,7 @@ class FractionSplit(BaseModel):
     """Which random split; equal seeds give equal splits."""
 
     @model_validator(mode="after")
-    def _leave_test_classes(self) -> Self:
+    def _leave_test_classes(self) -> "FractionSplit":
         if self.train + self.validation >= 1:
             raise ValueError(
                 f"train + validation = {self.train + self.validation:g} leaves no test classes: "
@@ -45,7 +45,9 @@ def _one_as_list(value: object) -> object:
 class Config(BaseModel):
     """One experiment. `n_tasks_list` × `seeds` is its grid; everything else is shared by all cells."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
     # --- model
     model_name: str = "smollm2-135m-instruct"
@@ -118,7 +120,7 @@ class Config(BaseModel):
     # --- LoRA
     lora_r: Count = 8
     """LoRA rank."""
-    lora_alpha: Positive = 16
+    lora_alpha: Positive = 16.0
     """LoRA scale: the low-rank path is multiplied by lora_alpha / lora_r."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the input of the low-rank path while meta-training."""
@@ -148,7 +150,7 @@ class Config(BaseModel):
         return None if self.lora_layers == "all" else int(self.lora_layers.removeprefix("top-"))
 
     @model_validator(mode="after")
-    def _check_together(self) -> Self:
+    def _check_together(self) -> "Config":
         for name in ("n_tasks_list", "seeds", "devices"):
             values = getattr(self, name)
             if not values:
@@ -207,9 +209,11 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 def _explain(error: ValidationError) -> str:
     """The first problem as one sentence with value and cure."""
-    first = error.errors(include_url=False)[0]
-    place = [str(part) for part in first["loc"] if part != "FractionSplit" and part != "str"]
-    key = ".".join(place) or "config"
+    problems = error.errors(include_url=False)
+    # Of a union's branches, the one that was meant: a mapping is never a misspelt string.
+    first = next((p for p in problems if p["type"] != "string_type"), problems[0])
+    place = [str(part) for part in first["loc"] if part not in ("FractionSplit", "str")]
+    key = ".".join(part for part in place if not part.isdecimal()) or "config"
     if first["type"] == "extra_forbidden":
         known = list(FractionSplit.model_fields if len(place) > 1 else Config.model_fields)
         close = difflib.get_close_matches(place[-1], known, n=1)
@@ -224,7 +228,7 @@ def _cure(key: str, message: str) -> str:
     """Pydantic's complaint and what the key is for."""
     field = Config.model_fields.get(key)
     purpose = f" ({field.description.rstrip('.')})" if field is not None and field.description else ""
-    return message[:1].lower() + message[1:].replace("Input should", "it should") + purpose
+    return message.replace("Input should", "it should").replace("Value error, ", "") + purpose
 
 
 def _one_line(error: Exception) -> str:

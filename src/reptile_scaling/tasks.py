@@ -209,7 +209,9 @@ class PackedTokens:
         return [int(ends[offset]) for offset in self.prompt_offsets]
 
 
-def pack_tokens(token_ids: Sequence[Sequence[int]], utterances_of_task: Sequence[Int[np.ndarray, "_"]]) -> PackedTokens:
+def pack_tokens(
+    token_ids: Sequence[Sequence[int]], utterances_of_task: Sequence[Int[np.ndarray, "..."]]
+) -> PackedTokens:
     """Lays the prompts of each task's utterances end to end; `token_ids[u]` is the prompt of utterance u."""
     utterances = np.concatenate([np.ravel(u) for u in utterances_of_task])
     prompts = [token_ids[u] for u in utterances.tolist()]

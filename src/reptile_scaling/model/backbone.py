@@ -75,6 +75,11 @@ class Backbone:
             tensors[site + LORA_B] = torch.zeros(d_out, self.lora.rank, device=self.device)
         return tensors
 
+    @property
+    def has_transposed_weights(self) -> bool:
+        """Whether the adapted layers store `[d_in, d_out]`, as GPT-2's do."""
+        return any(isinstance(m, StackedLora) and _is_transposed(m.base) for m in self.model.modules())
+
     def features(
         self,
         packed: PackedTokens,
@@ -205,10 +210,14 @@ def _linear_shape(module: nn.Module) -> tuple[int, int] | None:
     """(d_out, d_in) of a linear layer, whichever way it stores its weight; None for anything else."""
     if isinstance(module, nn.Linear):
         return module.out_features, module.in_features
-    if type(module).__name__ == "Conv1D":  # GPT-2's transposed linear layer
+    if _is_transposed(module):
         weight: Any = module.weight
         return int(weight.shape[1]), int(weight.shape[0])
     return None
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    return type(module).__name__ == "Conv1D"  # GPT-2's linear layer
 
 
 def _replace(root: nn.Module, name: str, new: nn.Module) -> None:

@@ -54,6 +54,7 @@ def lora_config(backbone: Backbone, base_model_name: str) -> Any:
         lora_alpha=backbone.lora.alpha,
         lora_dropout=0.0,
         bias="none",
+        fan_in_fan_out=backbone.has_transposed_weights,
         target_modules=sorted(backbone.sites),
         inference_mode=True,
     )

@@ -1,0 +1,79 @@
+"""The loop people write: PEFT, one task at a time, prompts padded to a rectangle, a stock torch optimiser.
+
+The one slow truth: tests hold the engine against it, and it shares nothing with the engine but names of weights.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+
+from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters
+from reptile_scaling.model.peft_io import PEFT_PREFIX
+
+MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class PeerTask:
+    """One task's support set as token ids and slots."""
+
+    prompts: Sequence[Sequence[int]]
+    slots: Sequence[int]
+
+
+class SequentialPeft:
+    """Adapts tasks one after another with PEFT."""
+
+    def __init__(self, model: Any, lora: LoraConfig, pad_to: int | None = None) -> None:
+        """`pad_to` pads every batch to that many tokens; None pads to the batch's longest prompt."""
+        lora.inference_mode, lora.base_model_name_or_path = False, None
+        self._model = get_peft_model(model, lora)
+        self._pad_to = pad_to
+        self._weights = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
+
+    def adapt(
+        self, theta: Adapters, task: PeerTask, steps: int, make_optimizer: MakeOptimizer
+    ) -> tuple[dict[str, Tensor], list[float]]:
+        """Parameters of one task after the inner loop, by the engine's names, and the loss before each step."""
+        head = self._load(theta)
+        optimizer = make_optimizer([*self._weights.values(), *head.values()])
+        losses = []
+        for _ in range(steps):
+            optimizer.zero_grad()
+            features = self.features(task.prompts)
+            scores = features @ head[HEAD_WEIGHT].T + head[HEAD_BIAS]
+            loss = F.cross_entropy(scores, torch.tensor(task.slots, device=scores.device))
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        adapted = {_engine_name(name): weight.detach().clone() for name, weight in self._weights.items()}
+        return adapted | {name: tensor.detach() for name, tensor in head.items()}, losses
+
+    def features(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Last-token features `[S, D]` after the final norm, fp32."""
+        width = self._pad_to or max(map(len, prompts))
+        device = self._model.device
+        ids = torch.zeros(len(prompts), width, dtype=torch.long, device=device)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt)] = torch.tensor(list(prompt))
+            mask[row, : len(prompt)] = 1
+        decoder = self._model.get_base_model().base_model
+        hidden: Tensor = decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        return hidden[torch.arange(len(prompts)), mask.sum(1) - 1].float()
+
+    def _load(self, theta: Adapters) -> dict[str, Tensor]:
+        """Copies θ into the model; the head comes back as leaf tensors of its own."""
+        with torch.no_grad():
+            for name, weight in self._weights.items():
+                weight.copy_(theta.tensors[_engine_name(name)])
+        return {name: theta.tensors[name].clone().requires_grad_() for name in (HEAD_WEIGHT, HEAD_BIAS)}
+
+
+def _engine_name(peft_name: str) -> str:
+    return peft_name.removeprefix(PEFT_PREFIX).replace(".default", "").removesuffix(".weight")

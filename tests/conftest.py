@@ -1,0 +1,113 @@
+"""The toy world of the tests: a tiny model of a real architecture and a few invented intents."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from reptile_scaling.config import Config, make_config
+from reptile_scaling.datasets.dataset import IntentDataset, make_dataset
+from reptile_scaling.model.loading import LanguageModel
+
+N_CLASSES, PER_CLASS = 12, 12
+VERBS = ("open", "close", "find", "move", "wash", "paint", "lift", "drop", "lock", "scan", "fold", "ship")
+THINGS = ("door", "car", "box", "letter", "window", "chair", "book", "lamp", "coat", "plate", "ball", "phone")
+
+FAMILIES = {
+    "llama": {"num_key_value_heads": 2},
+    "qwen2": {"num_key_value_heads": 2},
+    "gemma2": {"num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 8},
+    "mistral": {"num_key_value_heads": 2},
+    "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 64, "n_positions": 64},
+}
+
+
+def data_folder() -> Path:
+    """The folder of real data beside the project; skips the test where it is absent."""
+    folder = Path(os.environ.get("REPTILE_SCALING_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real data not found at {folder}: set REPTILE_SCALING_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def banking77_folder() -> Path:
+    return data_folder() / "banking77"
+
+
+@pytest.fixture(scope="session")
+def toy_rows() -> list[tuple[str, str]]:
+    rng = np.random.default_rng(0)
+    return [
+        (f"{verb} the {' '.join(rng.permutation(THINGS)[: rng.integers(1, 5)])} {i}", f"{verb}_it")
+        for verb in VERBS[:N_CLASSES]
+        for i in range(PER_CLASS)
+    ]
+
+
+@pytest.fixture(scope="session")
+def toy_dataset(toy_rows: list[tuple[str, str]]) -> IntentDataset:
+    return make_dataset("toy", toy_rows)
+
+
+@pytest.fixture(scope="session")
+def toy_csv(toy_rows: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "toy.csv"
+    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in toy_rows))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer(toy_rows: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.train_from_iterator(
+        [text for text, _ in toy_rows], trainers.WordLevelTrainer(special_tokens=["<unk>", "<pad>"])
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", pad_token="<pad>")
+
+
+def tiny_model(family: str, vocab_size: int, n_layers: int = 3) -> torch.nn.Module:
+    """Three layers of width 32 with random weights, in the family's own modelling code."""
+    sizes = {
+        "vocab_size": vocab_size, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": n_layers,
+        "num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 0,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **{**sizes, **FAMILIES[family]})
+    return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def language_model(tokenizer: PreTrainedTokenizerFast) -> LanguageModel:
+    return LanguageModel(tiny_model("llama", len(tokenizer)), tokenizer, "tiny")
+
+
+@pytest.fixture(scope="session")
+def model_folder(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A local folder in Hub layout."""
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model("llama", len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_settings(model_folder: Path, toy_csv: Path) -> dict[str, object]:
+    return {
+        "model_name": str(model_folder), "dataset": str(toy_csv), "dtype": "float32",
+        "class_split": {"train": 0.5, "validation": 0.25, "seed": 0},
+        "n_tasks_list": [1, 2, 4, 8, 16], "seeds": [0, 1], "n_way": 3, "k_support": 2, "k_query": 3,
+        "num_meta_test_tasks": 6, "num_validation_tasks": 3, "num_meta_steps": 4, "eval_interval": 2,
+        "meta_batch_size": 2, "meta_lr": 0.5, "k_inner": 2, "inner_lr": 0.01, "lora_r": 4, "lora_layers": "top-2",
+        "template": "{text}", "devices": ["cpu"],
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def toy_config(toy_settings: dict[str, object]) -> Config:
+    return make_config(toy_settings)

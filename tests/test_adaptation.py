@@ -1,0 +1,121 @@
+"""The inner loop against PEFT and stock torch optimisers, one task at a time."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_model
+
+from reptile_scaling.adaptation import InnerLoop, adapt, slots
+from reptile_scaling.bench.peers import PeerTask, SequentialPeft
+from reptile_scaling.config import make_config
+from reptile_scaling.datasets import load_dataset
+from reptile_scaling.model.adapters import Adapters, stack_adapters
+from reptile_scaling.model.backbone import Backbone, LoraShape
+from reptile_scaling.model.encoder import PromptEncoder
+from reptile_scaling.model.heads import fresh_head
+from reptile_scaling.model.loading import LanguageModel, load_language_model
+from reptile_scaling.model.peft_io import lora_config
+from reptile_scaling.tasks import TaskPool, evaluation_pool, split_classes
+
+OPTIMIZERS: dict[str, Callable] = {
+    "sgd": lambda lr: lambda parameters: torch.optim.SGD(parameters, lr=lr),
+    "adam": lambda lr: lambda parameters: torch.optim.Adam(parameters, lr=lr, betas=(0.0, 0.999)),
+}
+
+
+def toy_pool(dataset) -> TaskPool:
+    return TaskPool(dataset, tuple(range(12)), 0, "train", n_way=3, k_support=4, k_query=4)
+
+
+def initialisations(encoder: PromptEncoder, n_tasks: int, n_way: int) -> list[Adapters]:
+    backbone = encoder.backbone
+    fresh = [
+        Adapters(
+            backbone.fresh_lora(torch.Generator().manual_seed(t)) | fresh_head(n_way, backbone.width, backbone.device)
+        )
+        for t in range(n_tasks)
+    ]
+    generator = torch.Generator().manual_seed(99)
+    return [one.map(lambda x: x + 0.02 * torch.randn(x.shape, generator=generator)) for one in fresh]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("top", [None, 1])
+def test_tasks_adapted_together_equal_tasks_adapted_one_by_one(
+    optimizer: str, top: int | None, tokenizer, toy_dataset, language_model
+) -> None:
+    encoder = PromptEncoder(Backbone(language_model, LoraShape(4, 8.0, top)), toy_dataset.texts, "{text}", 32)
+    peft = SequentialPeft(tiny_model("llama", len(tokenizer)), lora_config(encoder.backbone, "tiny"), pad_to=16)
+    assert_same_adaptation(encoder, peft, toy_pool(toy_dataset), n_tasks=5, optimizer=optimizer, lr=0.01, steps=4)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_real_model_on_real_utterances_equals_peft(optimizer: str, banking77_folder) -> None:
+    """SmolLM2-135M and Banking77, all thirty layers: the engine is PEFT, only faster."""
+    config = make_config(
+        {"dataset": "banking77", "data_dir": str(banking77_folder), "class_split": "protaugment-01", "dtype": "float32"}
+    )
+    dataset = load_dataset("banking77", str(banking77_folder))
+    pool = evaluation_pool(dataset, split_classes(dataset, config).train, config, "test")
+    encoder = PromptEncoder(
+        Backbone(load_language_model(config, "cpu"), LoraShape(8, 16.0)), dataset.texts, "{text}", 64
+    )
+    peft = SequentialPeft(load_language_model(config, "cpu").model, lora_config(encoder.backbone, "smollm2"))
+    assert_same_adaptation(encoder, peft, pool, n_tasks=2, optimizer=optimizer, lr=1e-4, steps=2)
+
+
+def assert_same_adaptation(
+    encoder: PromptEncoder, peft: SequentialPeft, pool: TaskPool, *, n_tasks: int, optimizer: str, lr: float, steps: int
+) -> None:
+    """Losses to 1e-4 relative; the whole adapted parameters as far as the optimiser's own arithmetic allows."""
+    episodes = pool.episodes(n_tasks)
+    starts = initialisations(encoder, n_tasks, pool.n_way)
+    together = adapt(encoder, stack_adapters(starts), episodes, InnerLoop(steps, lr, optimizer))
+    labels = slots(episodes[0].support, torch.device("cpu")).tolist()
+    for t, episode in enumerate(episodes):
+        task = PeerTask([encoder.token_ids[u] for u in episode.support.ravel()], labels)
+        alone, losses = peft.adapt(starts[t], task, steps, OPTIMIZERS[optimizer](lr))
+        np.testing.assert_allclose(together.losses[:, t], losses, rtol=1e-4)
+        assert alone.keys() == together.adapters.tensors.keys()
+        moved = {name: alone[name] - starts[t].tensors[name] for name in alone}
+        difference = {name: together.adapters.tensors[name][t] - alone[name] for name in alone}
+        # Adam with β1 = 0 divides by |g|, so an entry whose gradient is rounding noise may take either sign:
+        # the displacement is compared as one vector.
+        size = torch.stack([d.square().sum() for d in moved.values()]).sum().sqrt()
+        error = torch.stack([d.square().sum() for d in difference.values()]).sum().sqrt()
+        assert error <= (1e-4 if optimizer == "sgd" else 1e-2) * size, (float(error), float(size))
+
+
+def test_result_does_not_depend_on_how_many_tasks_are_in_flight(toy_dataset, language_model) -> None:
+    encoder = PromptEncoder(Backbone(language_model, LoraShape(4, 8.0, 2)), toy_dataset.texts, "{text}", 32)
+    episodes = toy_pool(toy_dataset).episodes(5)
+    theta = stack_adapters(initialisations(encoder, 5, 3))
+    results = []
+    for in_flight in (1, 2, 5):
+        rngs = [np.random.default_rng(t) for t in range(5)]
+        loop = InnerLoop(3, 0.01, "sgd", batch_size=5, dropout=0.2, tasks_in_flight=in_flight)
+        results.append(adapt(encoder, theta, episodes, loop, rngs))
+    for other in results[1:]:
+        torch.testing.assert_close(results[0].losses, other.losses, rtol=1e-4, atol=1e-5)
+        for name, tensor in results[0].adapters.tensors.items():
+            torch.testing.assert_close(tensor, other.adapters.tensors[name], rtol=1e-3, atol=1e-5)
+
+
+def test_theta_is_left_as_it_was(toy_dataset, language_model) -> None:
+    encoder = PromptEncoder(Backbone(language_model, LoraShape(4, 8.0, 1)), toy_dataset.texts, "{text}", 32)
+    theta = initialisations(encoder, 1, 3)[0]
+    before = theta.map(torch.clone)
+    adapt(encoder, theta.repeated(2), toy_pool(toy_dataset).episodes(2), InnerLoop(2, 0.01))
+    for name, tensor in theta.tensors.items():
+        assert torch.equal(tensor, before.tensors[name])
+
+
+def test_mini_batches_differ_from_the_full_batch(toy_dataset, language_model) -> None:
+    encoder = PromptEncoder(Backbone(language_model, LoraShape(4, 8.0, 1)), toy_dataset.texts, "{text}", 32)
+    theta = stack_adapters(initialisations(encoder, 1, 3))
+    episodes = toy_pool(toy_dataset).episodes(1)
+    full = adapt(encoder, theta, episodes, InnerLoop(3, 0.01))
+    mini = adapt(encoder, theta, episodes, InnerLoop(3, 0.01, batch_size=4), [np.random.default_rng(0)])
+    assert not torch.allclose(full.losses, mini.losses)

@@ -1,0 +1,62 @@
+"""The house: imports only go down, and the rooms that need no model import none."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "reptile_scaling"
+# From the roof to the ground; rooms on one line may not import each other.
+FLOORS = [
+    {"cli"},
+    {"report"},
+    {"progress"},
+    {"sweep"},
+    {"executors", "training"},
+    {"baselines", "model_card"},
+    {"evaluation"},
+    {"experiment", "algorithms", "bench"},
+    {"adaptation"},
+    {"model"},
+    {"tasks"},
+    {"datasets", "runs", "laws"},
+    {"config"},
+    {"randomness", "errors"},
+]
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    modules = [
+        node.module
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module
+    ]
+    return {module.split(".")[1] for module in modules if module.startswith("reptile_scaling.")}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_only_go_down(path: Path) -> None:
+    if path == PACKAGE / "__init__.py":
+        return
+    room = room_of(path)
+    upward = [other for other in imported_rooms(path) - {room} if FLOOR_OF[other] <= FLOOR_OF[room]]
+    assert not upward, f"{path.name} in {room} imports upward: {upward}"
+
+
+@pytest.mark.parametrize("module", ["laws", "datasets", "tasks", "runs"])
+def test_room_imports_without_torch(module: str) -> None:
+    check = f"import sys, reptile_scaling.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+@pytest.mark.parametrize("room", ["report", "bench"])
+def test_removing_a_leaf_room_breaks_the_command_line_alone(room: str) -> None:
+    importers = {room_of(path) for path in PACKAGE.rglob("*.py") if room in imported_rooms(path)}
+    assert importers <= {room, "cli"}
