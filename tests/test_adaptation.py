@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
 
+from conftest import tiny_model
 from reptile_scaling.adaptation import InnerLoop, adapt, slots
 from reptile_scaling.bench.peers import PeerTask, SequentialPeft
 from reptile_scaling.config import make_config
@@ -15,7 +15,7 @@ from reptile_scaling.model.adapters import Adapters, stack_adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.encoder import PromptEncoder
 from reptile_scaling.model.heads import fresh_head
-from reptile_scaling.model.loading import LanguageModel, load_language_model
+from reptile_scaling.model.loading import load_language_model
 from reptile_scaling.model.peft_io import lora_config
 from reptile_scaling.tasks import TaskPool, evaluation_pool, split_classes
 

@@ -212,7 +212,7 @@ def _explain(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     # Of a union's branches, the one that was meant: a mapping is never a misspelt string.
     first = next((p for p in problems if p["type"] != "string_type"), problems[0])
-    place = [str(part) for part in first["loc"] if part not in ("FractionSplit", "str")]
+    place = [str(part) for part in first["loc"] if part != "str" and "FractionSplit" not in str(part)]
     key = ".".join(part for part in place if not part.isdecimal()) or "config"
     if first["type"] == "extra_forbidden":
         known = list(FractionSplit.model_fields if len(place) > 1 else Config.model_fields)

@@ -53,13 +53,14 @@ class Plan:
         """The work in a few lines, for people."""
         config, dataset, split = self.config, self.corpus.dataset, self.corpus.split
         n_cells = len(config.n_tasks_list) * len(config.seeds)
+        levels = ", ".join(map(str, sorted(config.n_tasks_list)))
         return [
             f"{config.algorithm} on {config.model_name}: {config.n_way}-way {config.k_support}-shot, "
             f"{config.k_query} query, {config.k_inner} inner steps, {config.num_meta_steps} meta-steps "
             f"of {config.meta_batch_size} tasks",
             f"{dataset.name}: {len(dataset.texts)} utterances; classes {len(split.train)} train, "
             f"{len(split.validation)} validation, {len(split.test)} test, disjoint",
-            f"N_tasks {', '.join(map(str, sorted(config.n_tasks_list)))} × {len(config.seeds)} seeds = {n_cells} cells, "
+            f"N_tasks {levels} × {len(config.seeds)} seeds = {n_cells} cells, "
             f"{self.n_done} done; {config.num_meta_test_tasks} shared test tasks; on {', '.join(self.devices)}",
         ]
 
@@ -69,7 +70,7 @@ def plan_sweep(config: Config, run: RunDirectory) -> Plan:
     devices = choose_devices(config.devices)
     if config.load_in_8bit and any(not device.startswith("cuda") for device in devices):
         raise InputError(
-            f"load_in_8bit needs CUDA devices, and devices are {', '.join(devices)}: set load_in_8bit to false"
+            f"load_in_8bit needs CUDA, and devices are {', '.join(devices)}: set load_in_8bit to false"
         )
     check_model(config)
     corpus = open_corpus(config)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, tiny_model
 
+from conftest import FAMILIES, tiny_model
 from reptile_scaling.bench.peers import SequentialPeft
 from reptile_scaling.datasets.dataset import IntentDataset
 from reptile_scaling.errors import InputError

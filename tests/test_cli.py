@@ -1,0 +1,190 @@
+"""The command line as a user meets it: a whole small sweep, resuming, and one sentence for every mistake."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reptile_scaling.runs import Cell, RunDirectory
+
+COMMAND = [sys.executable, "-W", "error::UserWarning:reptile_scaling", "-c", "from reptile_scaling.cli import main; main()"]
+
+
+def call(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=environment, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def config_file(toy_settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "toy.yaml"
+    path.write_text(yaml.safe_dump(toy_settings))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(config_file, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("run") / "out"
+    done = call("run", config_file, "--out", out)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return out, done.stdout
+
+
+def test_run_writes_every_file_of_the_contract(finished) -> None:
+    out, printed = finished
+    for name in (
+        "scaling_law_results.csv", "power_law_fit.json", "scaling_law_plot.png", "baseline_comparison.png",
+        "summary_report.json", "report.html", "experiment.json", "task_pools/test.jsonl",
+    ):  # fmt: skip
+        assert (out / name).stat().st_size > 0, name
+    cell = out / "ntasks_2_seed_0"
+    for name in (
+        "config.json", "ntasks_2_seed_0_train_stats.csv", "ntasks_2_seed_0_eval_stats.csv", "final_result.json",
+        "status.json", "checkpoint.safetensors", "test_tasks.csv", "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors", "adapter/head.safetensors", "adapter/README.md",
+    ):  # fmt: skip
+        assert (cell / name).stat().st_size > 0, name
+    assert (out / "scaling_law_plot.png").read_bytes().startswith(b"\x89PNG")
+    assert "ETA" in printed or "cells done" in printed
+    assert "scaling_law_plot.png" in printed
+
+
+def test_fit_of_a_run_is_the_fit_of_its_files(finished) -> None:
+    out, _ = finished
+    law = json.loads(call("fit", out, "--json").stdout)
+    assert {"n_points", "n_levels", "forms", "verdict", "warnings"} <= law.keys()
+    assert (law["n_points"], law["n_levels"]) == (10, 5)
+    assert {"power", "power_floor", "log_linear", "constant"} <= law["forms"].keys()
+    assert {"form", "scaling_detected", "alternatives", "reasons"} <= law["verdict"].keys()
+    table = json.loads(
+        call("fit", out / "scaling_law_results.csv", "--x", "n_tasks", "--y", "meta_test_loss", "--group", "seed", "--json").stdout
+    )
+    assert table["forms"]["power"]["beta"] == pytest.approx(law["forms"]["power"]["beta"], rel=1e-6)
+
+
+def test_second_run_touches_nothing_that_is_done(finished, config_file) -> None:
+    out, _ = finished
+    results = {p: p.stat().st_mtime_ns for p in out.rglob("final_result.json")}
+    again = call("run", config_file, "--out", out)
+    assert again.returncode == 0, again.stderr
+    assert "10 cells, 10 done" in again.stdout
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("final_result.json")} == results
+
+
+def test_status_counts_the_cells(finished) -> None:
+    out, _ = finished
+    status = json.loads(call("status", out, "--json").stdout)
+    assert (status["done"], status["failed"], status["pending"]) == (10, 0, 0)
+    assert len(status["cells"]) == 10
+    assert "done" in call("status", out).stdout
+
+
+def test_report_draws_again(finished) -> None:
+    out, _ = finished
+    (out / "report.html").unlink()
+    assert call("report", out).returncode == 0
+    page = (out / "report.html").read_text()
+    assert "data:image/png;base64," in page and "http://" not in page and "src=\"https" not in page
+
+
+def test_diverging_cells_give_exit_3_and_a_reason(config_file, tmp_path) -> None:
+    done = call("run", config_file, "--out", tmp_path / "out", "--set", "inner_lr=1e38", "--set", "inner_optimizer=sgd")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "stopped being finite" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert RunDirectory(tmp_path / "out").cell(Cell(2, 0)).read_status().state == "failed"
+
+
+def test_two_workers_give_the_results_of_one(finished, config_file, tmp_path) -> None:
+    from reptile_scaling import executors  # noqa: F401  (the local executor is what is tested)
+
+    out, _ = finished
+    settings = yaml.safe_load(config_file.read_text()) | {"cells_per_cohort": 2, "n_tasks_list": [2, 8]}
+    script = tmp_path / "two.py"
+    script.write_text(
+        "from functools import partial\n"
+        "from pathlib import Path\n"
+        "from reptile_scaling.config import make_config\n"
+        "from reptile_scaling.executors import map_devices\n"
+        "from reptile_scaling.runs import RunDirectory\n"
+        "from reptile_scaling.sweep import SweepWorker, plan_sweep\n"
+        "if __name__ == '__main__':\n"
+        f"    config = make_config({settings!r})\n"
+        "    plan = plan_sweep(config, RunDirectory(Path('two')))\n"
+        "    map_devices(partial(SweepWorker, config, plan.corpus, Path('two')), plan.jobs, ('cpu', 'cpu'))\n"
+    )
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for cell in (Cell(2, 0), Cell(8, 1)):
+        one, two = (RunDirectory(folder).cell(cell).read_result() for folder in (out, tmp_path / "two"))
+        assert two.meta_test_loss == pytest.approx(one.meta_test_loss, rel=2e-3)
+
+
+def test_data_says_what_a_set_holds(toy_csv) -> None:
+    printed = call("data", toy_csv).stdout
+    assert "12 classes" in printed and "792" in printed  # C(12, 5) five-way class sets
+    assert "home_assistant" in call("data").stdout
+
+
+def test_dry_run_writes_nothing(config_file, tmp_path) -> None:
+    done = call("run", config_file, "--out", tmp_path / "out", "--dry-run")
+    assert done.returncode == 0
+    assert "10 cells" in done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+MISTAKES = {
+    "unknown key": (["--set", "n_wey=3"], "unknown key 'n_wey': did you mean 'n_way'?"),
+    "not key=value": (["--set", "n_way"], "--set 'n_way' is not key=value"),
+    "impossible episode": (["--set", "k_query=40"], "has 12 examples: lower k_query to 10 or less"),
+    "too many ways": (["--set", "n_way=5"], "n_way = 5, but the validation part of"),
+    "absent device": (["--set", "devices=cuda:7"], "device 'cuda:7' is not on this machine"),
+    "absent data": (["--set", "dataset=nowhere.csv"], "'nowhere.csv' does not exist"),
+    "unknown data set": (["--set", "dataset=bancing77"], "dataset 'bancing77' is unknown"),
+    "absent model folder": (["--set", "model_name=/no/such/model"], "model_name '/no/such/model' does not exist"),
+    "absent GGUF file": (["--set", "model_name=nowhere.gguf"], "model_name 'nowhere.gguf' is no file"),
+    "model not on the Hub": (["--set", "model_name=nobody/nothing"], "model 'nobody/nothing' cannot be loaded"),
+    "8 bit without CUDA": (["--set", "load_in_8bit=true"], "load_in_8bit needs CUDA"),
+    "empty grid": (["--set", "n_tasks_list=[]"], "n_tasks_list = [] leaves nothing to run"),
+    "NaN rate": (["--set", "inner_lr=.nan"], "inner_lr = nan cannot work"),
+    "published split of other data": (["--set", "class_split=protaugment-01"], "belongs to banking77"),
+    "too many layers": (["--set", "lora_layers=top-9"], "the model has 3 layers: use 'all', or top-3"),
+    "unknown executor": (["--executor", "slurm"], "executor = 'slurm' cannot work"),
+}
+
+
+@pytest.mark.parametrize("arguments, message", MISTAKES.values(), ids=MISTAKES)
+def test_mistake_is_one_sentence_and_exit_2(arguments: list[str], message: str, config_file, tmp_path) -> None:
+    done = call("run", config_file, "--out", tmp_path / "out", *arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["run", "nowhere.yaml"], "config file 'nowhere.yaml' does not exist"),
+        (["status", "nowhere"], "folder 'nowhere' holds no experiment"),
+        (["report", "nowhere"], "folder 'nowhere' holds no experiment"),
+        (["fit", "nowhere.csv", "--x", "n", "--y", "loss"], "'nowhere.csv' does not exist"),
+        (["data", "nothing"], "dataset 'nothing' is unknown"),
+    ],
+)
+def test_mistake_outside_run_is_one_sentence_too(arguments: list[str], message: str, tmp_path) -> None:
+    done = call(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_fit_names_a_missing_column(tmp_path) -> None:
+    (tmp_path / "t.csv").write_text("n,loss\n1,2\n")
+    done = call("fit", tmp_path / "t.csv", "--x", "tasks", "--y", "loss")
+    assert done.returncode == 2
+    assert "tasks" in done.stderr and "n, loss" in done.stderr
