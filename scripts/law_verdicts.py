@@ -47,12 +47,15 @@ def main(n_sweeps: int) -> None:
     results = {truth: count_verdicts(truth, n_sweeps) for truth in TRUTHS}
     for truth, r in results.items():
         verdicts = ", ".join(f"{name} {100 * share:.1f} %" for name, share in r["verdicts"].items())
-        print(f"{truth:12} scaling right {r['scaling_right']:.3f}  truth included {r['truth_included']:.3f}  "
-              f"alternatives {r['alternatives_mean']:.2f}  | {verdicts}")
+        print(
+            f"{truth:12} scaling right {r['scaling_right']:.3f}  truth included {r['truth_included']:.3f}  "
+            f"alternatives {r['alternatives_mean']:.2f}  | {verdicts}"
+        )
     overall = sum(r["scaling_right"] for r in results.values()) / len(results)
     included = sum(r["truth_included"] for r in results.values()) / len(results)
-    print(f"all truths: scaling right {overall:.3f}, truth included {included:.3f}, "
-          f"{time.perf_counter() - begin:.0f} s")
+    print(
+        f"all truths: scaling right {overall:.3f}, truth included {included:.3f}, {time.perf_counter() - begin:.0f} s"
+    )
     summary = {"seed": SEED, "scaling_right": overall, "truth_included": included, "by_truth": results}
     Path("docs/law_verdicts.json").write_text(json.dumps(summary, indent=1) + "\n")
 

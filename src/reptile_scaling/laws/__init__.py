@@ -1,12 +1,32 @@
-"""Laws of any table (x, loss, seed): fit, uncertainty, verdict, extrapolation. No torch, no other room's types."""
+"""Laws of any table (x, loss, seed): fit, uncertainty, verdict, extrapolation, plans. No torch, no other room."""
 
+from reptile_scaling.laws.comparison import Comparison, compare_arms
+from reptile_scaling.laws.excess import fit_floor_by_excess
 from reptile_scaling.laws.law import N_BOOTSTRAP, Law, fit_law
+from reptile_scaling.laws.planning import Plan, plan_levels
 from reptile_scaling.laws.prediction import Prediction, TasksNeeded
 from reptile_scaling.laws.sentence import verdict_sentence
+from reptile_scaling.laws.surface import Surface, fit_surface
 from reptile_scaling.laws.table import TRANSFORMS, LossTable, Transform, table_from_frame
 from reptile_scaling.laws.verdict import Verdict
 
 __all__ = [
-    "N_BOOTSTRAP", "TRANSFORMS", "Law", "LossTable", "Prediction", "TasksNeeded", "Transform", "Verdict",
-    "fit_law", "table_from_frame", "verdict_sentence",
+    "N_BOOTSTRAP",
+    "TRANSFORMS",
+    "Comparison",
+    "Law",
+    "LossTable",
+    "Plan",
+    "Prediction",
+    "Surface",
+    "TasksNeeded",
+    "Transform",
+    "Verdict",
+    "compare_arms",
+    "fit_floor_by_excess",
+    "fit_law",
+    "fit_surface",
+    "plan_levels",
+    "table_from_frame",
+    "verdict_sentence",
 ]

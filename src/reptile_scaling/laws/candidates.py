@@ -1,6 +1,6 @@
 """One form fitted to one table with all that is known about the fit; every doubtful fit is a status with a reason."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -17,7 +17,7 @@ NO_NOISE = 1e-12
 
 @dataclass(frozen=True)
 class Candidate:
-    """A fitted form. `rss` is weighted by seeds / scale², over level means; `misfit` is its relative root mean square.
+    """A fitted form. `rss` is weighted by seeds, over level means; `misfit` is its relative root mean square.
 
     `variance` is s² of one row in units of scale², from seeds and misfit together, on `df` degrees of freedom.
     `information` is AICc; `weight` its share among the identified forms. Errors of left-out levels are relative.
@@ -45,8 +45,16 @@ class Candidate:
 
     @property
     def interval(self) -> dict[str, tuple[float, float]]:
-        """95 % intervals of the hierarchical bootstrap; empty where the form is not identified."""
-        return {} if self.draws is None or not self.identified else self.intervals_of(self.draws.hierarchical)
+        """95 % intervals of the hierarchical bootstrap, β's widened to its profile; empty where not identified.
+
+        The two agree to a few percent of their width; together they cover a percent more than either.
+        """
+        if self.draws is None or not self.identified:
+            return {}
+        found = self.intervals_of(self.draws.hierarchical)
+        if self.profile is not None:
+            found["beta"] = (min(found["beta"][0], self.profile[0]), max(found["beta"][1], self.profile[1]))
+        return found
 
     def intervals_of(self, draws: Float[np.ndarray, "B P"]) -> dict[str, tuple[float, float]]:
         """Percentile intervals by name from any of the bootstraps."""
@@ -59,7 +67,9 @@ class Candidate:
 def fit_candidates(table: LossTable, levels: Levels, n_bootstrap: int, seed: int) -> dict[str, Candidate]:
     """Every form the number of levels can carry at all (as many levels as parameters), with weights that sum to 1."""
     possible = [form for form in FORMS.values() if _can_be_fitted(form, levels)]
-    fitted = {form.name: _fit_candidate(form, table, levels, n_bootstrap, seed) for form in possible}
+    fitted: dict[str, Candidate] = {
+        form.name: fit_candidate(form, table, levels, n_bootstrap, seed) for form in possible
+    }
     information = {name: c.information for name, c in fitted.items() if c.identified and np.isfinite(c.information)}
     if not information:
         return fitted
@@ -76,25 +86,35 @@ def _can_be_fitted(form: Form, levels: Levels) -> bool:
     return bool(levels.x.size >= needed)
 
 
-def _fit_candidate(form: Form, table: LossTable, levels: Levels, n_bootstrap: int, seed: int) -> Candidate:
-    fits = fit_many(form, levels.x, levels.mean[None], levels.weights[None])
+def fit_candidate(form: Form, table: LossTable, levels: Levels, n_bootstrap: int, seed: int) -> Candidate:
+    """One form with its intervals, errors of left-out levels and status; the weight is given when all are known."""
+    fits = fit_many(form, levels.x, levels.mean[None], levels.weights[None], residual=levels.residual)
     rss = float(fits.rss[0])
     variance, df = pool_variance(levels, rss, form.n_parameters)
     reason = _why_not_identified(form, levels, fits)
     identified = not reason
-    draws = draw_parameters(form, table, levels, fits, n_bootstrap, stream(seed, "law", form.name)) if identified else None
+    draws = (
+        draw_parameters(form, table, levels, fits, n_bootstrap, stream(seed, "law", form.name)) if identified else None
+    )
     if identified and draws is None:
         reason = "no noise estimate: one seed per level and no level to spare, so there is no interval"
     left_out = _left_out_errors(form, levels)
-    huber = fit_huber(form, table.n_tasks, table.loss, 1.0 / levels.scale[levels.row_level] ** 2)
+    huber = fit_huber(form, table.n_tasks, table.loss, levels.residual)
     return Candidate(
-        form, fits, identified, reason, variance, df,
-        misfit=float(np.sqrt(rss / levels.weights.sum())) if levels.noise == "relative" else
-        float(np.sqrt(rss / levels.weights.sum()) / max(np.abs(levels.mean).mean(), 1e-300)),
-        information=_information(form, table, levels, rss), weight=0.0,
+        form,
+        fits,
+        identified,
+        reason,
+        variance,
+        df,
+        misfit=float(np.sqrt(rss / levels.weights.sum() / level_scale(levels))),
+        information=_information(form, table, levels, rss),
+        weight=0.0,
         holdout_error=None if left_out is None else float(left_out[-1]),
         loo_error=None if left_out is None else float(np.sqrt(np.mean(left_out**2))),
-        huber=huber, r2=_r2(form, table, fits), draws=draws,
+        huber=huber,
+        r2=_r2(form, table, fits),
+        draws=draws,
         profile=profile_interval(form, levels, fits) if identified else None,
     )
 
@@ -122,8 +142,7 @@ def _information(form: Form, table: LossTable, levels: Levels, rss: float) -> fl
     n, k = table.loss.size, form.n_parameters + 1
     if n - k - 1 <= 0:
         return float("inf")
-    level_scale = float(np.mean((levels.mean / levels.scale) ** 2))
-    squares = max(levels.pooled_variance * levels.pooled_df + rss, n * NO_NOISE * max(level_scale, 1e-300))
+    squares = max(levels.pooled_variance * levels.pooled_df + rss, n * NO_NOISE * level_scale(levels))
     return float(n * np.log(squares / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1))
 
 
@@ -133,7 +152,8 @@ def _left_out_errors(form: Form, levels: Levels) -> Float[np.ndarray, " K"] | No
     if k - 1 < form.n_parameters or k < 2:
         return None
     kept: Bool[np.ndarray, "K K"] = ~np.eye(k, dtype=bool)
-    fits = fit_many(form, levels.x, np.tile(levels.mean, (k, 1)), levels.weights * kept, rounds=12)
+    means = np.tile(levels.mean, (k, 1))
+    fits = fit_many(form, levels.x, means, levels.weights * kept, residual=levels.residual, rounds=12)
     predicted = np.diag(evaluate(form, fits.parameters, levels.x))
     reference = np.where(levels.mean == 0, 1.0, levels.mean)
     return np.asarray(np.abs((predicted - levels.mean) / reference))
@@ -148,7 +168,10 @@ def _r2(form: Form, table: LossTable, fits: Fits) -> float | None:
     return 1.0 - float(np.sum(residual**2)) / total
 
 
-def _with_weight(candidate: Candidate, weight: float) -> Candidate:
-    from dataclasses import replace
+def level_scale(levels: Levels) -> float:
+    """The size of a squared loss in the units of `variance`: 1 for relative noise."""
+    return max(float(np.mean((levels.mean / levels.scale) ** 2)), 1e-300)
 
+
+def _with_weight(candidate: Candidate, weight: float) -> Candidate:
     return replace(candidate, weight=weight)

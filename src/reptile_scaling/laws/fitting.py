@@ -1,8 +1,8 @@
 """Variable projection: search the one outer number, solve the rest exactly, for many tables at once.
 
 No start values and no local minimum missed: the outer number is tried on a grid over its whole range and the
-best cell is refined by repeated bisection of its neighbourhood. Golub & Pereyra 1973 for the idea.
-Legend: `B` tables · `G` outer values · `K` levels · `P` parameters.
+best cell is refined until it is known to the last digits. Golub & Pereyra 1973 for the idea.
+Legend: `B` tables · `G` outer values · `K` levels · `P` parameters · `Q` coefficients, intercept first.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from reptile_scaling.laws.forms import Form, columns, evaluate, outer_grid
+from reptile_scaling.laws.forms import Form, evaluate, outer_grid
+from reptile_scaling.laws.linear import Residual, solve
 
 # Nine points over a bracket of two cells shrink it four-fold per round.
 _REFINE_POINTS = 9
@@ -21,7 +22,7 @@ HUBER_DELTA = 1.345  # standard deviations; 95 % efficient when the noise is Gau
 
 @dataclass(frozen=True)
 class Fits:
-    """Fits of one form to B tables: parameters `[B, P]`, weighted squared residuals `[B]`, outer number at its bound."""
+    """One form fitted to B tables: parameters `[B, P]`, weighted squares `[B]`, whether the outer number hit a bound."""
 
     parameters: Float[np.ndarray, "B P"]
     rss: Float[np.ndarray, " B"]
@@ -32,81 +33,112 @@ def fit_many(
     form: Form,
     x: Float[np.ndarray, " K"],
     y: Float[np.ndarray, "B K"],
-    weights: Float[np.ndarray, "B K"],
+    weights: Float[np.ndarray, "b K"],
     *,
+    residual: Residual,
     rounds: int = ROUNDS_EXACT,
 ) -> Fits:
     """Least squares of `form` to each row of `y[B, K]` with weights `[B, K]` (or `[1, K]` for all); rss is a sum.
 
-    Floor and amplitude are kept ≥ 0 where all of y is positive: a loss cannot fall below 0. A broken law is
-    solved on log y (it is linear there) and its rss is given on the scale of y like the others'.
+    `residual` is log y − log form ("log": noise grows with the loss, y > 0; floor and amplitude stay ≥ 0) or
+    y − form ("plain"). A straight line in log N may cross 0, so its log residual is (y − form) / y.
     """
-    log_ref = float(np.log(x).mean())
-    outer, coefficients = _search(form, x, y, np.broadcast_to(weights, y.shape), rounds)
-    parameters = _parameters(form, outer, coefficients, log_ref)
-    rss = np.sum(weights * (y - evaluate(form, parameters, x)) ** 2, axis=-1)
+    all_weights = np.broadcast_to(weights, y.shape)
+    outer, coefficients = _search(form, x, y, all_weights, residual, rounds)
+    parameters = _parameters(form, outer, coefficients, float(np.log(x).mean()))
+    with np.errstate(all="ignore"):  # at a level left out (weight 0) a curve may be anywhere
+        squares = all_weights * residuals(form, parameters, x, y, residual) ** 2
     grid = outer_grid(form, x)
     near = 1e-6 * (grid[-1] - grid[0])
     at_bound = (np.abs(outer - grid[0]) <= near) | (np.abs(outer - grid[-1]) <= near)
-    return Fits(parameters, rss, at_bound & (grid.size > 1))
+    return Fits(parameters, np.sum(squares, axis=-1, where=all_weights > 0), at_bound & (grid.size > 1))
+
+
+def residuals(
+    form: Form,
+    parameters: Float[np.ndarray, "B P"],
+    x: Float[np.ndarray, " K"],
+    y: Float[np.ndarray, "b K"],
+    residual: Residual,
+) -> Float[np.ndarray, "B K"]:
+    """What least squares squares: `[B, K]`."""
+    fitted = evaluate(form, parameters, x)
+    if residual == "plain":
+        return np.asarray(y - fitted)
+    return np.asarray((y - fitted) / y if form.name == "log_linear" else np.log(y) - np.log(fitted))
 
 
 def fit_huber(
-    form: Form, x: Float[np.ndarray, " R"], y: Float[np.ndarray, " R"], weights: Float[np.ndarray, " R"]
+    form: Form, x: Float[np.ndarray, " R"], y: Float[np.ndarray, " R"], residual: Residual
 ) -> Float[np.ndarray, " P"]:
     """Huber's estimate from single rows (a mean hides the one seed that went astray), by reweighting to rest.
 
     The scale is the normalised median absolute residual of each round.
     """
-    levels = np.unique(x)
-    fits = _fit_rows(form, x, y, weights)
-    for _ in range(50):  # converges linearly, by a factor of 3 or better in all worlds tried: 1e-9 within 20
-        residual = np.sqrt(weights) * (y - evaluate(form, fits, x)[0])
-        spread = np.median(np.abs(residual)) / 0.6745  # the median of |z|, so that it estimates a Gaussian's σ
-        if spread <= 1e-12 * np.abs(np.sqrt(weights) * y).max() or levels.size < form.n_parameters:
+    weights = np.ones_like(y)
+    parameters = _fit_rows(form, x, y, weights, residual)
+    for _ in range(30):  # the change shrinks three-fold a round or faster in all worlds tried: 1e-6 within 15
+        distance = np.abs(residuals(form, parameters, x, y[None], residual)[0])
+        spread = float(np.median(distance)) / 0.6745  # the median of |z|, so that it estimates a Gaussian's σ
+        if spread <= 1e-12 * (1.0 if residual == "log" else float(np.abs(y).max())):
             break
-        previous = fits
-        robust = np.minimum(1.0, HUBER_DELTA * spread / np.maximum(np.abs(residual), 1e-300))
-        fits = _fit_rows(form, x, y, weights * robust)
-        if np.allclose(fits, previous, rtol=1e-9, atol=0.0):
+        previous = parameters
+        weights = np.minimum(1.0, HUBER_DELTA * spread / np.maximum(distance, 1e-300))
+        parameters = _fit_rows(form, x, y, weights, residual)
+        if np.allclose(parameters, previous, rtol=1e-6, atol=0.0):
             break
-    return np.asarray(fits[0])
+    return np.asarray(parameters[0])
 
 
 def profile_rss(
-    form: Form, x: Float[np.ndarray, " K"], y: Float[np.ndarray, " K"], weights: Float[np.ndarray, " K"],
+    form: Form,
+    x: Float[np.ndarray, " K"],
+    y: Float[np.ndarray, " K"],
+    weights: Float[np.ndarray, " K"],
     outer: Float[np.ndarray, " G"],
+    residual: Residual,
 ) -> Float[np.ndarray, " G"]:
-    """The smallest weighted squared residual at each given outer number, everything else free: `[G]`."""
+    """The smallest weighted squared residual at each given exponent, everything else free: `[G]`."""
     log_x = np.log(x)
-    _, rss = _solve(form, log_x - log_x.mean(), y[None], weights[None], outer[None])
+    _, rss = solve(form, log_x - log_x.mean(), y[None], weights[None], outer[None], residual, exact=True)
     return np.asarray(rss[0])
 
 
-def _fit_rows(form: Form, x: Float[np.ndarray, " R"], y: Float[np.ndarray, " R"],
-              weights: Float[np.ndarray, " R"]) -> Float[np.ndarray, "1 P"]:
-    """The same least squares from rows, through their weighted level means: identical parameters, smaller problem."""
+def _fit_rows(
+    form: Form,
+    x: Float[np.ndarray, " R"],
+    y: Float[np.ndarray, " R"],
+    weights: Float[np.ndarray, " R"],
+    residual: Residual,
+) -> Float[np.ndarray, "1 P"]:
+    """Least squares from rows through their weighted level means (geometric for log residuals): a smaller problem."""
     levels, row_level = np.unique(x, return_inverse=True)
     total = np.bincount(row_level, weights=weights)
-    mean = np.bincount(row_level, weights=weights * y) / total
-    return np.asarray(fit_many(form, levels, mean[None], total[None], rounds=16).parameters)
+    mean = np.bincount(row_level, weights=weights * (np.log(y) if residual == "log" else y)) / total
+    mean = np.exp(mean) if residual == "log" else mean
+    return np.asarray(fit_many(form, levels, mean[None], total[None], residual=residual, rounds=9).parameters)
 
 
-def _search(form: Form, x: Float[np.ndarray, " K"], y: Float[np.ndarray, "B K"], weights: Float[np.ndarray, "B K"],
-            rounds: int) -> tuple[Float[np.ndarray, " B"], Float[np.ndarray, "B Q"]]:
-    """The best outer number of each table and the coefficients (intercept first) that go with it."""
-    log_x = np.log(x)
-    shift = log_x.mean()
-    grid = outer_grid(form, x)
-    offset = shift if form.name == "broken" else 0.0  # breaks are positions, so they move with the scaled x
-    coefficients, rss = _solve(form, log_x - shift, y, weights, (grid - offset)[None])
+def _search(
+    form: Form,
+    x: Float[np.ndarray, " K"],
+    y: Float[np.ndarray, "B K"],
+    weights: Float[np.ndarray, "B K"],
+    residual: Residual,
+    rounds: int,
+) -> tuple[Float[np.ndarray, " B"], Float[np.ndarray, "B Q"]]:
+    """The best outer number of each table and the coefficients that go with it."""
+    log_x = np.log(x) - np.log(x).mean()
+    grid, rows = outer_grid(form, x), np.arange(len(y))
+    offset = float(np.log(x).mean()) if form.name == "broken" else 0.0  # a break is a position: it moves with scaled x
+    exact = rounds > ROUNDS_DRAWS
+    coefficients, rss = solve(form, log_x, y, weights, (grid - offset)[None], residual, exact=exact)
     best = rss.argmin(axis=1)
-    rows = np.arange(len(y))
     low, high = grid[np.maximum(best - 1, 0)], grid[np.minimum(best + 1, grid.size - 1)]
     outer, kept = grid[best], coefficients[rows, best]
     for _ in range(rounds if grid.size > 1 else 0):
         tried = low[:, None] + (high - low)[:, None] * np.linspace(0.0, 1.0, _REFINE_POINTS)
-        coefficients, rss = _solve(form, log_x - shift, y, weights, tried - offset)
+        coefficients, rss = solve(form, log_x, y, weights, tried - offset, residual, exact=exact)
         best = rss.argmin(axis=1)
         outer, kept = tried[rows, best], coefficients[rows, best]
         low = tried[rows, np.maximum(best - 1, 0)]
@@ -114,72 +146,9 @@ def _search(form: Form, x: Float[np.ndarray, " K"], y: Float[np.ndarray, "B K"],
     return outer, kept
 
 
-def _solve(form: Form, log_x: Float[np.ndarray, " K"], y: Float[np.ndarray, "B K"], weights: Float[np.ndarray, "B K"],
-           outer: Float[np.ndarray, "b G"]) -> tuple[Float[np.ndarray, "B G Q"], Float[np.ndarray, "B G"]]:
-    """Exact weighted linear least squares at every outer number; signs kept where they mean something."""
-    y_BK, weights_BK = y, weights
-    if form.name == "broken":
-        y_BK, weights_BK = np.log(y), weights * y**2  # d log y = dy / y: the same distances, to first order
-    target, w = y_BK[:, None, :], weights_BK[:, None, :]
-    if form.name == "power":
-        (u,) = columns(form, log_x, outer)
-        slope = (w * u * target).sum(-1) / (w * u * u).sum(-1)
-        return np.stack([slope], -1), (w * (target - slope[..., None] * u) ** 2).sum(-1)
-    terms = columns(form, log_x, outer)
-    coefficients = _with_intercept(target, w, terms)
-    if form.name == "power_floor":
-        coefficients = _kept_positive(target, w, terms[0], coefficients, floor_at_zero=(y > 0).all(axis=1))
-    shape = (len(y), outer.shape[1])
-    fitted = sum((c[..., None] * u for c, u in zip(coefficients[1:], terms, strict=True)), coefficients[0][..., None])
-    rss = (w * (target - fitted) ** 2).sum(-1)
-    return np.stack([np.broadcast_to(c, shape) for c in coefficients], -1), np.broadcast_to(rss, shape)
-
-
-def _with_intercept(target: Float[np.ndarray, "B 1 K"], w: Float[np.ndarray, "B 1 K"],
-                    terms: list[Float[np.ndarray, "b G K"]]) -> list[Float[np.ndarray, "B g"]]:
-    """Intercept and up to two slopes by centring (no cancellation) and Cramer's rule."""
-    total = w.sum(-1)
-
-    def centred(values: Float[np.ndarray, "b g K"]) -> tuple[Float[np.ndarray, "B g"], Float[np.ndarray, "B g K"]]:
-        mean = (w * values).sum(-1) / total
-        return mean, values - mean[..., None]
-
-    y_mean, y_c = centred(target)
-    if not terms:
-        return [y_mean]
-    means, cs = zip(*(centred(u) for u in terms), strict=True)
-    first = (w * cs[0] * y_c).sum(-1)
-    if len(terms) == 1:
-        slopes = [_ratio(first, (w * cs[0] ** 2).sum(-1))]
-    else:
-        second = (w * cs[1] * y_c).sum(-1)
-        s00, s01, s11 = ((w * cs[i] * cs[j]).sum(-1) for i, j in ((0, 0), (0, 1), (1, 1)))
-        determinant = s00 * s11 - s01**2
-        determinant = np.where(determinant > 1e-12 * s00 * s11, determinant, 0.0)  # a side of the break with one level
-        slopes = [_ratio(first * s11 - second * s01, determinant), _ratio(second * s00 - first * s01, determinant)]
-    return [y_mean - sum(s * m for s, m in zip(slopes, means, strict=True)), *slopes]
-
-
-def _ratio(above: Float[np.ndarray, "B g"], below: Float[np.ndarray, "B g"]) -> Float[np.ndarray, "B g"]:
-    """above / below, and 0 where resampled levels leave nothing to measure a slope from."""
-    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
-
-
-def _kept_positive(target: Float[np.ndarray, "B 1 K"], w: Float[np.ndarray, "B 1 K"], u: Float[np.ndarray, "b G K"],
-                   free: list[Float[np.ndarray, "B G"]], *, floor_at_zero: Bool[np.ndarray, " B"],
-                   ) -> list[Float[np.ndarray, "B G"]]:
-    """Floor and amplitude ≥ 0: a convex problem in two numbers, so the constrained optimum is one of three."""
-    floor, amplitude = free
-    no_floor = (w * u * target).sum(-1) / (w * u * u).sum(-1)
-    mean = (w * target).sum(-1) / w.sum(-1)
-    below = (floor < 0) & floor_at_zero[:, None]
-    floor, amplitude = np.where(below, 0.0, floor), np.where(below, no_floor, amplitude)
-    rising = amplitude < 0
-    return [np.where(rising, mean, floor), np.where(rising, 0.0, amplitude)]
-
-
-def _parameters(form: Form, outer: Float[np.ndarray, " B"], coefficients: Float[np.ndarray, "B Q"],
-                log_ref: float) -> Float[np.ndarray, "B P"]:
+def _parameters(
+    form: Form, outer: Float[np.ndarray, " B"], coefficients: Float[np.ndarray, "B Q"], log_ref: float
+) -> Float[np.ndarray, "B P"]:
     """Coefficients for scaled x to the form's own parameters, in the order of `form.parameters`."""
     c = list(coefficients.T)
     with np.errstate(over="ignore"):

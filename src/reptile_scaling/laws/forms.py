@@ -42,7 +42,9 @@ FORMS: dict[str, Form] = {form.name: form for form in (POWER, POWER_FLOOR, LOG_L
 SIMPLE_FORMS = (CONSTANT, POWER, LOG_LINEAR, POWER_FLOOR)
 
 
-def evaluate(form: Form, parameters_BP: Float[np.ndarray, "B P"], x: Float[np.ndarray, " M"]) -> Float[np.ndarray, "B M"]:
+def evaluate(
+    form: Form, parameters_BP: Float[np.ndarray, "B P"], x: Float[np.ndarray, " M"]
+) -> Float[np.ndarray, "B M"]:
     """The form's value for each of B parameter vectors at each x: `[B, M]`; infinite where a power overflows."""
     p = [column[:, None] for column in parameters_BP.T]
     log_x = np.log(x)[None, :]

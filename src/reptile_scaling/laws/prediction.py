@@ -49,12 +49,20 @@ class TasksNeeded:
 
     def as_json(self) -> dict[str, Any]:
         """Infinite numbers of tasks are null: no such N."""
-        return {"target": self.target, "n_tasks": _number(self.n_tasks), "ci95": _pair(self.low, self.high),
-                "form": self.form, "warnings": list(self.warnings)}
+        return {
+            "target": self.target,
+            "n_tasks": _number(self.n_tasks),
+            "ci95": _pair(self.low, self.high),
+            "form": self.form,
+            "warnings": list(self.warnings),
+        }
 
 
 def predict_loss(
-    candidates: dict[str, Candidate], verdict: Verdict, levels: Levels, transform: Transform,
+    candidates: dict[str, Candidate],
+    verdict: Verdict,
+    levels: Levels,
+    transform: Transform,
     n_tasks: Float[np.ndarray, " M"],
 ) -> Prediction:
     """The verdict's curve; its interval mixes the draws of the forms not ruled out, by information weight."""
@@ -66,8 +74,14 @@ def predict_loss(
         low, high = np.percentile(np.concatenate(curves), [2.5, 97.5], axis=0)
         low, high = np.minimum(low, value), np.maximum(high, value)  # a mixture may leave the chosen curve outside
     ends = np.sort(np.stack([from_scale(low, transform), from_scale(high, transform)]), axis=0)
-    return Prediction(n_tasks, from_scale(value, transform), ends[0], ends[1], chosen.form.name,
-                      _distance_warnings(levels, float(n_tasks.max()), verdict))
+    return Prediction(
+        n_tasks,
+        from_scale(value, transform),
+        ends[0],
+        ends[1],
+        chosen.form.name,
+        _distance_warnings(levels, float(n_tasks.max()), verdict),
+    )
 
 
 def solve_for_target(
@@ -81,13 +95,14 @@ def solve_for_target(
         return TasksNeeded(target, np.inf, np.inf, np.inf, chosen.form.name, (why,))
     needed = float(_invert(chosen.form, chosen.fits.parameters, scaled)[0])
     draws = [_invert(form, draws, scaled) for form, draws in _mixture(candidates, verdict, chosen)]
-    low, high = needed if not draws else np.nan, np.nan
+    low, high = np.nan, np.nan
     if draws:
         low, high = np.percentile(np.concatenate(draws), [2.5, 97.5], method="inverted_cdf")
+        low, high = min(low, needed), max(high, needed)
     warnings = _distance_warnings(levels, needed, verdict)
     if not np.isfinite(needed):
         warnings += (f"{chosen.form.name} never reaches {target:g}: its floor is above it or the fall has ended",)
-    return TasksNeeded(target, needed, float(min(low, needed)), float(max(high, needed)), chosen.form.name, warnings)
+    return TasksNeeded(target, needed, float(low), float(high), chosen.form.name, warnings)
 
 
 def chosen_candidate(candidates: dict[str, Candidate], verdict: Verdict) -> Candidate:
@@ -100,19 +115,20 @@ def chosen_candidate(candidates: dict[str, Candidate], verdict: Verdict) -> Cand
     return max(monotone, key=lambda c: c.weight)
 
 
-def _mixture(candidates: dict[str, Candidate], verdict: Verdict,
-             chosen: Candidate) -> list[tuple[Form, Float[np.ndarray, "B P"]]]:
+def _mixture(
+    candidates: dict[str, Candidate], verdict: Verdict, chosen: Candidate
+) -> list[tuple[Form, Float[np.ndarray, "B P"]]]:
     """Draws of the chosen form and of its alternatives, as many of each as its weight says."""
     members = [chosen, *(candidates[n] for n in verdict.alternatives if n in candidates and n != chosen.form.name)]
     members = [c for c in members if c.draws is not None]
     if not members or verdict.form == "insufficient_data":
         return []
-    total = sum(c.weight for c in members) or 1.0
+    total = sum(c.weight for c in members)
     mixed = []
     for member in members:
         assert member.draws is not None
         draws = member.draws.hierarchical
-        share = 1.0 if len(members) == 1 else member.weight / total
+        share = member.weight / total if total > 0 else 1.0 / len(members)  # no weights where levels are too few
         mixed.append((member.form, draws[: round(share * len(draws))]))
     return [(form, draws) for form, draws in mixed if len(draws)]
 
@@ -140,8 +156,10 @@ def _distance_warnings(levels: Levels, n_tasks: float, verdict: Verdict) -> tupl
     largest = float(levels.x[-1])
     found: tuple[str, ...] = ()
     if np.isfinite(n_tasks) and n_tasks > FAR * largest:
-        found += (f"N = {n_tasks:.4g} is {n_tasks / largest:.3g} times the largest N measured ({largest:g}): "
-                  f"beyond {FAR:g} times, forms that fit equally well here part ways",)
+        found += (
+            f"N = {n_tasks:.4g} is {n_tasks / largest:.3g} times the largest N measured ({largest:g}): "
+            f"beyond {FAR:g} times, forms that fit equally well here part ways",
+        )
     if not verdict.scaling_detected:
         found += (f"the verdict is {verdict.form}: there is no law to extrapolate",)
     return found

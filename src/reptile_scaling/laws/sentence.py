@@ -3,18 +3,23 @@
 import numpy as np
 
 from reptile_scaling.laws.law import Law
+from reptile_scaling.laws.verdict import curve
 
 
 def verdict_sentence(law: Law) -> str:
     """What happened, how sure it is, and what it could also be."""
     verdict, name = law.verdict, law.table.y_name
-    what = {"loss": name, "error_rate": f"the error rate (1 - {name})", "logit_accuracy": f"the odds of an error ({name})"}
+    what = {
+        "loss": name,
+        "error_rate": f"the error rate (1 - {name})",
+        "logit_accuracy": f"the odds of an error ({name})",
+    }
     subject = what[law.transform]
     match verdict.form:
         case "insufficient_data":
             text = f"Insufficient data: {verdict.reasons[0]}; {verdict.reasons[-1]}"
         case "flat":
-            text = f"No scaling detected: {subject} does not fall measurably with {law.table.x_name}; {verdict.reasons[-1]}"
+            text = f"No scaling detected: {subject} does not fall with {law.table.x_name}; {verdict.reasons[-1]}"
         case "rising":
             text = f"No scaling detected: {subject} rises with {law.table.x_name} ({verdict.reasons[0]})"
         case "not_a_simple_law":
@@ -31,7 +36,8 @@ def _falls(law: Law) -> str:
         case "power":
             return f"falls as a power of {x}: β = {_with_interval(law, 'beta')}"
         case "power_floor":
-            return f"falls as a power of {x} to a floor of {_with_interval(law, 'floor')}: β = {_with_interval(law, 'beta')}"
+            floor, beta = _with_interval(law, "floor"), _with_interval(law, "beta")
+            return f"falls as a power of {x} to a floor of {floor}: β = {beta}"
         case _:
             fall = candidate.parameters["b"] * np.log(10.0)
             return f"falls in a straight line over log {x}, by {fall:.3g} for every factor of ten"
@@ -46,19 +52,11 @@ def _with_interval(law: Law, key: str) -> str:
 
 
 def _ten_times(law: Law) -> str:
-    """From the largest N down to a tenth of it: inside the data wherever they span a factor of ten."""
+    """From a tenth of the largest N to the largest N: inside the data wherever they span a factor of ten."""
     last = float(law.levels.x[-1])
-    candidate = law.candidates[law.verdict.form]
-    before, after = (float(_value(law, x)) for x in (last / 10.0, last))
-    cut = 100.0 * (1.0 - after / before)
-    del candidate
-    return f"the last tenfold increase, to {last:g}, cut it by {cut:.0f} %"
-
-
-def _value(law: Law, x: float) -> float:
-    from reptile_scaling.laws.verdict import curve
-
-    return float(curve(law.candidates[law.verdict.form], np.array([x]))[0])
+    before, after = curve(law.candidates[law.verdict.form], np.array([last / 10.0, last]))
+    cut = f"{100.0 * (1.0 - after / before):.0f} %" if min(before, after) > 0 else f"{before - after:.3g}"
+    return f"the last tenfold increase, to {last:g}, cut it by {cut}"
 
 
 def _alternatives(law: Law) -> str:

@@ -7,8 +7,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
+from scipy.stats import f as f_distribution
 
 from reptile_scaling.errors import InputError
+from reptile_scaling.laws.linear import Residual
 
 Noise = Literal["relative", "absolute"]
 Transform = Literal["loss", "error_rate", "logit_accuracy"]
@@ -40,8 +42,10 @@ class LossTable:
             reason = f" ({'; '.join(self.dropped)})" if self.dropped else ""
             raise InputError(f"the table has 0 usable rows{reason}: give at least one row with a finite {self.y_name}.")
         if self.n_tasks.shape != self.loss.shape:
-            raise InputError(f"{self.n_tasks.size} values of {self.x_name}, {self.loss.size} of {self.y_name}: "
-                             "give one of each per row.")
+            raise InputError(
+                f"{self.n_tasks.size} values of {self.x_name}, {self.loss.size} of {self.y_name}: "
+                "give one of each per row."
+            )
         _require_positive(self.n_tasks, self.x_name)
         if not np.isfinite(self.loss).all():
             bad = self.loss[~np.isfinite(self.loss)][0]
@@ -57,6 +61,8 @@ class Levels:
 
     `scale` is the level's noise in units of one common s: its mean where noise is relative, 1 where absolute.
     `pooled_variance` is that s² pooled over N from seeds of the same level, `pooled_df` its degrees of freedom.
+    `shared_variance` is what a seed's runs at all N have in common, where every seed ran everywhere and it shows:
+    it moves the whole curve, not its exponent, so it is kept out of `pooled_variance`.
     """
 
     x: Float[np.ndarray, " levels"]
@@ -67,12 +73,18 @@ class Levels:
     noise: Noise
     pooled_variance: float
     pooled_df: int
+    shared_variance: float = 0.0
+    shared_df: int = 0
 
     @property
     def weights(self) -> Float[np.ndarray, " levels"]:
-        """1 / variance of each level mean, in units of the common s²: n_seeds / scale²."""
-        weights: Float[np.ndarray, " levels"] = self.n_seeds / self.scale**2
-        return weights
+        """1 / variance of the mean's residual in units of s²: its number of seeds."""
+        return self.n_seeds.astype(np.float64)
+
+    @property
+    def residual(self) -> Residual:
+        """Relative noise is equal noise of logs; absolute noise is left plain."""
+        return "log" if self.noise == "relative" else "plain"
 
 
 def table_from_frame(frame: pd.DataFrame, x: str, y: str, group: str | None = None) -> LossTable:
@@ -82,10 +94,14 @@ def table_from_frame(frame: pd.DataFrame, x: str, y: str, group: str | None = No
     """
     for column in (x, y) if group is None else (x, y, group):
         if column not in frame.columns:
-            raise InputError(f"column '{column}' is not in the table: choose one of {', '.join(map(str, frame.columns))}.")
+            raise InputError(
+                f"column '{column}' is not in the table: choose one of {', '.join(map(str, frame.columns))}."
+            )
     n_tasks, loss = _numbers(frame, x), _numbers(frame, y)
     keep = np.isfinite(n_tasks) & np.isfinite(loss)
-    dropped = tuple(f"row {row}: {x} = {n_tasks[row]}, {y} = {loss[row]} is not finite" for row in np.flatnonzero(~keep))
+    dropped = tuple(
+        f"row {row}: {x} = {n_tasks[row]}, {y} = {loss[row]} is not finite" for row in np.flatnonzero(~keep)
+    )
     groups = None if group is None else tuple(str(value) for value in frame[group].to_numpy()[keep])
     return LossTable(n_tasks[keep], loss[keep], groups, None, y_name=y, x_name=x, dropped=dropped)
 
@@ -136,7 +152,11 @@ def gather_levels(table: LossTable) -> Levels:
     noise = _kind_of_noise(residual, mean, n_seeds, row_level) if (table.loss > 0).all() else "absolute"
     scale = mean if noise == "relative" else np.ones_like(mean)
     pooled_df = int(n_seeds.sum() - x.size)
-    squares = float(np.sum((residual / scale[row_level]) ** 2))
+    scaled = residual / scale[row_level]
+    shared = _shared_by_seed(scaled, row_level, table.group)
+    if shared is not None:
+        return Levels(x, mean, n_seeds, scale, row_level, noise, *shared)
+    squares = float(np.sum(scaled**2))
     return Levels(x, mean, n_seeds, scale, row_level, noise, squares / pooled_df if pooled_df else 0.0, pooled_df)
 
 
@@ -146,8 +166,6 @@ def pool_variance(levels: Levels, rss: float, n_parameters: int) -> tuple[float,
     Where the misfit is significantly larger than the seeds explain (F test, 5 %), it alone is the noise:
     an interval must not be narrower than the distance between the curve and its points.
     """
-    from scipy.stats import f as f_distribution
-
     misfit_df = levels.x.size - n_parameters
     pure = levels.pooled_variance * levels.pooled_df
     if misfit_df <= 0:
@@ -181,8 +199,32 @@ def _odds(errors: LossTable) -> LossTable:
     group = None if errors.group is None else tuple(np.asarray(errors.group)[keep].tolist())
     odds = errors.loss[keep] / (1.0 - errors.loss[keep])
     # A single test task has accuracy 0 or 1 far too often for its own odds: only their mean has a logit.
-    return replace(errors, n_tasks=errors.n_tasks[keep], loss=odds, group=group, task_losses=None,
-                   dropped=errors.dropped + dropped)
+    return replace(
+        errors, n_tasks=errors.n_tasks[keep], loss=odds, group=group, task_losses=None, dropped=errors.dropped + dropped
+    )
+
+
+def _shared_by_seed(
+    residual: Float[np.ndarray, " rows"], row_level: Int[np.ndarray, " rows"], group: tuple[str, ...] | None
+) -> tuple[float, int, float, int] | None:
+    """Two-way analysis of variance of scaled residuals: (own variance, df, shared variance, df).
+
+    None unless every seed ran exactly once at every level; nothing is shared unless seeds differ (F test, 5 %).
+    """
+    names, seed = np.unique(np.asarray(group if group is not None else ()), return_inverse=True)
+    n_levels, n_seeds = int(row_level.max()) + 1, names.size
+    if n_seeds < 2 or n_levels < 3 or n_levels * n_seeds != residual.size:
+        return None
+    if np.unique(row_level * n_seeds + seed).size != residual.size:
+        return None
+    per_seed = np.bincount(seed, weights=residual) / n_levels
+    df, shared_df = (n_levels - 1) * (n_seeds - 1), n_seeds - 1
+    own = float(np.sum((residual - per_seed[seed]) ** 2)) / df
+    between = n_levels * float(np.sum(per_seed**2)) / shared_df
+    if between <= own * float(f_distribution.ppf(0.95, shared_df, df)):
+        # Own variance all the same: choosing it only when it is small would make intervals of β too narrow (89 %).
+        return own, df, 0.0, 0
+    return own, df, (between - own) / n_levels, shared_df
 
 
 def _kind_of_noise(

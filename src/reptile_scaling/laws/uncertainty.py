@@ -11,12 +11,13 @@ from jaxtyping import Float
 from scipy.stats import f as f_distribution
 from scipy.stats import t as t_distribution
 
-from reptile_scaling.laws.fitting import ROUNDS_DRAWS, Fits, fit_many, profile_rss
+from reptile_scaling.laws.fitting import ROUNDS_DRAWS, Fits, fit_many, profile_rss, residuals
 from reptile_scaling.laws.forms import Form, evaluate, outer_grid
 from reptile_scaling.laws.table import Levels, LossTable, pool_variance
 
 _WEBB = np.sqrt(np.array([1.5, 1.0, 0.5]))  # six-point weights: Rademacher's two leave 2^K tables, too few (Webb 2014)
 _SMALLEST_DRAW = 0.02  # of the level's mean: a drawn loss stays positive, as every loss is
+_LARGEST_FACTOR = 3.0  # of log noise, 20-fold: one degree of freedom draws factors that no run ever had
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,13 @@ def draw_parameters(
     if df == 0 or n_bootstrap == 0:
         return None
     fitted = evaluate(form, fits.parameters, levels.x)[0]
-    task_shift = _task_shift(table, levels, n_bootstrap, rng)
-    hierarchical = fitted + _noise(levels, variance, df, n_bootstrap, rng) + task_shift
+    task_shift = shift_by_tasks(table, levels, n_bootstrap, rng)
+    hierarchical = _noise(levels, variance, df, n_bootstrap, rng) + task_shift
     spare = levels.x.size - form.n_parameters
     return Draws(
-        _refit(form, levels, hierarchical, levels.weights[None]),
+        refit(form, levels, fitted, hierarchical, levels.weights[None]),
         _resample(form, table, levels, task_shift, rng) if spare > 0 else None,
-        _refit(form, levels, fitted + _wild(levels, fitted, spare, n_bootstrap, rng), levels.weights[None])
+        refit(form, levels, fitted, _wild(form, levels, fits, spare, n_bootstrap, rng), levels.weights[None])
         if spare > 0
         else None,
     )
@@ -61,7 +62,7 @@ def profile_interval(form: Form, levels: Levels, fits: Fits) -> tuple[float, flo
     grid = outer_grid(form, levels.x)
 
     def acceptable(exponents: Float[np.ndarray, " G"]) -> Float[np.ndarray, " G"]:
-        return np.asarray(limit - profile_rss(form, levels.x, levels.mean, levels.weights, exponents))
+        return np.asarray(limit - profile_rss(form, levels.x, levels.mean, levels.weights, exponents, levels.residual))
 
     inside = grid[acceptable(grid) >= 0]
     low = _crossing(acceptable, min([best, *inside]), grid[grid < min([best, *inside])][-1:], float(grid[0]))
@@ -75,22 +76,32 @@ def percentile_interval(draws: Float[np.ndarray, "B P"]) -> Float[np.ndarray, "2
 
 
 def _noise(levels: Levels, variance: float, df: int, n: int, rng: np.random.Generator) -> Float[np.ndarray, "B K"]:
-    """Seed noise of level means with its variance drawn too (s²·df/χ²), so that two seeds give Student's tails."""
+    """Seed noise of level means in the unit of the residual, its variance drawn too (s²·df/χ²): Student's tails.
+
+    What the runs of one seed share moves all levels of a draw together.
+    """
     sigma = np.sqrt(variance * df / rng.chisquare(df, n))
-    return np.asarray(sigma[:, None] * rng.standard_normal((n, levels.x.size)) / np.sqrt(levels.weights))
+    own = sigma[:, None] * rng.standard_normal((n, levels.x.size)) / np.sqrt(levels.weights)
+    if levels.shared_df == 0:
+        return np.asarray(own)
+    spread = np.sqrt(levels.shared_variance * levels.shared_df / rng.chisquare(levels.shared_df, n))
+    together = spread * rng.standard_normal(n) / np.sqrt(levels.shared_df + 1)
+    return np.asarray(own + together[:, None])
 
 
-def _wild(levels: Levels, fitted: Float[np.ndarray, " K"], spare: int, n: int,
-          rng: np.random.Generator) -> Float[np.ndarray, "B K"]:
+def _wild(
+    form: Form, levels: Levels, fits: Fits, spare: int, n: int, rng: np.random.Generator
+) -> Float[np.ndarray, "B K"]:
     """Each level's own residual with a random sign and size: no assumption that levels are equally noisy."""
-    residual = (levels.mean - fitted) * np.sqrt(levels.x.size / spare)
+    own = residuals(form, fits.parameters, levels.x, levels.mean[None], levels.residual)[0]
     tails = t_distribution.ppf(0.975, spare) / 1.96  # few levels: Student's factor, or coverage drops below 90 %
     signs = rng.choice(np.concatenate([_WEBB, -_WEBB]), (n, levels.x.size))
-    return np.asarray(residual * signs * tails)
+    return np.asarray(own * np.sqrt(levels.x.size / spare) * signs * tails)
 
 
-def _resample(form: Form, table: LossTable, levels: Levels, task_shift: Float[np.ndarray, "B K"],
-              rng: np.random.Generator) -> Float[np.ndarray, "B P"]:
+def _resample(
+    form: Form, table: LossTable, levels: Levels, task_shift: Float[np.ndarray, "B K"], rng: np.random.Generator
+) -> Float[np.ndarray, "B P"]:
     """Levels of N with replacement, seeds within them, test tasks: no form is assumed, so it is the widest.
 
     Seeds are drawn from the residuals of all levels, inflated for the mean they were measured from: the two or
@@ -104,17 +115,17 @@ def _resample(form: Form, table: LossTable, levels: Levels, task_shift: Float[np
     if pool.size:
         to_level = np.zeros((seeds.size, k))
         to_level[np.arange(seeds.size), levels.row_level] = 1.0 / seeds
-        shift = rng.choice(pool, (n, seeds.size)) @ to_level * levels.scale
+        shift = rng.choice(pool, (n, seeds.size)) @ to_level
     times = rng.multinomial(k, np.full(k, 1.0 / k), 8 * n)
     enough = times[(times > 0).sum(axis=1) > form.n_parameters][:n]
     if not len(enough):
         return np.empty((0, form.n_parameters))
     times = np.resize(enough, (n, k))  # repeats what there is where few draws keep enough levels
-    return _refit(form, levels, levels.mean + shift + task_shift, levels.weights * times)
+    return refit(form, levels, levels.mean, shift + task_shift, levels.weights * times)
 
 
-def _task_shift(table: LossTable, levels: Levels, n: int, rng: np.random.Generator) -> Float[np.ndarray, "B K"]:
-    """How level means move when the shared test tasks are drawn again; 0 where task losses were not given."""
+def shift_by_tasks(table: LossTable, levels: Levels, n: int, rng: np.random.Generator) -> Float[np.ndarray, "B K"]:
+    """How level means move, in the unit of the residual, when the shared test tasks are drawn again; 0 without them."""
     if table.task_losses is None:
         return np.zeros((n, levels.x.size))
     n_rows, n_tasks = table.task_losses.shape
@@ -122,20 +133,28 @@ def _task_shift(table: LossTable, levels: Levels, n: int, rng: np.random.Generat
     to_level[levels.row_level, np.arange(n_rows)] = 1.0 / levels.n_seeds[levels.row_level]
     per_level = to_level @ table.task_losses
     share = rng.multinomial(n_tasks, np.full(n_tasks, 1.0 / n_tasks), n) / n_tasks
-    return np.asarray(share @ (per_level - per_level.mean(axis=1, keepdims=True)).T)
+    return np.asarray(share @ ((per_level - per_level.mean(axis=1, keepdims=True)) / levels.scale[:, None]).T)
 
 
-def _refit(form: Form, levels: Levels, drawn: Float[np.ndarray, "B K"],
-           weights: Float[np.ndarray, "b K"]) -> Float[np.ndarray, "B P"]:
+def refit(
+    form: Form,
+    levels: Levels,
+    around: Float[np.ndarray, " K"],
+    noise: Float[np.ndarray, "B K"],
+    weights: Float[np.ndarray, "b K"],
+) -> Float[np.ndarray, "B P"]:
+    """Refit to tables drawn around a curve; relative noise multiplies, so that a drawn loss stays positive."""
+    factors = np.exp(np.clip(noise, -_LARGEST_FACTOR, _LARGEST_FACTOR))
+    drawn = around * factors if levels.noise == "relative" else around + noise
     if (levels.mean > 0).all():
         drawn = np.maximum(drawn, _SMALLEST_DRAW * levels.mean)
-    return fit_many(form, levels.x, drawn, weights, rounds=ROUNDS_DRAWS).parameters
+    return fit_many(form, levels.x, drawn, weights, residual=levels.residual, rounds=ROUNDS_DRAWS).parameters
 
 
 def _crossing(
     acceptable: Callable[[np.ndarray], np.ndarray], inside: float, outside: Float[np.ndarray, " one"], bound: float
 ) -> float:
-    """Where the profile leaves the accepted region between `inside` and the next grid point; the bound if it never does."""
+    """Where the profile leaves the accepted region between `inside` and the next grid point; else the bound."""
     if not outside.size:
         return bound
     low, high = inside, float(outside[0])

@@ -7,23 +7,23 @@ import numpy as np
 from scipy.stats import f as f_distribution
 from scipy.stats import t as t_distribution
 
-from reptile_scaling.laws.candidates import NO_NOISE, Candidate
+from reptile_scaling.laws.candidates import NO_NOISE, Candidate, level_scale
 from reptile_scaling.laws.forms import evaluate
 from reptile_scaling.laws.table import Levels
 
-VerdictForm = Literal[
-    "power", "power_floor", "log_linear", "flat", "rising", "not_a_simple_law", "insufficient_data"
-]
-FALLING = ("power", "power_floor", "log_linear")
+VerdictForm = Literal["power", "power_floor", "log_linear", "flat", "rising", "not_a_simple_law", "insufficient_data"]
+FALLING: tuple[Literal["power", "power_floor", "log_linear"], ...] = ("power", "power_floor", "log_linear")
 
 # One-sided level of the trend test: flat data is called scaling in 1 %, rising data practically never.
 TREND_LEVEL = 0.01
 # A form is ruled out when another beats it by this F test; four rivals at ½ % keep the true form in 98 %.
 RULED_OUT_LEVEL = 0.005
-# Changes too small to matter, as a share of the loss: 5 % over the whole range of N, a floor below 5 % of the last level.
+# Too small to matter, as a share of the loss: a change of 5 % over the range of N, a floor below 5 % of the last level.
 MATERIAL_SHARE = 0.05
 # A broken law contains the power law, so no test rules it out; it is named when the break earns its parameters.
 BREAK_LEVEL = 0.32
+# A change of the mean known no better than to a quarter is not called flat: nothing was found because little was run.
+TOO_VAGUE_TO_BE_FLAT = 0.25
 # Seeds can be so precise that any formula is rejected; a misfit below 1 % of the loss is still a usable law.
 TOLERATED_MISFIT = 0.01
 
@@ -40,13 +40,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Trend:
-    """Slope of the loss over log N in standard errors, positive where it falls, with p of a one-sided test each way."""
+    """Slope over log N in standard errors, positive where the loss falls, with p of a one-sided test each way.
+
+    `total_change_interval` is the 95 % interval of the change from first to last N, as a share of the loss.
+    """
 
     t: float
     df: int
     p_falling: float
     p_rising: float
-    total_change: float
     total_change_interval: tuple[float, float]
 
 
@@ -62,10 +64,16 @@ def decide(candidates: dict[str, Candidate], levels: Levels) -> Verdict:
     if trend.p_falling < TREND_LEVEL:
         return _falling(candidates, levels, trend)
     if _is_not_simple(candidates, levels):
-        reasons = (_trend_words(trend), "no simple form fits: the level means lie further from every curve than seeds explain")
+        reasons = (
+            _trend_words(trend),
+            "no simple form fits: the level means lie further from every curve than seeds explain",
+        )
         return Verdict("not_a_simple_law", False, _broken_if_possible(candidates), reasons)
     if trend.p_rising < TREND_LEVEL:
-        return Verdict("rising", False, (), (_trend_words(trend), "more tasks make it worse: look at the protocol first"))
+        maybe = ("flat",) if trend.p_rising > RULED_OUT_LEVEL else ()
+        return Verdict(
+            "rising", False, maybe, (_trend_words(trend), "more tasks make it worse: look at the protocol first")
+        )
     return _flat(candidates, levels, trend)
 
 
@@ -75,29 +83,33 @@ def measure_trend(candidates: dict[str, Candidate], levels: Levels) -> Trend | N
     if not identified or "log_linear" not in candidates:
         return None
     noise = min(identified, key=lambda c: c.variance)
-    log_x = np.log(levels.x)
-    weights = levels.weights / levels.weights.sum()
-    centred = log_x - float(weights @ log_x)
-    spread = float(levels.weights @ centred**2)
-    slope = -float(levels.weights @ (centred * levels.mean)) / spread
-    error = float(np.sqrt(max(noise.variance, NO_NOISE * _level_scale(levels)) / spread))
-    t = slope / error
-    mean, reach = float(weights @ levels.mean), float(np.ptp(log_x))
+    relative = levels.noise == "relative"
+    y, log_x, share = np.log(levels.mean) if relative else levels.mean, np.log(levels.x), levels.weights
+    centred = log_x - float(share @ log_x) / share.sum()
+    spread = float(share @ centred**2)
+    slope = -float(share @ (centred * y)) / spread
+    error = float(np.sqrt(max(noise.variance, NO_NOISE * level_scale(levels)) / spread))
     half = float(t_distribution.ppf(0.975, noise.df)) * error
-    change = tuple(-reach * value / abs(mean) for value in (slope + half, slope - half))
-    p_falling = float(t_distribution.sf(t, noise.df))
-    return Trend(t, noise.df, p_falling, float(t_distribution.cdf(t, noise.df)), -reach * slope / abs(mean), change)
+    unit = 1.0 if relative else abs(float(share @ y) / share.sum()) or 1.0
+    low, high = (-float(np.ptp(log_x)) * value / unit for value in (slope + half, slope - half))
+    change = (float(np.expm1(low)), float(np.expm1(min(high, 50.0)))) if relative else (low, high)
+    t = slope / error
+    return Trend(t, noise.df, float(t_distribution.sf(t, noise.df)), float(t_distribution.cdf(t, noise.df)), change)
 
 
 def beats(challenger: Candidate, form: Candidate, levels: Levels, level: float = RULED_OUT_LEVEL) -> bool:
-    """Whether `challenger` fits better than `form` by an F test at `level`, for its extra parameters (one at least)."""
-    extra = max(challenger.form.n_parameters - form.form.n_parameters, 1)
+    """Whether `challenger` fits better than `form` by an F test at `level`, for its extra parameters (one at least).
+
+    A break that is searched for counts as one parameter more than it has: without a break it is not identified,
+    and the best of many places is found by chance more often than χ²(1) says (Davies 1987).
+    """
+    extra = max(challenger.form.n_parameters - form.form.n_parameters, 1) + (challenger.form.name == "broken")
     df = levels.pooled_df + levels.x.size - challenger.form.n_parameters
     if df <= 0:
         return False
     rss, better = float(form.fits.rss[0]), float(challenger.fits.rss[0])
     squares = levels.pooled_variance * levels.pooled_df + better
-    variance = max(squares / df, NO_NOISE * _level_scale(levels))
+    variance = max(squares / df, NO_NOISE * level_scale(levels))
     return bool((rss - better) / extra > variance * float(f_distribution.ppf(1.0 - level, extra, df)))
 
 
@@ -113,14 +125,19 @@ def not_ruled_out(candidates: dict[str, Candidate], levels: Levels) -> list[str]
 
 def _falling(candidates: dict[str, Candidate], levels: Levels, trend: Trend) -> Verdict:
     broken = candidates.get("broken")
-    left = [name for name in not_ruled_out(candidates, levels) if name in FALLING]
+    open_forms = not_ruled_out(candidates, levels)
+    left = [name for name in FALLING if name in open_forms]
     left = left or [max(FALLING, key=lambda name: candidates[name].weight if name in candidates else -1.0)]
     best = max(left, key=lambda name: candidates[name].weight)
     reasons = [_trend_words(trend)]
-    others = [name for name in left if name != best and _is_material(candidates[name], levels)]
+    others: list[str] = [name for name in left if name != best and _is_material(candidates[name], levels)]
     if broken is not None and _turns_up(broken, levels) and beats(broken, candidates[best], levels):
-        return Verdict("not_a_simple_law", False, ("broken", *others),
-                       (*reasons, f"the loss falls to N = {broken.parameters['n_break']:.3g} and rises after it"))
+        return Verdict(
+            "not_a_simple_law",
+            False,
+            ("broken", *others),
+            (*reasons, f"the loss falls to N = {broken.parameters['n_break']:.3g} and rises after it"),
+        )
     if _is_not_simple(candidates, levels):
         reasons.append("no simple form fits: the level means lie further from every curve than seeds explain")
         return Verdict("not_a_simple_law", True, _broken_if_possible(candidates), tuple(reasons))
@@ -134,23 +151,39 @@ def _falling(candidates: dict[str, Candidate], levels: Levels, trend: Trend) -> 
 
 def _flat(candidates: dict[str, Candidate], levels: Levels, trend: Trend) -> Verdict:
     low, high = trend.total_change_interval
-    reasons = [_trend_words(trend), f"from N = {levels.x[0]:g} to {levels.x[-1]:g} the change is between "
-               f"{100 * low:+.1f} % and {100 * high:+.1f} % of the mean (95 %)"]
+    reasons = [
+        _trend_words(trend),
+        f"from N = {levels.x[0]:g} to {levels.x[-1]:g} the change is between "
+        f"{100 * low:+.1f} % and {100 * high:+.1f} % of the mean (95 %)",
+    ]
     others: list[str] = []
     if low < -MATERIAL_SHARE:
         others += [name for name in FALLING if name in candidates and candidates[name].identified]
-        reasons.append(f"a fall of up to {-100 * low:.0f} % is not ruled out: more seeds or a wider range of N would tell")
+        reasons.append(
+            f"a fall of up to {-100 * low:.0f} % is not ruled out: more seeds or a wider range of N would tell"
+        )
     if high > MATERIAL_SHARE:
         others.append("rising")
+    broken = candidates.get("broken")
+    if broken is not None and broken.identified and beats(broken, candidates["constant"], levels, TREND_LEVEL):
+        others.append("broken")
+    if low < -TOO_VAGUE_TO_BE_FLAT:
+        return Verdict("insufficient_data", False, ("flat", *others), tuple(reasons))
     return Verdict("flat", False, tuple(others), tuple(reasons))
 
 
 def _insufficient(levels: Levels) -> Verdict:
     k = levels.x.size
     if k < 3:
-        return Verdict("insufficient_data", False, (), (
-            f"{k} {'level' if k == 1 else 'levels'} of N: two numbers always pass through two points",
-            f"run at least {3 - k} more {'level' if k == 2 else 'levels'} (5 for a floor), two seeds each or more"))
+        return Verdict(
+            "insufficient_data",
+            False,
+            (),
+            (
+                f"{k} {'level' if k == 1 else 'levels'} of N: two numbers always pass through two points",
+                f"run at least {3 - k} more {'level' if k == 2 else 'levels'} (5 for a floor), two seeds each or more",
+            ),
+        )
     return Verdict("insufficient_data", False, (), ("the noise cannot be estimated: run a second seed per level",))
 
 
@@ -170,7 +203,7 @@ def _misfits_seeds(candidate: Candidate, levels: Levels) -> bool:
     df = levels.x.size - candidate.form.n_parameters
     if df <= 0 or levels.pooled_df == 0 or candidate.misfit < TOLERATED_MISFIT:
         return False
-    ratio = float(candidate.fits.rss[0]) / df / max(levels.pooled_variance, NO_NOISE * _level_scale(levels))
+    ratio = float(candidate.fits.rss[0]) / df / max(levels.pooled_variance, NO_NOISE * level_scale(levels))
     return bool(ratio > f_distribution.ppf(1.0 - RULED_OUT_LEVEL, df, levels.pooled_df))
 
 
@@ -183,8 +216,11 @@ def _is_material(candidate: Candidate, levels: Levels) -> bool:
 
 def _turns_up(broken: Candidate, levels: Levels) -> bool:
     p = broken.parameters
-    return bool(broken.identified and p["beta"] > 0
-                and (levels.x[-1] / p["n_break"]) ** -p["beta_after"] > 1 + 2 * MATERIAL_SHARE)
+    return bool(
+        broken.identified
+        and p["beta"] > 0
+        and (levels.x[-1] / p["n_break"]) ** -p["beta_after"] > 1 + 2 * MATERIAL_SHARE
+    )
 
 
 def _change_may_be_nothing(trend: Trend) -> bool:
@@ -195,11 +231,6 @@ def _broken_if_possible(candidates: dict[str, Candidate]) -> tuple[str, ...]:
     return ("broken",) if "broken" in candidates and candidates["broken"].identified else ()
 
 
-def _level_scale(levels: Levels) -> float:
-    """The size of a squared loss in the units of `variance`: 1 for relative noise."""
-    return float(np.mean((levels.mean / levels.scale) ** 2))
-
-
 def _trend_words(trend: Trend) -> str:
     p, way = (trend.p_falling, "falls") if trend.t > 0 else (trend.p_rising, "rises")
     return f"the loss {way} over log N by {abs(trend.t):.1f} standard errors (one-sided p = {p:.2g}, {trend.df} df)"
@@ -208,10 +239,14 @@ def _trend_words(trend: Trend) -> str:
 def _comparison_words(candidates: dict[str, Candidate], best: str, others: list[str]) -> list[str]:
     words = [f"{best} has information weight {candidates[best].weight:.2f}"]
     for key, what in (("holdout_error", "largest N left out"), ("loo_error", "each N left out")):
-        known = {n: getattr(c, key) for n, c in candidates.items() if n in (best, *others) and getattr(c, key) is not None}
+        known = {
+            n: getattr(c, key) for n, c in candidates.items() if n in (best, *others) and getattr(c, key) is not None
+        }
         if best in known:
             errors = ", ".join(f"{n} {100 * value:.1f} %" for n, value in known.items())
-            words.append(f"error with the {what}: {errors}" if key == "holdout_error" else f"error with {what}: {errors}")
+            words.append(
+                f"error with the {what}: {errors}" if key == "holdout_error" else f"error with {what}: {errors}"
+            )
     if others:
         words.append(f"cannot be told apart from {', '.join(others)} by these data")
     return words
@@ -219,4 +254,4 @@ def _comparison_words(candidates: dict[str, Candidate], best: str, others: list[
 
 def curve(candidate: Candidate, x: np.ndarray) -> np.ndarray:
     """The fitted curve at x."""
-    return evaluate(candidate.form, candidate.fits.parameters, x)[0]
+    return np.asarray(evaluate(candidate.form, candidate.fits.parameters, x)[0])

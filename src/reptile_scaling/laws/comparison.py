@@ -1,0 +1,196 @@
+"""Two arms of a sweep (algorithm A and B, one head and another) on the same N, seeds and test tasks.
+
+Legend: `B` draws · `K` levels.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.stats import t as t_distribution
+
+from reptile_scaling.errors import InputError
+from reptile_scaling.laws.fitting import Fits, fit_many
+from reptile_scaling.laws.forms import FORMS, Form, evaluate
+from reptile_scaling.laws.law import N_BOOTSTRAP
+from reptile_scaling.laws.table import Levels, LossTable, gather_levels, pool_variance
+from reptile_scaling.laws.uncertainty import refit, shift_by_tasks
+from reptile_scaling.randomness import stream
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """B − A: loss at each N and exponent of `form`, with 95 % intervals (NaN where neither seeds nor tasks give one).
+
+    `n_pairs` rows of the same N and seed were compared; 0 means that nothing paired them and arms count as independent.
+    """
+
+    n_tasks: Float[np.ndarray, " K"]
+    difference: Float[np.ndarray, " K"]
+    low: Float[np.ndarray, " K"]
+    high: Float[np.ndarray, " K"]
+    form: str
+    exponent: str
+    exponent_difference: float | None
+    exponent_interval: tuple[float, float] | None
+    n_pairs: int
+    warnings: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain numbers; null where there is no interval."""
+        rows = zip(self.n_tasks, self.difference, self.low, self.high, strict=True)
+        levels = [
+            {"n_tasks": float(n), "difference": float(d), "ci95": None if np.isnan(lo) else [float(lo), float(hi)]}
+            for n, d, lo, hi in rows
+        ]
+        interval = None if self.exponent_interval is None else list(self.exponent_interval)
+        exponent = {"difference": self.exponent_difference, "ci95": interval, "name": self.exponent, "form": self.form}
+        return {"levels": levels, "exponent": exponent, "n_pairs": self.n_pairs, "warnings": list(self.warnings)}
+
+
+def compare_arms(
+    table_a: LossTable, table_b: LossTable, *, form: str = "power", n_bootstrap: int = N_BOOTSTRAP, seed: int = 0
+) -> Comparison:
+    """Difference B − A on the levels both have, paired by seed and by test task where they share them.
+
+    Pairing matters: what a seed or a hard task does to both arms is not a difference between them.
+    Raises InputError for arms without a common N or a form without an exponent.
+    """
+    if form not in ("power", "power_floor", "log_linear"):
+        raise InputError(f"form = '{form}' has no exponent to compare: choose power, power_floor or log_linear.")
+    shared = np.intersect1d(table_a.n_tasks, table_b.n_tasks)
+    if not shared.size:
+        raise InputError(f"the arms share no {table_a.x_name}: measure both at the same levels.")
+    a, b, n_pairs = _paired(_only(table_a, np.isin(table_a.n_tasks, shared)),
+                            _only(table_b, np.isin(table_b.n_tasks, shared)))  # fmt: skip
+    levels_a, levels_b = gather_levels(a), gather_levels(b)
+    difference, low, high = _difference(a, b, levels_a, levels_b, paired=n_pairs > 0)
+    gap, interval = _exponent_difference(FORMS[form], a, b, levels_a, levels_b, n_pairs > 0, n_bootstrap, seed)
+    warnings = [] if n_pairs else ["no seed ran in both arms: they are compared as independent"]
+    if interval is None:
+        warnings.append(f"{levels_a.x.size} shared levels of N do not identify the exponent of {form}")
+    return Comparison(levels_a.x, difference, low, high, form, FORMS[form].parameters[1], gap, interval, n_pairs,
+                      tuple(warnings))  # fmt: skip
+
+
+def _paired(a: LossTable, b: LossTable) -> tuple[LossTable, LossTable, int]:
+    """Rows of the same (N, seed) in the same order; all rows where none match."""
+    if a.group is None or b.group is None:
+        return a, b, 0
+    row_a = {key: i for i, key in enumerate(zip(a.n_tasks.tolist(), a.group, strict=True))}
+    row_b = {key: i for i, key in enumerate(zip(b.n_tasks.tolist(), b.group, strict=True))}
+    keys = sorted(row_a.keys() & row_b.keys())
+    if not keys:
+        return a, b, 0
+    return _only(a, np.array([row_a[k] for k in keys])), _only(b, np.array([row_b[k] for k in keys])), len(keys)
+
+
+def _only(table: LossTable, rows: np.ndarray) -> LossTable:
+    group = None if table.group is None else tuple(np.asarray(table.group)[rows].tolist())
+    per_task = None if table.task_losses is None else table.task_losses[rows]
+    return replace(table, n_tasks=table.n_tasks[rows], loss=table.loss[rows], group=group, task_losses=per_task)
+
+
+def _difference(
+    a: LossTable, b: LossTable, levels_a: Levels, levels_b: Levels, *, paired: bool
+) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
+    """Difference of level means with a t interval: noise pooled over N, relative to the mean of both arms."""
+    difference = levels_b.mean - levels_a.mean
+    scale = (np.abs(levels_a.mean) + np.abs(levels_b.mean)) / 2
+    if paired:
+        rows = (b.loss - a.loss - difference[levels_a.row_level]) / scale[levels_a.row_level]
+        df = rows.size - difference.size
+        variance = np.sum(rows**2) / max(df, 1) * scale**2 / levels_a.n_seeds
+    else:
+        df = levels_a.pooled_df + levels_b.pooled_df
+        parts = [lv.pooled_variance * lv.scale**2 / lv.n_seeds for lv in (levels_a, levels_b)]
+        variance = parts[0] + parts[1]
+    by_tasks = _task_variance(a, b, levels_a, levels_b)
+    if df == 0 and not by_tasks.any():
+        return difference, np.full_like(difference, np.nan), np.full_like(difference, np.nan)
+    half = t_distribution.ppf(0.975, df if df else 1e6) * np.sqrt(variance + by_tasks)
+    return difference, difference - half, difference + half
+
+
+def _task_variance(a: LossTable, b: LossTable, levels_a: Levels, levels_b: Levels) -> Float[np.ndarray, " K"]:
+    """Variance of the mean over test tasks of the difference at each N; 0 unless both arms have the same tasks."""
+    if not _same_tasks(a, b):
+        return np.zeros(levels_a.x.size)
+    assert a.task_losses is not None and b.task_losses is not None
+    gap = _by_level(b.task_losses, levels_b.row_level) - _by_level(a.task_losses, levels_a.row_level)
+    return np.asarray(gap.var(axis=1, ddof=1) / gap.shape[1])
+
+
+def _same_tasks(a: LossTable, b: LossTable) -> bool:
+    if a.task_losses is None or b.task_losses is None:
+        return False
+    return bool(a.task_losses.shape[1] == b.task_losses.shape[1] and a.task_losses.shape[1] > 1)
+
+
+def _by_level(task_losses: Float[np.ndarray, "rows tasks"], row_level: Int[np.ndarray, " rows"]) -> np.ndarray:
+    return np.stack([task_losses[row_level == level].mean(axis=0) for level in range(int(row_level.max()) + 1)])
+
+
+def _exponent_difference(
+    form: Form,
+    a: LossTable,
+    b: LossTable,
+    levels_a: Levels,
+    levels_b: Levels,
+    paired: bool,
+    n_bootstrap: int,
+    seed: int,
+) -> tuple[float | None, tuple[float, float] | None]:
+    """Exponent of B minus A, both refitted to draws whose noise is correlated as the arms' seeds are."""
+    fits = [fit_many(form, lv.x, lv.mean[None], lv.weights[None], residual=lv.residual) for lv in (levels_a, levels_b)]
+    if levels_a.x.size < form.n_parameters:
+        return None, None
+    gap = float(fits[1].parameters[0, 1] - fits[0].parameters[0, 1])
+    if levels_a.x.size < form.min_levels:
+        return gap, None
+    noise = _correlated_noise(form, a, b, levels_a, levels_b, fits, paired, n_bootstrap, seed)
+    if noise is None:
+        return gap, None
+    arms = zip((levels_a, levels_b), (a, b), fits, noise, strict=True)
+    betas = []
+    for levels, table, fit, own in arms:
+        # The same stream for both arms: the same test tasks are drawn for both.
+        tasks = shift_by_tasks(table, levels, n_bootstrap, stream(seed, "compare", "tasks"))
+        curve = evaluate(form, fit.parameters, levels.x)[0]
+        betas.append(refit(form, levels, curve, own + tasks, levels.weights[None])[:, 1])
+    low, high = np.percentile(betas[1] - betas[0], [2.5, 97.5])
+    return gap, (float(low), float(high))
+
+
+def _correlated_noise(
+    form: Form, a: LossTable, b: LossTable, levels_a: Levels, levels_b: Levels, fits: list[Fits], paired: bool,
+    n: int, seed: int,
+) -> list[Float[np.ndarray, "B K"]] | None:  # fmt: skip
+    """Noise of level means for both arms; None where there is no estimate of it."""
+    rng = stream(seed, "compare", "noise")
+    rho = _correlation(a, b, levels_a, levels_b) if paired else 0.0
+    first = rng.standard_normal((n, levels_a.x.size))
+    second = rho * first + np.sqrt(1.0 - rho**2) * rng.standard_normal(first.shape)
+    # One draw of the noise's size serves both arms, or a perfectly shared noise would not cancel.
+    estimates = [
+        pool_variance(lv, float(fit.rss[0]), form.n_parameters)
+        for lv, fit in zip((levels_a, levels_b), fits, strict=True)
+    ]
+    df = min(df for _, df in estimates)
+    if df == 0:
+        return None
+    size = np.sqrt(df / rng.chisquare(df, n))
+    return [
+        np.asarray(np.sqrt(variance) * size[:, None] * z / np.sqrt(lv.weights))
+        for lv, (variance, _), z in zip((levels_a, levels_b), estimates, (first, second), strict=True)
+    ]
+
+
+def _correlation(a: LossTable, b: LossTable, levels_a: Levels, levels_b: Levels) -> float:
+    """Correlation of paired residuals within levels, pooled over N; 0 below four degrees of freedom."""
+    left, right = (
+        (t.loss - lv.mean[lv.row_level]) / lv.scale[lv.row_level] for t, lv in ((a, levels_a), (b, levels_b))
+    )
+    both = float(np.sqrt(np.sum(left**2) * np.sum(right**2)))
+    return float(np.clip(left @ right / both, -1.0, 1.0)) if both > 0 and levels_a.pooled_df >= 4 else 0.0

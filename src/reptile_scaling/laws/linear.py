@@ -1,0 +1,123 @@
+"""The exact inside of a fit: with the outer number given, every form is a weighted straight line in its columns.
+
+Legend: `B` tables (`b` is B or 1) · `G` outer values (`g` is G or 1) · `K` levels · `Q` coefficients, intercept first.
+"""
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from reptile_scaling.laws.forms import Form, columns
+
+Residual = Literal["log", "plain"]
+# Gauss–Newton rounds for a floor with log residuals: from a start that is off by the square of the residuals (0.05²),
+# each round squares it again; six leave nothing at residuals of 30 %.
+_ROUNDS_EXACT, _ROUNDS_DRAWS = 6, 1
+
+
+def solve(
+    form: Form,
+    log_x: Float[np.ndarray, " K"],
+    y: Float[np.ndarray, "B K"],
+    weights: Float[np.ndarray, "B K"],
+    outer: Float[np.ndarray, "b G"],
+    residual: Residual,
+    *,
+    exact: bool,
+) -> tuple[Float[np.ndarray, "B G Q"], Float[np.ndarray, "B G"]]:
+    """Coefficients for centred `log_x` and the weighted sum of squares at every outer number."""
+    target, w = y[:, None, :], weights[:, None, :]
+    terms = columns(form, log_x, outer)
+    if form.name == "broken":
+        coefficients, rss = _with_intercept(np.log(target), w, terms)
+    elif form.name == "power" and residual == "log":
+        # log y + β log x is the intercept and noise: the amplitude is a geometric mean.
+        intercepts, rss = _with_intercept(np.log(target) - np.log(terms[0]), w, [])
+        coefficients = [np.exp(intercepts[0])]
+    elif form.name == "power":
+        coefficients = [_ratio((w * terms[0] * target).sum(-1), (w * terms[0] ** 2).sum(-1))]
+        rss = (w * (target - coefficients[0][..., None] * terms[0]) ** 2).sum(-1)
+    elif form.name == "constant" and residual == "log":
+        intercepts, rss = _with_intercept(np.log(target), w, [])
+        coefficients = [np.exp(intercepts[0])]
+    elif form.name == "log_linear" and residual == "log":
+        coefficients, rss = _with_intercept(target, w / target**2, terms)
+    elif form.name == "power_floor":
+        coefficients, rss = _with_floor(target, w, terms[0], residual, _ROUNDS_EXACT if exact else _ROUNDS_DRAWS)
+    else:
+        coefficients, rss = _with_intercept(target, w, terms)
+    shape = (len(y), outer.shape[1])
+    return np.stack([np.broadcast_to(c, shape) for c in coefficients], -1), np.broadcast_to(rss, shape)
+
+
+def _with_floor(
+    target: Float[np.ndarray, "B 1 K"],
+    w: Float[np.ndarray, "B 1 K"],
+    u: Float[np.ndarray, "b G K"],
+    residual: Residual,
+    rounds: int,
+) -> tuple[list[Float[np.ndarray, "B G"]], Float[np.ndarray, "B G"]]:
+    """Floor and amplitude ≥ 0, log residuals by Gauss–Newton: fit p·(1 + log(y / p)) with weights 1 / p²."""
+    if residual == "plain":
+        floor, amplitude = _kept_positive(target, w, u, keep_floor=bool((target > 0).all()))
+        return [floor, amplitude], (w * (target - floor[..., None] - amplitude[..., None] * u) ** 2).sum(-1)
+    floor, amplitude = _kept_positive(target, w / target**2, u, keep_floor=True)
+    for _ in range(rounds):
+        fitted = floor[..., None] + amplitude[..., None] * u
+        working = fitted * (1.0 + np.log(target / fitted))
+        floor, amplitude = _kept_positive(working, w / fitted**2, u, keep_floor=True)
+    fitted = floor[..., None] + amplitude[..., None] * u
+    return [floor, amplitude], (w * np.log(target / fitted) ** 2).sum(-1)
+
+
+def _kept_positive(
+    target: Float[np.ndarray, "B g K"],
+    w: Float[np.ndarray, "B g K"],
+    u: Float[np.ndarray, "b G K"],
+    *,
+    keep_floor: bool,
+) -> list[Float[np.ndarray, "B G"]]:
+    """Least squares with floor and amplitude ≥ 0: convex in two numbers, so the optimum is one of three."""
+    (floor, amplitude), _ = _with_intercept(target, w, [u])
+    if keep_floor:
+        no_floor = _ratio((w * u * target).sum(-1), (w * u * u).sum(-1))
+        floor, amplitude = np.maximum(floor, 0.0), np.where(floor < 0, no_floor, amplitude)
+    mean = (w * target).sum(-1) / w.sum(-1)
+    return [np.where(amplitude < 0, mean, floor), np.maximum(amplitude, 0.0)]
+
+
+def _with_intercept(
+    target: Float[np.ndarray, "B g K"], w: Float[np.ndarray, "B g K"], terms: list[Float[np.ndarray, "b G K"]]
+) -> tuple[list[Float[np.ndarray, "B gg"]], Float[np.ndarray, "B gg"]]:
+    """Intercept and up to two slopes by centring (no cancellation) and Cramer's rule, with the sum of squares."""
+    total = w.sum(-1)
+    y_mean = (w * target).sum(-1) / total
+    means = [(w * u).sum(-1) / total for u in terms]
+    y_c, cs = target - y_mean[..., None], [u - m[..., None] for u, m in zip(terms, means, strict=True)]
+    slopes: list[Float[np.ndarray, "B gg"]] = []
+    if len(terms) == 1:
+        slopes = [_ratio((w * cs[0] * y_c).sum(-1), (w * cs[0] ** 2).sum(-1))]
+    elif len(terms) == 2:
+        first, second = ((w * c * y_c).sum(-1) for c in cs)
+        s00, s01, s11 = ((w * cs[i] * cs[j]).sum(-1) for i, j in ((0, 0), (0, 1), (1, 1)))
+        determinant = s00 * s11 - s01**2
+        determinant = np.where(determinant > 1e-12 * s00 * s11, determinant, 0.0)  # a side of the break with one level
+        slopes = [_ratio(first * s11 - second * s01, determinant), _ratio(second * s00 - first * s01, determinant)]
+    for slope, c in zip(slopes, cs, strict=True):
+        y_c = y_c - slope[..., None] * c
+    intercept = y_mean - sum((s * m for s, m in zip(slopes, means, strict=True)), np.zeros(()))
+    return [intercept, *slopes], (w * y_c**2).sum(-1)
+
+
+def _ratio(above: Float[np.ndarray, "B g"], below: Float[np.ndarray, "B g"]) -> Float[np.ndarray, "B g"]:
+    """above / below, and 0 where resampled levels leave nothing to measure a slope from."""
+    return np.asarray(np.divide(above, below, out=np.zeros_like(above), where=below > 0))
+
+
+def log_line(log_x: Float[np.ndarray, " R"], log_y: Float[np.ndarray, " R"]) -> tuple[float, float, float]:
+    """(intercept, −slope, residual sum of squares) of an unweighted straight line."""
+    centred = log_x - log_x.mean()
+    slope = float(centred @ log_y / (centred @ centred))
+    rss = float(np.sum((log_y - log_y.mean() - slope * centred) ** 2))
+    return float(log_y.mean() - slope * log_x.mean()), -slope, rss
