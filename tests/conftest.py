@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a test must not wait for the network
+# Tiny models gain nothing from threads, and on a busy machine their barriers made one test take 288 s instead of 8.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 import torch

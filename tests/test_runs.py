@@ -40,7 +40,21 @@ def test_cell_with_a_result_is_done_whatever_its_status_says(run: RunDirectory) 
 
 
 def test_result_has_the_fields_of_the_contract() -> None:
-    contract = ["n_tasks", "seed", "meta_test_loss", "meta_test_loss_std", "meta_test_accuracy", "meta_test_accuracy_std", "zero_step_accuracy", "meta_steps", "distinct_classes", "distinct_utterances", "visits_per_task", "wall_seconds", "tasks_per_second"]
+    contract = [
+        "n_tasks",
+        "seed",
+        "meta_test_loss",
+        "meta_test_loss_std",
+        "meta_test_accuracy",
+        "meta_test_accuracy_std",
+        "zero_step_accuracy",
+        "meta_steps",
+        "distinct_classes",
+        "distinct_utterances",
+        "visits_per_task",
+        "wall_seconds",
+        "tasks_per_second",
+    ]
     assert set(contract) <= asdict(RESULT).keys()
 
 

@@ -46,17 +46,19 @@ def run_baseline(experiment: Experiment, name: str) -> BaselineResult:
     scores = measure(experiment, episodes)
     seconds = (time.perf_counter() - began) / len(episodes)
     spread = 1 if len(episodes) > 1 else 0
+    # A rate at which fine-tuning diverges leaves labels to count but no loss to speak of.
+    loss = scores.loss if scores.loss is not None and np.isfinite(scores.loss).all() else None
     return BaselineResult(
         name=name,
         label=label,
         accuracy=float(scores.accuracy.mean()),
         accuracy_std=float(scores.accuracy.std(ddof=spread)),
-        loss=float(scores.loss.mean()) if scores.loss is not None else None,
-        loss_std=float(scores.loss.std(ddof=spread)) if scores.loss is not None else None,
+        loss=float(loss.mean()) if loss is not None else None,
+        loss_std=float(loss.std(ddof=spread)) if loss is not None else None,
         seconds_per_task=seconds,
         settings=scores.settings,
         task_accuracies=scores.accuracy.tolist(),
-        task_losses=scores.loss.tolist() if scores.loss is not None else None,
+        task_losses=loss.tolist() if loss is not None else None,
     )
 
 

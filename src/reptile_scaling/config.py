@@ -13,6 +13,7 @@ PROTAUGMENT_SPLITS = tuple(f"protaugment-0{i}" for i in range(1, 6))
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, le=1000)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -100,7 +101,7 @@ class Config(BaseModel):
     """Meta-steps of each cell."""
     meta_batch_size: Count = 4
     """Tasks per meta-step."""
-    meta_lr: Positive = 0.1
+    meta_lr: Rate = 0.1
     """Reptile's ε: how far a meta-step moves the initialisation towards the adapted mean."""
     meta_lr_schedule: Literal["constant", "linear"] = "constant"
     """`linear` anneals meta_lr to 0 over the run, as in the Reptile paper."""
@@ -108,7 +109,7 @@ class Config(BaseModel):
     """Inner steps per task while meta-training."""
     k_inner_test: Count | None = None
     """Inner steps per task at evaluation; null means k_inner."""
-    inner_lr: Positive = 5e-4
+    inner_lr: Rate = 5e-4
     """Learning rate of the inner loop."""
     inner_optimizer: Literal["adam", "sgd"] = "adam"
     """Inner optimiser; Adam has β1 = 0, as in the Reptile paper, and starts afresh in every task."""

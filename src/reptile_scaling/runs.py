@@ -88,7 +88,7 @@ class CellResult:
 
 @dataclass(frozen=True)
 class BaselineResult:
-    """One baseline on the shared test tasks; `loss` is null where a baseline gives labels without probabilities."""
+    """One baseline on the shared test tasks; `loss` is null where there is none or it diverged."""
 
     name: str
     label: str

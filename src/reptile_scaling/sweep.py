@@ -69,9 +69,7 @@ def plan_sweep(config: Config, run: RunDirectory) -> Plan:
     """Checks the input and lists the work that is left. Raises InputError for anything that cannot work."""
     devices = choose_devices(config.devices)
     if config.load_in_8bit and any(not device.startswith("cuda") for device in devices):
-        raise InputError(
-            f"load_in_8bit needs CUDA, and devices are {', '.join(devices)}: set load_in_8bit to false"
-        )
+        raise InputError(f"load_in_8bit needs CUDA, and devices are {', '.join(devices)}: set load_in_8bit to false")
     check_model(config)
     corpus = open_corpus(config)
     cells = plan_cells(config)

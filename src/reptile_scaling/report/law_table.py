@@ -20,8 +20,8 @@ def law_of_run(run: RunDirectory) -> Law:
         loss=np.array([r.meta_test_loss for r in results], dtype=float),
         group=tuple(str(r.seed) for r in results),
         task_losses=np.array(task_losses, dtype=float),
-        x_name="n_tasks",
-        y_name="meta_test_loss",
+        x_name="N_tasks",
+        y_name="meta-test loss",
     )
     return fit_law(table)
 
