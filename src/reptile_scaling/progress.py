@@ -49,8 +49,8 @@ def progress_line(statuses: Statuses, baselines_done: int, n_baselines: int) -> 
     parts = [f"{counts['done']}/{len(statuses)} cells done"]
     if counts["failed"]:
         parts.append(f"{counts['failed']} failed")
-    if baselines_done < n_baselines:
-        parts.append(f"baselines {baselines_done}/{n_baselines}")
+    if counts["done"] + counts["failed"] == len(statuses):
+        return " · ".join([*parts, f"baselines {baselines_done}/{n_baselines} done"])
     running = [(cell, s) for cell, s in statuses if s.state == "running"]
     if running:
         cell, status = running[-1]
@@ -132,20 +132,18 @@ def _show_table(run: RunDirectory, n_baselines: int, console: Console, stopped: 
             statuses = _statuses_once_begun(run)
             if statuses:
                 table = status_table(statuses)
-                if (n_done := len(run.read_baselines())) < n_baselines:
-                    table.title = f"baselines {n_done}/{n_baselines}, then cells"
+                table.title = f"cells, then baselines ({len(run.read_baselines())}/{n_baselines} done)"
                 live.update(table)
 
 
 def _show_lines(run: RunDirectory, n_baselines: int, console: Console, stopped: threading.Event) -> None:
-    began, last = time.monotonic(), ""
-    wait = SECONDS_BETWEEN_FRAMES
+    began, wait = time.monotonic(), SECONDS_BETWEEN_FRAMES
     while not stopped.wait(wait):
         statuses = _statuses_once_begun(run)
-        line = progress_line(statuses, len(run.read_baselines()), n_baselines) if statuses else ""
-        if line != last:
+        if statuses:
+            line = progress_line(statuses, len(run.read_baselines()), n_baselines)
             console.print(f"{duration(time.monotonic() - began):>8}  {line}", soft_wrap=True, highlight=False)
-            last, wait = line, SECONDS_BETWEEN_LINES
+            wait = SECONDS_BETWEEN_LINES
 
 
 def _statuses_once_begun(run: RunDirectory) -> Statuses:

@@ -75,7 +75,7 @@ def plan_sweep(config: Config, run: RunDirectory) -> Plan:
     cells = plan_cells(config)
     left = [cell for cell in cells if not run.cell(cell).is_done]
     baselines = [BaselineJob(name) for name in BASELINES if name not in run.read_baselines()]
-    return Plan(config, corpus, devices, (*baselines, *_cohorts(left, config)), len(cells) - len(left))
+    return Plan(config, corpus, devices, (*_cohorts(left, config), *baselines), len(cells) - len(left))
 
 
 def plan_cells(config: Config) -> list[Cell]:

@@ -1,0 +1,41 @@
+"""Nearest-class-mean accuracy on frozen features under several prompts: which template to start from.
+
+    python scripts/prompt_comparison.py [KEY=VALUE …]      e.g. dataset=banking77 data_dir=… class_split=protaugment-01
+
+Prints one JSON object; uses validation tasks only, so that a template may be chosen by it. Minutes on two cores.
+"""
+
+import json
+import sys
+
+import numpy as np
+
+from reptile_scaling.baselines import nearest_mean
+from reptile_scaling.config import make_config, parse_override
+from reptile_scaling.evaluation import validation_episodes
+from reptile_scaling.experiment import open_corpus, open_experiment
+
+TEMPLATES = (
+    "{text}",
+    "{text} =>",
+    "{text}\nIntent:",
+    '{text} means in one word: "',
+    'This sentence: "{text}" means in one word: "',
+)
+
+
+def main() -> None:
+    settings = {"lora_layers": "top-1", "num_validation_tasks": 50, **dict(map(parse_override, sys.argv[1:]))}
+    corpus = open_corpus(make_config(settings))
+    rows = []
+    for template in TEMPLATES:
+        experiment = open_experiment(make_config({**settings, "template": template}), corpus, "cpu")
+        scores = nearest_mean(experiment, validation_episodes(experiment))
+        tokens = float(np.mean([len(ids) for ids in experiment.encoder.token_ids]))
+        row = {"template": template, "accuracy": float(scores.accuracy.mean()), "tokens_per_prompt": round(tokens, 1)}
+        rows.append({**row, "standard_error": float(scores.accuracy.std(ddof=1) / len(scores.accuracy) ** 0.5)})
+    print(json.dumps({"settings": settings, "templates": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
