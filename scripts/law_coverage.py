@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from reptile_scaling.laws import fit_law
 from reptile_scaling.laws.candidates import fit_candidate
 from reptile_scaling.laws.forms import FORMS
 from reptile_scaling.laws.table import LossTable, gather_levels
@@ -89,6 +90,17 @@ def measure(setting: Setting, n_sweeps: int, n_bootstrap: int = 400) -> dict[str
     return {"n_sweeps": n_sweeps} | {n: {k: c.summary() for k, c in kinds.items()} for n, kinds in counts.items()}
 
 
+def measure_predictions(truth: Truth, n_sweeps: int, n_bootstrap: int = 200) -> dict[str, Any]:
+    """Coverage of `Law.predict`, whatever the verdict chose, inside the data and at 2 and 4 times the largest N."""
+    world = _setting("", truth, TRUE_PARAMETERS[truth][""], SEVEN, 3, 0.03).world
+    rng, x = stream(SEED, "predictions", truth), np.array([20.0, 200.0, 400.0, 800.0])
+    hits = np.zeros(x.size)
+    for _ in range(n_sweeps):
+        predicted = fit_law(draw_table(world, rng), n_bootstrap=n_bootstrap).predict(x)
+        hits += (predicted.low <= world.curve(x)) & (world.curve(x) <= predicted.high)
+    return {"n_sweeps": n_sweeps} | {f"{n:g}": float(share) for n, share in zip(x, hits / n_sweeps, strict=True)}
+
+
 def _intervals(fitted: str, table: LossTable, n: int, seed: int) -> dict[str, dict[str, tuple[float, float]]]:
     found = fit_candidate(FORMS[fitted], table, gather_levels(table), n, seed)
     assert found.draws is not None and found.draws.resampled is not None and found.draws.wild is not None
@@ -129,8 +141,12 @@ def main(n_sweeps: int) -> None:
             if isinstance(kinds, dict)
         ]
         print(f"{setting.name:58} {' | '.join(parts)}", flush=True)
+    predictions = {truth: measure_predictions(truth, n_sweeps) for truth in TRUE_PARAMETERS}
+    for truth, row in predictions.items():
+        print(f"prediction in {truth} at N = 20, 200, 400, 800: {row}")
     print(f"{time.perf_counter() - begin:.0f} s")
-    Path("docs/law_coverage.json").write_text(json.dumps({"seed": SEED, "settings": results}, indent=1) + "\n")
+    summary = {"seed": SEED, "settings": results, "predictions": predictions}
+    Path("docs/law_coverage.json").write_text(json.dumps(summary, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float
 
-from reptile_scaling.laws.fitting import Fits, fit_huber, fit_many
+from reptile_scaling.laws.fitting import Fits, fit_many
 from reptile_scaling.laws.forms import FORMS, Form, evaluate
 from reptile_scaling.laws.table import Levels, LossTable, pool_variance
 from reptile_scaling.laws.uncertainty import Draws, draw_parameters, percentile_interval, profile_interval
@@ -34,7 +34,6 @@ class Candidate:
     weight: float
     holdout_error: float | None
     loo_error: float | None
-    huber: Float[np.ndarray, " P"] | None
     r2: float | None
     draws: Draws | None
     profile: tuple[float, float] | None
@@ -99,7 +98,6 @@ def fit_candidate(form: Form, table: LossTable, levels: Levels, n_bootstrap: int
     if identified and draws is None:
         reason = "no noise estimate: one seed per level and no level to spare, so there is no interval"
     left_out = _left_out_errors(form, levels)
-    huber = fit_huber(form, table.n_tasks, table.loss, levels.residual)
     return Candidate(
         form,
         fits,
@@ -112,7 +110,6 @@ def fit_candidate(form: Form, table: LossTable, levels: Levels, n_bootstrap: int
         weight=0.0,
         holdout_error=None if left_out is None else float(left_out[-1]),
         loo_error=None if left_out is None else float(np.sqrt(np.mean(left_out**2))),
-        huber=huber,
         r2=_r2(form, table, fits),
         draws=draws,
         profile=profile_interval(form, levels, fits) if identified else None,
@@ -153,7 +150,7 @@ def _left_out_errors(form: Form, levels: Levels) -> Float[np.ndarray, " K"] | No
         return None
     kept: Bool[np.ndarray, "K K"] = ~np.eye(k, dtype=bool)
     means = np.tile(levels.mean, (k, 1))
-    fits = fit_many(form, levels.x, means, levels.weights * kept, residual=levels.residual, rounds=12)
+    fits = fit_many(form, levels.x, means, levels.weights * kept, residual=levels.residual)
     predicted = np.diag(evaluate(form, fits.parameters, levels.x))
     reference = np.where(levels.mean == 0, 1.0, levels.mean)
     return np.asarray(np.abs((predicted - levels.mean) / reference))

@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 from scipy.stats import t as t_distribution
 
 from reptile_scaling.errors import InputError
-from reptile_scaling.laws.fitting import Fits, fit_many
+from reptile_scaling.laws.fitting import Fits, fit_many, residuals
 from reptile_scaling.laws.forms import FORMS, Form, evaluate
 from reptile_scaling.laws.law import N_BOOTSTRAP
-from reptile_scaling.laws.table import Levels, LossTable, gather_levels, pool_variance
+from reptile_scaling.laws.table import Levels, LossTable, gather_levels, pool_variance, pool_with_misfit
 from reptile_scaling.laws.uncertainty import refit, shift_by_tasks
 from reptile_scaling.randomness import stream
 
@@ -142,7 +142,7 @@ def _exponent_difference(
     n_bootstrap: int,
     seed: int,
 ) -> tuple[float | None, tuple[float, float] | None]:
-    """Exponent of B minus A, both refitted to draws whose noise is correlated as the arms' seeds are."""
+    """Exponent of B minus A, both refitted to draws whose noise is paired as the arms are."""
     fits = [fit_many(form, lv.x, lv.mean[None], lv.weights[None], residual=lv.residual) for lv in (levels_a, levels_b)]
     if levels_a.x.size < form.n_parameters:
         return None, None
@@ -167,30 +167,39 @@ def _correlated_noise(
     form: Form, a: LossTable, b: LossTable, levels_a: Levels, levels_b: Levels, fits: list[Fits], paired: bool,
     n: int, seed: int,
 ) -> list[Float[np.ndarray, "B K"]] | None:  # fmt: skip
-    """Noise of level means for both arms; None where there is no estimate of it."""
-    rng = stream(seed, "compare", "noise")
-    rho = _correlation(a, b, levels_a, levels_b) if paired else 0.0
-    first = rng.standard_normal((n, levels_a.x.size))
-    second = rho * first + np.sqrt(1.0 - rho**2) * rng.standard_normal(first.shape)
-    # One draw of the noise's size serves both arms, or a perfectly shared noise would not cancel.
+    """Noise of level means for both arms; None where there is no estimate of it.
+
+    Where pairs are known, arm B has the noise of arm A and that of the pairs' gap: only the gap moves the difference.
+    """
     estimates = [
         pool_variance(lv, float(fit.rss[0]), form.n_parameters)
         for lv, fit in zip((levels_a, levels_b), fits, strict=True)
     ]
-    df = min(df for _, df in estimates)
-    if df == 0:
+    if min(df for _, df in estimates) == 0:
         return None
-    size = np.sqrt(df / rng.chisquare(df, n))
-    return [
-        np.asarray(np.sqrt(variance) * size[:, None] * z / np.sqrt(lv.weights))
-        for lv, (variance, _), z in zip((levels_a, levels_b), estimates, (first, second), strict=True)
+    rng = stream(seed, "compare", "noise")
+    noise_a, noise_b = (_drawn(levels_a, variance, df, n, rng) for variance, df in estimates)
+    if not paired:
+        return [noise_a, noise_b]
+    variance, df = _variance_of_gap(form, a, b, levels_a, levels_b, fits)
+    return [noise_a, noise_a + _drawn(levels_a, variance, df, n, rng)]
+
+
+def _drawn(levels: Levels, variance: float, df: int, n: int, rng: np.random.Generator) -> Float[np.ndarray, "B K"]:
+    sigma = np.sqrt(variance * df / rng.chisquare(df, n))
+    return np.asarray(sigma[:, None] * rng.standard_normal((n, levels.x.size)) / np.sqrt(levels.weights))
+
+
+def _variance_of_gap(
+    form: Form, a: LossTable, b: LossTable, levels_a: Levels, levels_b: Levels, fits: list[Fits]
+) -> tuple[float, int]:
+    """s² of a pair's gap in the unit of the residual, from pairs within levels and the misfit of the curves' gap."""
+    within = [(t.loss - lv.mean[lv.row_level]) / lv.scale[lv.row_level] for t, lv in ((a, levels_a), (b, levels_b))]
+    df = within[0].size - levels_a.x.size
+    pure = float(np.sum((within[1] - within[0]) ** 2)) / df if df else 0.0
+    misfit = [
+        residuals(form, fit.parameters, lv.x, lv.mean[None], lv.residual)[0]
+        for fit, lv in zip(fits, (levels_a, levels_b), strict=True)
     ]
-
-
-def _correlation(a: LossTable, b: LossTable, levels_a: Levels, levels_b: Levels) -> float:
-    """Correlation of paired residuals within levels, pooled over N; 0 below four degrees of freedom."""
-    left, right = (
-        (t.loss - lv.mean[lv.row_level]) / lv.scale[lv.row_level] for t, lv in ((a, levels_a), (b, levels_b))
-    )
-    both = float(np.sqrt(np.sum(left**2) * np.sum(right**2)))
-    return float(np.clip(left @ right / both, -1.0, 1.0)) if both > 0 and levels_a.pooled_df >= 4 else 0.0
+    rss = float(levels_a.weights @ (misfit[1] - misfit[0]) ** 2)
+    return pool_with_misfit(pure, df, rss, levels_a.x.size - form.n_parameters)

@@ -13,16 +13,15 @@ from jaxtyping import Bool, Float
 from reptile_scaling.laws.forms import Form, evaluate, outer_grid
 from reptile_scaling.laws.linear import Residual, solve
 
-# Nine points over a bracket of two cells shrink it four-fold per round.
-_REFINE_POINTS = 9
-ROUNDS_EXACT = 24  # four-fold each: from a cell of 0.1 to below 1e-15
-ROUNDS_DRAWS = 4  # a bootstrap draw needs its exponent to about 1e-4, a hundredth of any interval's width
+# (rounds, points): n points over a bracket of two cells shrink it (n − 1) / 2-fold a round.
+_REFINE_EXACT = (6, 65)  # 32⁶ = 10⁹: a sum of squares fixes its minimum to the root of the machine's precision
+_REFINE_DRAWS = (4, 9)  # 4⁴ = 256: a bootstrap draw needs its exponent to a hundredth of any interval's width
 HUBER_DELTA = 1.345  # standard deviations; 95 % efficient when the noise is Gaussian after all (Huber 1964)
 
 
 @dataclass(frozen=True)
 class Fits:
-    """One form fitted to B tables: parameters `[B, P]`, weighted squares `[B]`, whether the outer number hit a bound."""
+    """One form fitted to B tables: parameters `[B, P]`, weighted squares `[B]`, bounds hit by the outer number."""
 
     parameters: Float[np.ndarray, "B P"]
     rss: Float[np.ndarray, " B"]
@@ -33,10 +32,10 @@ def fit_many(
     form: Form,
     x: Float[np.ndarray, " K"],
     y: Float[np.ndarray, "B K"],
-    weights: Float[np.ndarray, "b K"],
+    weights: Float[np.ndarray, "#B K"],
     *,
     residual: Residual,
-    rounds: int = ROUNDS_EXACT,
+    exact: bool = True,
 ) -> Fits:
     """Least squares of `form` to each row of `y[B, K]` with weights `[B, K]` (or `[1, K]` for all); rss is a sum.
 
@@ -44,7 +43,7 @@ def fit_many(
     y − form ("plain"). A straight line in log N may cross 0, so its log residual is (y − form) / y.
     """
     all_weights = np.broadcast_to(weights, y.shape)
-    outer, coefficients = _search(form, x, y, all_weights, residual, rounds)
+    outer, coefficients = _search(form, x, y, all_weights, residual, exact)
     parameters = _parameters(form, outer, coefficients, float(np.log(x).mean()))
     with np.errstate(all="ignore"):  # at a level left out (weight 0) a curve may be anywhere
         squares = all_weights * residuals(form, parameters, x, y, residual) ** 2
@@ -58,7 +57,7 @@ def residuals(
     form: Form,
     parameters: Float[np.ndarray, "B P"],
     x: Float[np.ndarray, " K"],
-    y: Float[np.ndarray, "b K"],
+    y: Float[np.ndarray, "#B K"],
     residual: Residual,
 ) -> Float[np.ndarray, "B K"]:
     """What least squares squares: `[B, K]`."""
@@ -77,7 +76,7 @@ def fit_huber(
     """
     weights = np.ones_like(y)
     parameters = _fit_rows(form, x, y, weights, residual)
-    for _ in range(30):  # the change shrinks three-fold a round or faster in all worlds tried: 1e-6 within 15
+    for _ in range(20):  # the change shrinks three-fold a round or faster in all worlds tried: 1e-4 within 10
         distance = np.abs(residuals(form, parameters, x, y[None], residual)[0])
         spread = float(np.median(distance)) / 0.6745  # the median of |z|, so that it estimates a Gaussian's σ
         if spread <= 1e-12 * (1.0 if residual == "log" else float(np.abs(y).max())):
@@ -85,7 +84,7 @@ def fit_huber(
         previous = parameters
         weights = np.minimum(1.0, HUBER_DELTA * spread / np.maximum(distance, 1e-300))
         parameters = _fit_rows(form, x, y, weights, residual)
-        if np.allclose(parameters, previous, rtol=1e-6, atol=0.0):
+        if np.allclose(parameters, previous, rtol=1e-4, atol=0.0):
             break
     return np.asarray(parameters[0])
 
@@ -116,7 +115,7 @@ def _fit_rows(
     total = np.bincount(row_level, weights=weights)
     mean = np.bincount(row_level, weights=weights * (np.log(y) if residual == "log" else y)) / total
     mean = np.exp(mean) if residual == "log" else mean
-    return np.asarray(fit_many(form, levels, mean[None], total[None], residual=residual, rounds=9).parameters)
+    return np.asarray(fit_many(form, levels, mean[None], total[None], residual=residual).parameters)
 
 
 def _search(
@@ -125,24 +124,24 @@ def _search(
     y: Float[np.ndarray, "B K"],
     weights: Float[np.ndarray, "B K"],
     residual: Residual,
-    rounds: int,
+    exact: bool,
 ) -> tuple[Float[np.ndarray, " B"], Float[np.ndarray, "B Q"]]:
     """The best outer number of each table and the coefficients that go with it."""
     log_x = np.log(x) - np.log(x).mean()
     grid, rows = outer_grid(form, x), np.arange(len(y))
     offset = float(np.log(x).mean()) if form.name == "broken" else 0.0  # a break is a position: it moves with scaled x
-    exact = rounds > ROUNDS_DRAWS
+    rounds, n_points = _REFINE_EXACT if exact else _REFINE_DRAWS
     coefficients, rss = solve(form, log_x, y, weights, (grid - offset)[None], residual, exact=exact)
     best = rss.argmin(axis=1)
     low, high = grid[np.maximum(best - 1, 0)], grid[np.minimum(best + 1, grid.size - 1)]
     outer, kept = grid[best], coefficients[rows, best]
     for _ in range(rounds if grid.size > 1 else 0):
-        tried = low[:, None] + (high - low)[:, None] * np.linspace(0.0, 1.0, _REFINE_POINTS)
+        tried = low[:, None] + (high - low)[:, None] * np.linspace(0.0, 1.0, n_points)
         coefficients, rss = solve(form, log_x, y, weights, tried - offset, residual, exact=exact)
         best = rss.argmin(axis=1)
         outer, kept = tried[rows, best], coefficients[rows, best]
         low = tried[rows, np.maximum(best - 1, 0)]
-        high = tried[rows, np.minimum(best + 1, _REFINE_POINTS - 1)]
+        high = tried[rows, np.minimum(best + 1, n_points - 1)]
     return outer, kept
 
 

@@ -78,8 +78,8 @@ def outer_grid(form: Form, x: Float[np.ndarray, " K"]) -> Float[np.ndarray, " G"
 
 
 def columns(
-    form: Form, log_x_K: Float[np.ndarray, " K"], outer_BG: Float[np.ndarray, "B G"]
-) -> list[Float[np.ndarray, "B G K"]]:
+    form: Form, log_x_K: Float[np.ndarray, " K"], outer_BG: Float[np.ndarray, "#B G"]
+) -> list[Float[np.ndarray, "#B G K"]]:
     """The columns beside the intercept, `[B, G, K]` each, for x scaled by its geometric mean (`log_x_K` centred)."""
     match form.name:
         case "power" | "power_floor":

@@ -5,9 +5,10 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from reptile_scaling.laws.candidates import Candidate, fit_candidates
+from reptile_scaling.laws.fitting import fit_huber
 from reptile_scaling.laws.forms import FORMS
 from reptile_scaling.laws.prediction import Prediction, TasksNeeded, predict_loss, solve_for_target
 from reptile_scaling.laws.table import Levels, LossTable, Transform, distinct_groups, gather_levels, transformed
@@ -29,7 +30,7 @@ class Law:
     n_bootstrap: int
     seed: int
 
-    def predict(self, n_tasks: Float[np.ndarray, " M"] | float) -> Prediction:
+    def predict(self, n_tasks: Float[np.ndarray, " M"] | Int[np.ndarray, " M"] | float | int) -> Prediction:
         """Mean over seeds at N', in the table's own unit, with a 95 % interval; warns beyond 4 × the largest N."""
         return predict_loss(
             self.candidates,
@@ -39,9 +40,9 @@ class Law:
             np.atleast_1d(np.asarray(n_tasks, dtype=np.float64)),
         )
 
-    def tasks_needed(self, target: float) -> TasksNeeded:
+    def tasks_needed(self, target: float | int) -> TasksNeeded:
         """The N at which the mean over seeds reaches `target`, with a 95 % interval; infinite where it never does."""
-        return solve_for_target(self.candidates, self.verdict, self.levels, self.transform, target)
+        return solve_for_target(self.candidates, self.verdict, self.levels, self.transform, float(target))
 
     def as_json(self) -> dict[str, Any]:
         """The object `fit --json` prints: plain numbers, and null wherever nothing is known."""
@@ -50,7 +51,7 @@ class Law:
             "n_levels": int(self.levels.x.size),
             "n_seeds": distinct_groups(self.table.group) if self.table.group else int(self.levels.n_seeds.max()),
             "transform": self.transform,
-            "forms": {name: _form_json(name, self.candidates.get(name), self.levels) for name in FORMS},
+            "forms": {name: _form_json(name, self.candidates.get(name), self.levels, self.table) for name in FORMS},
             "verdict": {
                 "form": self.verdict.form,
                 "scaling_detected": self.verdict.scaling_detected,
@@ -96,8 +97,9 @@ def _warnings(table: LossTable, levels: Levels, candidates: dict[str, Candidate]
     if table.dropped:
         found.append(f"{len(table.dropped)} rows were dropped: see log.dropped")
     chosen = candidates.get(verdict.form)
-    if chosen is not None and chosen.huber is not None and "beta" in chosen.interval:
-        robust, (low, high) = chosen.huber[chosen.form.parameters.index("beta")], chosen.interval["beta"]
+    if chosen is not None and "beta" in chosen.interval:
+        huber = fit_huber(chosen.form, table.n_tasks, table.loss, levels.residual)
+        robust, (low, high) = huber[chosen.form.parameters.index("beta")], chosen.interval["beta"]
         slack = 1e-3 * (abs(low) + abs(high))  # draws know their exponent to four digits
         if not low - slack <= robust <= high + slack:
             found.append(
@@ -106,7 +108,7 @@ def _warnings(table: LossTable, levels: Levels, candidates: dict[str, Candidate]
     return tuple(found)
 
 
-def _form_json(name: str, candidate: Candidate | None, levels: Levels) -> dict[str, Any]:
+def _form_json(name: str, candidate: Candidate | None, levels: Levels, table: LossTable) -> dict[str, Any]:
     form = FORMS[name]
     nothing = dict.fromkeys(form.parameters)
     if candidate is None:
@@ -130,7 +132,8 @@ def _form_json(name: str, candidate: Candidate | None, levels: Levels) -> dict[s
     resampled = {} if draws is None or draws.resampled is None else candidate.intervals_of(draws.resampled)
     wild = {} if draws is None or draws.wild is None else candidate.intervals_of(draws.wild)
     profile = {} if candidate.profile is None else {"beta": candidate.profile}
-    huber = {} if candidate.huber is None else dict(zip(form.parameters, candidate.huber.tolist(), strict=True))
+    robust = fit_huber(form, table.n_tasks, table.loss, levels.residual)
+    huber = dict(zip(form.parameters, robust.tolist(), strict=True))
     return {
         **{key: _number(value) for key, value in candidate.parameters.items()},
         "formula": form.formula,
@@ -169,7 +172,8 @@ def _log_json(law: Law) -> dict[str, Any]:
         "converged": {name: bool(np.isfinite(c.fits.parameters).all()) for name, c in law.candidates.items()},
         "bounds_hit": {name: bool(c.fits.at_bound[0]) for name, c in law.candidates.items() if c.fits.at_bound[0]},
         "information": {name: _number(c.information) for name, c in law.candidates.items()},
-        "intervals": "ci95: hierarchical (misfit, seeds, test tasks), beta with its profile; resampled: N x seed x test task; wild: over N",
+        "intervals": "ci95: hierarchical (misfit, seeds, test tasks), beta with its profile; "
+        "ci95_resampled: N x seed x test task; ci95_wild: over N",
         "n_bootstrap": law.n_bootstrap,
         "seed": law.seed,
         "versions": {name: version(name) for name in ("numpy", "scipy", "pandas")},

@@ -1,6 +1,7 @@
-"""The exact inside of a fit: with the outer number given, every form is a weighted straight line in its columns.
+"""The exact inside of a fit: given the outer number, a form is a weighted straight line in its columns.
 
-Legend: `B` tables (`b` is B or 1) · `G` outer values (`g` is G or 1) · `K` levels · `Q` coefficients, intercept first.
+Legend: `B` tables (`#B` is B or 1) · `G` outer values (`#G` is G or 1) · `K` levels · `Q` coefficients, intercept
+first.
 """
 
 from typing import Literal
@@ -20,8 +21,8 @@ def solve(
     form: Form,
     log_x: Float[np.ndarray, " K"],
     y: Float[np.ndarray, "B K"],
-    weights: Float[np.ndarray, "B K"],
-    outer: Float[np.ndarray, "b G"],
+    weights: Float[np.ndarray, "#B K"],
+    outer: Float[np.ndarray, "#B G"],
     residual: Residual,
     *,
     exact: bool,
@@ -52,12 +53,12 @@ def solve(
 
 
 def _with_floor(
-    target: Float[np.ndarray, "B 1 K"],
-    w: Float[np.ndarray, "B 1 K"],
-    u: Float[np.ndarray, "b G K"],
+    target: Float[np.ndarray, "#B #G K"],
+    w: Float[np.ndarray, "#B #G K"],
+    u: Float[np.ndarray, "#B #G K"],
     residual: Residual,
     rounds: int,
-) -> tuple[list[Float[np.ndarray, "B G"]], Float[np.ndarray, "B G"]]:
+) -> tuple[list[Float[np.ndarray, "#B #G"]], Float[np.ndarray, "#B #G"]]:
     """Floor and amplitude ≥ 0, log residuals by Gauss–Newton: fit p·(1 + log(y / p)) with weights 1 / p²."""
     if residual == "plain":
         floor, amplitude = _kept_positive(target, w, u, keep_floor=bool((target > 0).all()))
@@ -72,12 +73,12 @@ def _with_floor(
 
 
 def _kept_positive(
-    target: Float[np.ndarray, "B g K"],
-    w: Float[np.ndarray, "B g K"],
-    u: Float[np.ndarray, "b G K"],
+    target: Float[np.ndarray, "#B #G K"],
+    w: Float[np.ndarray, "#B #G K"],
+    u: Float[np.ndarray, "#B #G K"],
     *,
     keep_floor: bool,
-) -> list[Float[np.ndarray, "B G"]]:
+) -> list[Float[np.ndarray, "#B #G"]]:
     """Least squares with floor and amplitude ≥ 0: convex in two numbers, so the optimum is one of three."""
     (floor, amplitude), _ = _with_intercept(target, w, [u])
     if keep_floor:
@@ -88,14 +89,14 @@ def _kept_positive(
 
 
 def _with_intercept(
-    target: Float[np.ndarray, "B g K"], w: Float[np.ndarray, "B g K"], terms: list[Float[np.ndarray, "b G K"]]
-) -> tuple[list[Float[np.ndarray, "B gg"]], Float[np.ndarray, "B gg"]]:
+    target: Float[np.ndarray, "#B #G K"], w: Float[np.ndarray, "#B #G K"], terms: list[Float[np.ndarray, "#B #G K"]]
+) -> tuple[list[Float[np.ndarray, "#B #G"]], Float[np.ndarray, "#B #G"]]:
     """Intercept and up to two slopes by centring (no cancellation) and Cramer's rule, with the sum of squares."""
     total = w.sum(-1)
     y_mean = (w * target).sum(-1) / total
     means = [(w * u).sum(-1) / total for u in terms]
     y_c, cs = target - y_mean[..., None], [u - m[..., None] for u, m in zip(terms, means, strict=True)]
-    slopes: list[Float[np.ndarray, "B gg"]] = []
+    slopes: list[Float[np.ndarray, "#B #G"]] = []
     if len(terms) == 1:
         slopes = [_ratio((w * cs[0] * y_c).sum(-1), (w * cs[0] ** 2).sum(-1))]
     elif len(terms) == 2:
@@ -110,7 +111,7 @@ def _with_intercept(
     return [intercept, *slopes], (w * y_c**2).sum(-1)
 
 
-def _ratio(above: Float[np.ndarray, "B g"], below: Float[np.ndarray, "B g"]) -> Float[np.ndarray, "B g"]:
+def _ratio(above: Float[np.ndarray, "#B #G"], below: Float[np.ndarray, "#B #G"]) -> Float[np.ndarray, "#B #G"]:
     """above / below, and 0 where resampled levels leave nothing to measure a slope from."""
     return np.asarray(np.divide(above, below, out=np.zeros_like(above), where=below > 0))
 

@@ -62,7 +62,7 @@ class _Truth:
 
 
 def plan_levels(
-    law: Law, *, budget: float, task_steps_per_run: float = 1.0, goal: Goal = "narrow_beta", seed: int = 0
+    law: Law, *, budget: float | int, task_steps_per_run: float | int = 1.0, goal: Goal = "narrow_beta", seed: int = 0
 ) -> tuple[Plan, ...]:
     """Plans that fit the budget, best first: most seeds, wider ranges, denser levels.
 
@@ -116,7 +116,7 @@ def _designs(law: Law) -> dict[str, Float[np.ndarray, " K"]]:
     return {name: np.unique(np.maximum(np.round(levels), 1.0)) for name, levels in designs.items()}
 
 
-def _spread(levels: Float[np.ndarray, " K"], n_runs: int) -> tuple[Float[np.ndarray, " K"], np.ndarray]:
+def _spread(levels: Float[np.ndarray, " K"], n_runs: int) -> tuple[Float[np.ndarray, " chosen"], np.ndarray]:
     """Runs dealt evenly over the levels, outermost first where there are fewer runs than levels."""
     k = levels.size
     if n_runs < k:
@@ -165,7 +165,7 @@ def _simulate(truth: _Truth, x: Float[np.ndarray, " K"], seeds: np.ndarray, seed
 def _beta_width(truth: _Truth, x: Float[np.ndarray, " K"], seeds: np.ndarray, seed: int) -> float:
     """Width between the 2.5 % and 97.5 % points of (estimate − truth) over simulated sweeps."""
     y = _simulate(truth, x, seeds, seed)
-    fits = fit_many(truth.form, x, y, seeds[None].astype(np.float64), residual=truth.residual, rounds=4)
+    fits = fit_many(truth.form, x, y, seeds[None].astype(np.float64), residual=truth.residual, exact=False)
     low, high = np.percentile(fits.parameters[:, 1] - truth.parameters[:, 1], [2.5, 97.5])
     return float(high - low)
 
@@ -174,7 +174,7 @@ def _decided(truth: _Truth, x: Float[np.ndarray, " K"], seeds: np.ndarray, seed:
     """Share of simulated sweeps whose F test at the verdict's level rules the simpler or equal rival out."""
     y = _simulate(truth, x, seeds, seed)
     forms = [truth.form, truth.rival]
-    rss = [fit_many(f, x, y, seeds[None].astype(np.float64), residual=truth.residual, rounds=4).rss for f in forms]
+    rss = [fit_many(f, x, y, seeds[None].astype(np.float64), residual=truth.residual, exact=False).rss for f in forms]
     extra = max(truth.form.n_parameters - truth.rival.n_parameters, 1)
     df = int(seeds.sum()) - truth.form.n_parameters
     if df <= 0:

@@ -13,13 +13,14 @@ from reptile_scaling.laws.verdict import Verdict
 
 # Beyond this multiple of the largest N a form that fits equally well inside may be anywhere.
 FAR = 4.0
+SMALLEST_WEIGHT = 0.05
 
 
 @dataclass(frozen=True)
 class Prediction:
     """Mean over seeds at each N with its 95 % interval (NaN where there is none), in the table's own unit.
 
-    The interval is of that mean, not of a single run; forms the data cannot rule out are in it by their weight.
+    The interval is of that mean, not of a single run; it reaches over the forms that the data cannot rule out.
     """
 
     n_tasks: Float[np.ndarray, " M"]
@@ -65,20 +66,22 @@ def predict_loss(
     transform: Transform,
     n_tasks: Float[np.ndarray, " M"],
 ) -> Prediction:
-    """The verdict's curve; its interval mixes the draws of the forms not ruled out, by information weight."""
+    """The verdict's curve; its interval reaches over those of all forms not ruled out."""
     chosen = chosen_candidate(candidates, verdict)
     value = evaluate(chosen.form, chosen.fits.parameters, n_tasks)[0]
-    curves = [evaluate(form, draws, n_tasks) for form, draws in _mixture(candidates, verdict, chosen)]
     low, high = np.full_like(value, np.nan), np.full_like(value, np.nan)
-    if curves:
-        low, high = np.percentile(np.concatenate(curves), [2.5, 97.5], axis=0)
-        low, high = np.minimum(low, value), np.maximum(high, value)  # a mixture may leave the chosen curve outside
-    ends = np.sort(np.stack([from_scale(low, transform), from_scale(high, transform)]), axis=0)
+    ends = [
+        np.percentile(evaluate(form, draws, n_tasks), [2.5, 97.5], axis=0)
+        for form, draws in _members(candidates, verdict, chosen)
+    ]
+    if ends:
+        low, high = np.minimum(np.min(ends, axis=0)[0], value), np.maximum(np.max(ends, axis=0)[1], value)
+    low, high = np.sort(np.stack([from_scale(low, transform), from_scale(high, transform)]), axis=0)
     return Prediction(
         n_tasks,
         from_scale(value, transform),
-        ends[0],
-        ends[1],
+        low,
+        high,
         chosen.form.name,
         _distance_warnings(levels, float(n_tasks.max()), verdict),
     )
@@ -94,11 +97,13 @@ def solve_for_target(
         why = f"the verdict is {verdict.form}: no number of tasks is known to reach {target:g}"
         return TasksNeeded(target, np.inf, np.inf, np.inf, chosen.form.name, (why,))
     needed = float(_invert(chosen.form, chosen.fits.parameters, scaled)[0])
-    draws = [_invert(form, draws, scaled) for form, draws in _mixture(candidates, verdict, chosen)]
     low, high = np.nan, np.nan
-    if draws:
-        low, high = np.percentile(np.concatenate(draws), [2.5, 97.5], method="inverted_cdf")
-        low, high = min(low, needed), max(high, needed)
+    members = _members(candidates, verdict, chosen)
+    if members:
+        ends = [
+            np.percentile(_invert(form, draws, scaled), [2.5, 97.5], method="inverted_cdf") for form, draws in members
+        ]
+        low, high = min(needed, np.min(ends)), max(needed, np.max(ends))
     warnings = _distance_warnings(levels, needed, verdict)
     if not np.isfinite(needed):
         warnings += (f"{chosen.form.name} never reaches {target:g}: its floor is above it or the fall has ended",)
@@ -115,22 +120,18 @@ def chosen_candidate(candidates: dict[str, Candidate], verdict: Verdict) -> Cand
     return max(monotone, key=lambda c: c.weight)
 
 
-def _mixture(
+def _members(
     candidates: dict[str, Candidate], verdict: Verdict, chosen: Candidate
 ) -> list[tuple[Form, Float[np.ndarray, "B P"]]]:
-    """Draws of the chosen form and of its alternatives, as many of each as its weight says."""
-    members = [chosen, *(candidates[n] for n in verdict.alternatives if n in candidates and n != chosen.form.name)]
-    members = [c for c in members if c.draws is not None]
-    if not members or verdict.form == "insufficient_data":
+    """Draws of the chosen form and of those alternatives that have a twentieth of the weight or more.
+
+    Their intervals are joined, not mixed: mixed by weight they covered the truth in 90 % of sweeps, not 95 %.
+    """
+    if verdict.form == "insufficient_data":
         return []
-    total = sum(c.weight for c in members)
-    mixed = []
-    for member in members:
-        assert member.draws is not None
-        draws = member.draws.hierarchical
-        share = member.weight / total if total > 0 else 1.0 / len(members)  # no weights where levels are too few
-        mixed.append((member.form, draws[: round(share * len(draws))]))
-    return [(form, draws) for form, draws in mixed if len(draws)]
+    others = [candidates[n] for n in verdict.alternatives if n in candidates and n != chosen.form.name]
+    members = [chosen, *(c for c in others if c.weight >= SMALLEST_WEIGHT or chosen.weight == 0.0)]
+    return [(c.form, c.draws.hierarchical) for c in members if c.draws is not None]
 
 
 def _invert(form: Form, parameters: Float[np.ndarray, "B P"], target: float) -> Float[np.ndarray, " B"]:

@@ -166,15 +166,16 @@ def pool_variance(levels: Levels, rss: float, n_parameters: int) -> tuple[float,
     Where the misfit is significantly larger than the seeds explain (F test, 5 %), it alone is the noise:
     an interval must not be narrower than the distance between the curve and its points.
     """
-    misfit_df = levels.x.size - n_parameters
-    pure = levels.pooled_variance * levels.pooled_df
+    return pool_with_misfit(levels.pooled_variance, levels.pooled_df, rss, levels.x.size - n_parameters)
+
+
+def pool_with_misfit(seeds: float, seeds_df: int, rss: float, misfit_df: int) -> tuple[float, int]:
+    """The rule of `pool_variance` from the numbers alone."""
     if misfit_df <= 0:
-        return levels.pooled_variance, levels.pooled_df
-    if levels.pooled_df and rss / misfit_df > levels.pooled_variance * f_distribution.ppf(
-        0.95, misfit_df, levels.pooled_df
-    ):
+        return seeds, seeds_df
+    if seeds_df and rss / misfit_df > seeds * float(f_distribution.ppf(0.95, misfit_df, seeds_df)):
         return rss / misfit_df, misfit_df
-    return (pure + rss) / (levels.pooled_df + misfit_df), levels.pooled_df + misfit_df
+    return (seeds * seeds_df + rss) / (seeds_df + misfit_df), seeds_df + misfit_df
 
 
 def _numbers(frame: pd.DataFrame, column: str) -> Float[np.ndarray, " rows"]:

@@ -14,8 +14,9 @@ from reptile_scaling.laws.table import Levels
 VerdictForm = Literal["power", "power_floor", "log_linear", "flat", "rising", "not_a_simple_law", "insufficient_data"]
 FALLING: tuple[Literal["power", "power_floor", "log_linear"], ...] = ("power", "power_floor", "log_linear")
 
-# One-sided level of the trend test: flat data is called scaling in 1 %, rising data practically never.
-TREND_LEVEL = 0.01
+# One-sided level of the trend test: flat data is called scaling in about 1 %, since the noise is that of the form
+# that happens to fit best; rising data practically never.
+TREND_LEVEL = 0.005
 # A form is ruled out when another beats it by this F test; four rivals at ½ % keep the true form in 98 %.
 RULED_OUT_LEVEL = 0.005
 # Too small to matter, as a share of the loss: a change of 5 % over the range of N, a floor below 5 % of the last level.
@@ -68,9 +69,10 @@ def decide(candidates: dict[str, Candidate], levels: Levels) -> Verdict:
             _trend_words(trend),
             "no simple form fits: the level means lie further from every curve than seeds explain",
         )
-        return Verdict("not_a_simple_law", False, _broken_if_possible(candidates), reasons)
+        simpler = "rising" if trend.p_rising < TREND_LEVEL else "flat"
+        return Verdict("not_a_simple_law", False, (*_broken_if_possible(candidates), simpler), reasons)
     if trend.p_rising < TREND_LEVEL:
-        maybe = ("flat",) if trend.p_rising > RULED_OUT_LEVEL else ()
+        maybe = ("flat",) if trend.p_rising > TREND_LEVEL / 5 else ()
         return Verdict(
             "rising", False, maybe, (_trend_words(trend), "more tasks make it worse: look at the protocol first")
         )
@@ -140,7 +142,8 @@ def _falling(candidates: dict[str, Candidate], levels: Levels, trend: Trend) -> 
         )
     if _is_not_simple(candidates, levels):
         reasons.append("no simple form fits: the level means lie further from every curve than seeds explain")
-        return Verdict("not_a_simple_law", True, _broken_if_possible(candidates), tuple(reasons))
+        others = [name for name in left if broken is not None and not beats(broken, candidates[name], levels)]
+        return Verdict("not_a_simple_law", True, (*_broken_if_possible(candidates), *others), tuple(reasons))
     if broken is not None and broken.identified and beats(broken, candidates[best], levels, BREAK_LEVEL):
         others.append("broken")
     if _change_may_be_nothing(trend):
@@ -224,7 +227,7 @@ def _turns_up(broken: Candidate, levels: Levels) -> bool:
 
 
 def _change_may_be_nothing(trend: Trend) -> bool:
-    return trend.p_falling > RULED_OUT_LEVEL
+    return trend.p_falling > TREND_LEVEL / 5
 
 
 def _broken_if_possible(candidates: dict[str, Candidate]) -> tuple[str, ...]:

@@ -1,0 +1,39 @@
+"""Named worlds whose truth is known, and the folder of published fits."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reptile_scaling.laws import LossTable
+from reptile_scaling.laws.forms import BROKEN, CONSTANT, FORMS, LOG_LINEAR, POWER, POWER_FLOOR
+from reptile_scaling.laws.worlds import Truth, World
+
+SEVEN = np.array([2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0])
+WORLDS: dict[str, tuple[Truth, str, tuple[float, ...]]] = {
+    "KAPLAN": ("power", "power", (3.0, 0.3)),
+    "WITH_FLOOR": ("power_floor", "power_floor", (2.0, 0.5, 0.7)),
+    "STRAIGHT": ("log_linear", "log_linear", (2.5, 0.25)),
+    "FLAT": ("flat", "constant", (1.4,)),
+    "RISING": ("rising", "power", (1.0, -0.1)),
+    "BENT": ("broken", "broken", (1.5, 0.05, 0.6, 20.0)),
+}
+FORM_ORDER = (POWER, POWER_FLOOR, LOG_LINEAR, CONSTANT, BROKEN)
+
+
+def named_world(name: str, *, n_seeds: int = 3, noise: float = 0.03, levels: np.ndarray = SEVEN) -> World:
+    truth, form, parameters = WORLDS[name]
+    return World(truth, FORMS[form], parameters, levels, n_seeds, noise)
+
+
+def table_of(x: list[float], y: list[float], seeds: list[str] | None = None) -> LossTable:
+    return LossTable(np.array(x, dtype=float), np.array(y, dtype=float), None if seeds is None else tuple(seeds))
+
+
+@pytest.fixture(scope="session")
+def fit_oracles() -> Path:
+    folder = Path(os.environ.get("REPTILE_SCALING_DATA", Path(__file__).parents[3] / "shared" / "data")) / "fit_oracles"
+    if not folder.is_dir():
+        pytest.skip(f"published fits not found at {folder}: set REPTILE_SCALING_DATA")
+    return folder

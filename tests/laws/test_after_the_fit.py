@@ -1,0 +1,124 @@
+"""Extrapolation, plans, comparison of arms."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from laws.conftest import SEVEN, named_world, table_of
+from reptile_scaling.errors import InputError
+from reptile_scaling.laws import LossTable, compare_arms, fit_law, plan_levels
+from reptile_scaling.laws.worlds import draw_table
+from reptile_scaling.randomness import stream
+
+
+@pytest.mark.parametrize("name", ["KAPLAN", "WITH_FLOOR", "STRAIGHT"])
+def test_tasks_needed_is_the_inverse_of_predict(name: str) -> None:
+    law = fit_law(draw_table(named_world(name), stream(0, "inverse", name)), n_bootstrap=200)
+    needed = law.tasks_needed(float(law.predict(300).value[0]))
+    assert needed.n_tasks == pytest.approx(300, rel=1e-6)
+    assert needed.low < 300 < needed.high
+
+
+def test_prediction_covers_the_truth_at_twice_the_largest_n() -> None:
+    world, rng = named_world("WITH_FLOOR"), stream(1, "extrapolate")
+    truth = world.curve(np.array([400.0]))[0]
+    predictions = [fit_law(draw_table(world, rng), n_bootstrap=200).predict(400) for _ in range(30)]
+    # At a true coverage of 95 % the count is 28.5 ± 1.2.
+    assert sum(p.low[0] <= truth <= p.high[0] for p in predictions) >= 27
+
+
+def test_prediction_warns_beyond_four_times_the_largest_n_and_not_before() -> None:
+    law = fit_law(draw_table(named_world("KAPLAN"), stream(2, "far")), n_bootstrap=100)
+    assert law.predict(800).warnings == ()
+    assert "801 is 4 times the largest N measured (200)" in law.predict(801).warnings[0]
+
+
+def test_a_target_below_the_floor_takes_infinitely_many_tasks() -> None:
+    law = fit_law(draw_table(named_world("WITH_FLOOR", noise=0.01), stream(3, "floor")), n_bootstrap=100)
+    needed = law.tasks_needed(0.3)
+    assert np.isinf(needed.n_tasks)
+    assert needed.as_json()["n_tasks"] is None
+    assert "never reaches 0.3" in needed.warnings[-1]
+
+
+def test_a_flat_law_promises_no_target() -> None:
+    law = fit_law(draw_table(named_world("FLAT"), stream(4, "flat")), n_bootstrap=100)
+    assert "the verdict is flat" in law.tasks_needed(1.0).warnings[0]
+
+
+def test_plans_narrow_beta_keep_to_the_budget_and_come_best_first() -> None:
+    law = fit_law(draw_table(named_world("WITH_FLOOR", n_seeds=2), stream(5, "plan")), n_bootstrap=200)
+    plans = plan_levels(law, budget=14_000.0, task_steps_per_run=1000.0)
+    widths = [plan.beta_width for plan in plans]
+    assert widths == sorted(widths)
+    assert all(plan.task_steps <= 14_000.0 for plan in plans)
+    assert plans[0].beta_width_now is not None
+    assert widths[0] < 0.8 * plans[0].beta_width_now
+
+
+def test_a_plan_s_promise_is_kept_by_the_runs_it_asks_for() -> None:
+    # The promised width holds 95 % of errors; the errors of sweeps really run that way are counted against it.
+    rng = stream(6, "promise")
+    world, many_seeds = named_world("KAPLAN", n_seeds=2), named_world("KAPLAN", n_seeds=20)
+    law = fit_law(draw_table(world, rng), n_bootstrap=200)
+    known_noise = fit_law(draw_table(many_seeds, rng), n_bootstrap=200)
+    plan = plan_levels(replace(law, candidates=known_noise.candidates), budget=14)[-1]
+    new_x = np.repeat(np.array(plan.levels, dtype=float), plan.new_seeds)
+    errors = []
+    for _ in range(100):
+        old = draw_table(world, rng)
+        new = world.curve(new_x) * np.exp(0.03 * rng.standard_normal(new_x.size))
+        slope = np.polyfit(np.log(np.r_[old.n_tasks, new_x]), np.log(np.r_[old.loss, new]), 1)[0]
+        errors.append(abs(-slope - 0.3))
+    # The noise is known to 4 % from 133 degrees of freedom; a 95 % point of 100 errors is known to 10 %.
+    assert plan.beta_width == pytest.approx(2 * np.quantile(errors, 0.95), rel=0.25)
+
+
+def test_a_plan_for_two_levels_says_what_it_assumed() -> None:
+    plans = plan_levels(fit_law(table_of([5, 5, 50, 50], [2.0, 2.1, 1.0, 1.1])), budget=12)
+    assert plans
+    assert "no form is identified yet" in plans[0].assumptions[0]
+
+
+def test_a_budget_below_one_run_is_refused_with_the_price() -> None:
+    law = fit_law(draw_table(named_world("KAPLAN"), stream(7, "budget")), n_bootstrap=50)
+    with pytest.raises(InputError, match=r"budget = 10 pays for no run of 40: give 40"):
+        plan_levels(law, budget=10.0, task_steps_per_run=40.0)
+    assert plan_levels(law, budget=40.0, task_steps_per_run=40.0)
+
+
+def _arms(shift: float, seed: int) -> tuple[LossTable, LossTable]:
+    """B is A with its exponent larger by `shift`; a strong effect of each run's seed is shared by both arms."""
+    rng = stream(seed, "arms")
+    x = np.repeat(SEVEN, 3)
+    shared = 0.05 * rng.standard_normal(x.size)
+    a, b = (np.exp(shared + 0.01 * rng.standard_normal(x.size)) * 3.0 * x**-beta for beta in (0.3, 0.3 + shift))
+    return LossTable(x, a, tuple("012" * 7)), LossTable(x, b, tuple("012" * 7))
+
+
+def test_pairing_by_seed_finds_what_independent_arms_cannot() -> None:
+    a, b = _arms(0.02, 0)
+    paired = compare_arms(a, b)
+    independent = compare_arms(LossTable(a.n_tasks, a.loss), LossTable(b.n_tasks, b.loss))
+    assert paired.n_pairs == 21
+    assert independent.warnings == ("no seed ran in both arms: they are compared as independent",)
+    assert paired.exponent_interval is not None
+    assert independent.exponent_interval is not None
+    low, high = paired.exponent_interval
+    assert 0 < low < 0.02 < high
+    assert np.diff(independent.exponent_interval)[0] > 2 * (high - low)
+    assert (paired.high < 0).sum() > (independent.high < 0).sum()
+
+
+def test_arms_without_a_difference_show_none_in_19_of_20_sweeps() -> None:
+    found = [compare_arms(*_arms(0.0, seed), n_bootstrap=200) for seed in range(1, 41)]
+    covered = [c.exponent_interval[0] <= 0 <= c.exponent_interval[1] for c in found if c.exponent_interval]
+    assert sum(covered) >= 36
+    per_level = np.mean([(c.low <= 0) & (c.high >= 0) for c in found])
+    assert 0.92 < per_level < 0.98
+
+
+def test_arms_without_a_common_n_are_refused_with_the_cure() -> None:
+    with pytest.raises(InputError, match=r"the arms share no n_tasks: measure both at the same levels"):
+        compare_arms(table_of([2, 4], [1, 1]), table_of([3, 5], [1, 1]))
