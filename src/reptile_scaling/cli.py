@@ -143,6 +143,7 @@ def _conclude(folder: RunDirectory) -> int:
     from reptile_scaling.progress import count_states, read_statuses, status_table
     from reptile_scaling.report import write_report
     from reptile_scaling.report.law_table import results_table
+    from reptile_scaling.report.standing import standing_sentence
 
     statuses = read_statuses(folder)
     counts = count_states(statuses)
@@ -153,6 +154,7 @@ def _conclude(folder: RunDirectory) -> int:
     law = write_report(folder)
     console.print(results_table(folder))
     _print_law(law)
+    console.print(standing_sentence(folder), soft_wrap=True, markup=False)
     for path in (folder.plot_path, folder.baseline_plot_path, folder.report_path):
         console.print(f"  {path}", soft_wrap=True)
     if counts["failed"]:

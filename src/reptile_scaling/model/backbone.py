@@ -76,6 +76,14 @@ class Backbone:
         return tensors
 
     @property
+    def n_layers(self) -> int:
+        return len(self._layers)
+
+    def layer_of(self, site: str) -> int:
+        """The number of the block a site lies in."""
+        return int(site.split(f"{self._layers_name}.", 1)[1].split(".", 1)[0])
+
+    @property
     def has_transposed_weights(self) -> bool:
         """Whether the adapted layers store `[d_in, d_out]`, as GPT-2's do."""
         return any(isinstance(m, StackedLora) and _is_transposed(m.base) for m in self.model.modules())

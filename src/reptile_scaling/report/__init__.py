@@ -6,6 +6,7 @@ from reptile_scaling.laws import Law, verdict_sentence
 from reptile_scaling.report.figures import draw_baselines, draw_scaling
 from reptile_scaling.report.law_table import law_of_run
 from reptile_scaling.report.page import render_page
+from reptile_scaling.report.standing import standing_sentence
 from reptile_scaling.runs import RunDirectory
 
 
@@ -21,6 +22,7 @@ def write_report(run: RunDirectory) -> Law:
     run.write_summary(
         {
             "verdict_sentence": sentence,
+            "standing_sentence": standing_sentence(run),
             "verdict": law.as_json()["verdict"],
             "n_cells": len(run.cells()),
             "n_cells_done": len(results),

@@ -29,7 +29,7 @@ def law_of_run(run: RunDirectory) -> Law:
 def results_table(run: RunDirectory) -> Table:
     """A row per finished cell."""
     table = Table(title="results on the shared test tasks of unseen classes", title_justify="left")
-    for column in ("N_tasks", "seed", "loss", "accuracy", "zero-step", "classes seen", "utterances seen", "tasks/s"):
+    for column in ("N_tasks", "seed", "loss", "accuracy", "zero-step", "classes", "utterances", "tasks/s"):
         table.add_column(column, justify="right")
     for r in run.results():
         table.add_row(
@@ -65,7 +65,7 @@ def _parameters(form: dict[str, Any]) -> str:
     for parameter, interval in form["ci95"].items():
         shown = f" [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else ""
         parts.append(f"{parameter} = {form[parameter]:.3g}{shown}")
-    return ", ".join(parts)
+    return "\n".join(parts)
 
 
 def _number(value: float | None) -> str:

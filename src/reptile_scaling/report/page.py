@@ -7,6 +7,7 @@ from pathlib import Path
 import jinja2
 
 from reptile_scaling.laws import Law
+from reptile_scaling.report.standing import standing_sentence
 from reptile_scaling.runs import RunDirectory, write_bytes
 
 TEMPLATE = "page.html.jinja"
@@ -18,6 +19,7 @@ def render_page(run: RunDirectory, law: Law, sentence: str) -> None:
     template = environment.from_string((files("reptile_scaling.report") / TEMPLATE).read_text(encoding="utf-8"))
     page = template.render(
         sentence=sentence,
+        standing=standing_sentence(run),
         law=law.as_json(),
         experiment=run.experiment(),
         results=run.results(),
