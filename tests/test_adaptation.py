@@ -47,7 +47,7 @@ def test_tasks_adapted_together_equal_tasks_adapted_one_by_one(
     optimizer: str, top: int | None, tokenizer, toy_dataset, language_model
 ) -> None:
     encoder = PromptEncoder(Backbone(language_model, LoraShape(4, 8.0, top)), toy_dataset.texts, "{text}", 32)
-    peft = SequentialPeft(tiny_model("llama", len(tokenizer)), lora_config(encoder.backbone, "tiny"), pad_to=16)
+    peft = SequentialPeft(tiny_model("llama", len(tokenizer)), lora_config(encoder.backbone, "tiny"))
     assert_same_adaptation(encoder, peft, toy_pool(toy_dataset), n_tasks=5, optimizer=optimizer, lr=0.01, steps=4)
 
 

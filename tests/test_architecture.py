@@ -11,13 +11,13 @@ PACKAGE = Path(__file__).parents[1] / "src" / "reptile_scaling"
 # From the roof to the ground; rooms on one line may not import each other.
 FLOORS = [
     {"cli"},
-    {"report"},
+    {"report", "bench"},
     {"progress"},
     {"sweep"},
     {"executors", "training"},
     {"baselines", "model_card"},
     {"evaluation"},
-    {"experiment", "algorithms", "bench"},
+    {"experiment", "algorithms"},
     {"adaptation"},
     {"model"},
     {"tasks"},

@@ -138,6 +138,30 @@ def data(
         console.print(line, soft_wrap=True, markup=False)
 
 
+@app.command()
+def bench(
+    model: Annotated[str | None, typer.Option("--model", help="As model_name in a config.")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="As dataset in a config.")] = None,
+    data_dir: Annotated[str | None, typer.Option("--data-dir", help="Folder with a local copy.")] = None,
+    tasks: Annotated[int, typer.Option("--tasks", min=1, help="Tasks of the work.")] = 4,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timed runs of each program; medians count.")] = 3,
+    as_json: JsonFlag = False,
+) -> None:
+    """Time the engine, sequential PEFT and the floor on the same work, in one run."""
+    from reptile_scaling.bench.bench import bench_work
+    from reptile_scaling.bench.table import bench_table, ratio_lines
+
+    given = {"model_name": model, "dataset": dataset, "data_dir": data_dir}
+    settings = {key: value for key, value in given.items() if value is not None}
+    result = bench_work(settings, n_tasks=tasks, repeats=repeats)
+    if as_json:
+        print(json.dumps(result))
+        return
+    console.print(bench_table(result))
+    for line in ratio_lines(result):
+        console.print(line, soft_wrap=True)
+
+
 def _conclude(folder: RunDirectory) -> int:
     """Fit, figures and page of what is done; says the verdict, the table and where everything is."""
     from reptile_scaling.progress import count_states, read_statuses, status_table

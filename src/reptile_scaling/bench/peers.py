@@ -29,23 +29,26 @@ class PeerTask:
 class SequentialPeft:
     """Adapts tasks one after another with PEFT."""
 
-    def __init__(self, model: Any, lora: LoraConfig, pad_to: int | None = None) -> None:
-        """`pad_to` pads every batch to that many tokens; None pads to the batch's longest prompt."""
+    def __init__(self, model: Any, lora: LoraConfig) -> None:
         lora.inference_mode, lora.base_model_name_or_path = False, None
         self._model = get_peft_model(model, lora)
-        self._pad_to = pad_to
         self._weights = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
 
     def adapt(
-        self, theta: Adapters, task: PeerTask, steps: int, make_optimizer: MakeOptimizer
+        self,
+        theta: Adapters,
+        task: PeerTask,
+        steps: int,
+        make_optimizer: MakeOptimizer,
+        pad_to: int | None = None,
     ) -> tuple[dict[str, Tensor], list[float]]:
         """Parameters of one task after the inner loop, by the engine's names, and the loss before each step."""
-        head = self._load(theta)
+        head = self.load(theta)
         optimizer = make_optimizer([*self._weights.values(), *head.values()])
         losses = []
         for _ in range(steps):
             optimizer.zero_grad()
-            features = self.features(task.prompts)
+            features = self.features(task.prompts, pad_to)
             scores = features @ head[HEAD_WEIGHT].T + head[HEAD_BIAS]
             loss = F.cross_entropy(scores, torch.tensor(task.slots, device=scores.device))
             loss.backward()
@@ -54,9 +57,9 @@ class SequentialPeft:
         adapted = {_engine_name(name): weight.detach().clone() for name, weight in self._weights.items()}
         return adapted | {name: tensor.detach() for name, tensor in head.items()}, losses
 
-    def features(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Last-token features `[S, D]` after the final norm, fp32."""
-        width = self._pad_to or max(map(len, prompts))
+    def features(self, prompts: Sequence[Sequence[int]], pad_to: int | None = None) -> Tensor:
+        """Last-token features `[S, D]` after the final norm, fp32; `pad_to` None pads to the longest prompt."""
+        width = pad_to or max(map(len, prompts))
         device = self._model.device
         ids = torch.zeros(len(prompts), width, dtype=torch.long, device=device)
         mask = torch.zeros_like(ids)
@@ -67,7 +70,7 @@ class SequentialPeft:
         hidden: Tensor = decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         return hidden[torch.arange(len(prompts)), mask.sum(1) - 1].float()
 
-    def _load(self, theta: Adapters) -> dict[str, Tensor]:
+    def load(self, theta: Adapters) -> dict[str, Tensor]:
         """Copies θ into the model; the head comes back as leaf tensors of its own."""
         with torch.no_grad():
             for name, weight in self._weights.items():

@@ -1,0 +1,238 @@
+"""The same work by several programs in one process, interleaved: tasks per second, memory, and the equivalence error.
+
+The work is `steps` inner steps on each of T tasks of real utterances. Interleaving and medians keep a noisy machine
+from favouring one variant; ratios are what to read.
+"""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from reptile_scaling.adaptation import ADAM_BETA2, ADAM_EPSILON, adapt, slots, training_loop
+from reptile_scaling.bench.floor import floor_seconds, inner_step_products
+from reptile_scaling.bench.memory import with_peak_memory
+from reptile_scaling.bench.peers import PeerTask, SequentialPeft
+from reptile_scaling.config import Config, make_config
+from reptile_scaling.experiment import Corpus, Experiment, fresh_initialisation, open_corpus, open_experiment
+from reptile_scaling.model.adapters import Adapters
+from reptile_scaling.model.loading import choose_dtype, load_language_model
+from reptile_scaling.model.peft_io import lora_config
+from reptile_scaling.tasks import Episode, training_pool
+
+# What people's loops pad to.
+PEER_LENGTH = 64
+TOP_LAYERS = "top-4"
+REFERENCE, TOP_REFERENCE = "sequential_peft", "sequential_peft_topk"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One program on the work. `exact` is False where precision differs from the reference's fp32."""
+
+    name: str
+    label: str
+    precision: str
+    exact: bool
+    tasks_per_s: float
+    tokens_per_s: float
+    """Tokens of the utterances, padding not counted."""
+    peak_memory_bytes: int
+    """Working memory of the warm-up run beyond the weights: adapters, optimiser state and activations."""
+    max_abs_loss_diff: float
+    fraction_of_floor: float | None
+
+
+@dataclass(frozen=True)
+class _Program:
+    """`run` does the whole work and returns each task's support losses, step by step."""
+
+    name: str
+    label: str
+    precision: str
+    reference: str
+    """The program whose losses it must reproduce."""
+    run: Callable[[], list[list[float]]]
+    floor: float | None
+    """Seconds of the whole work at the matrix rate; None for peers."""
+
+
+def bench_work(settings: dict[str, Any], *, n_tasks: int, repeats: int) -> dict[str, Any]:
+    """Runs all programs and returns the object of `bench --json`."""
+    config = make_config({**settings, "lora_layers": "all", "dtype": "float32"})
+    corpus = open_corpus(config)
+    programs, n_tokens = _programs(config, corpus, n_tasks)
+    times: dict[str, list[float]] = {program.name: [] for program in programs}
+    warm_up = {program.name: with_peak_memory(program.run, torch.device("cpu")) for program in programs}
+    losses = {name: torch.tensor(result) for name, (result, _) in warm_up.items()}
+    for _ in range(repeats):
+        for program in programs:
+            began = time.perf_counter()
+            program.run()
+            times[program.name].append(time.perf_counter() - began)
+    seconds = {name: statistics.median(values) for name, values in times.items()}
+    variants = [
+        Variant(
+            name=p.name,
+            label=p.label,
+            precision=p.precision,
+            exact=p.precision == "float32",
+            tasks_per_s=n_tasks / seconds[p.name],
+            tokens_per_s=n_tokens / seconds[p.name],
+            peak_memory_bytes=warm_up[p.name][1],
+            max_abs_loss_diff=float((losses[p.name] - losses[p.reference]).abs().max()),
+            fraction_of_floor=p.floor / seconds[p.name] if p.floor is not None else None,
+        )
+        for p in programs
+    ]
+    return {
+        "machine": describe_machine(),
+        "work": _describe(config, n_tasks, repeats, n_tokens),
+        "variants": [asdict(v) for v in variants],
+        **_ratios(seconds, {p.name: p.floor for p in programs}),
+    }
+
+
+def _ratios(seconds: dict[str, float], floors: dict[str, float | None]) -> dict[str, float]:
+    """The figures of the contract: how many times faster the engine is, at which precision."""
+    engine, engine_floor = seconds["engine_all_fp32"], floors["engine_all_fp32"]
+    assert engine_floor is not None
+    return {
+        "ratio_vs_sequential_peft": seconds["sequential_peft"] / engine,
+        "ratio_vs_padded_loop": seconds["padded_loop"] / engine,
+        "fraction_of_floor": engine_floor / engine,
+        "ratio_topk_vs_sequential_peft": seconds["sequential_peft_topk"] / seconds["engine_topk_fp32"],
+        "ratio_native_vs_sequential_peft": seconds["sequential_peft"] / seconds["engine_all_native"],
+        "ratio_native_vs_padded_loop": seconds["padded_loop"] / seconds["engine_all_native"],
+    }
+
+
+def _programs(config: Config, corpus: Corpus, n_tasks: int) -> tuple[list[_Program], int]:
+    """Peers and engines on the first tasks of seed 0, from the same weights and θ; and the tokens of the whole work."""
+    episodes = training_pool(corpus.dataset, corpus.split, config, 0).episodes(n_tasks)
+    top = config.model_copy(update={"lora_layers": TOP_LAYERS})
+    native = choose_dtype("auto", "cpu")
+    engine_all = open_experiment(config, corpus, "cpu")
+    engine_top = open_experiment(top, corpus, "cpu")
+    native_config = config.model_copy(update={"dtype": str(native).removeprefix("torch.")})
+    engine_native = open_experiment(native_config, corpus, "cpu")
+    theta = {"all": fresh_initialisation(engine_all, 0), "top": fresh_initialisation(engine_top, 0)}
+    peer_all = SequentialPeft(
+        load_language_model(config, "cpu").model, lora_config(engine_all.encoder.backbone, config.model_name)
+    )
+    peer_top = SequentialPeft(
+        load_language_model(config, "cpu").model, lora_config(engine_top.encoder.backbone, config.model_name)
+    )
+    ids = engine_all.encoder.token_ids
+    n_tokens = config.k_inner * sum(len(ids[u]) for episode in episodes for u in episode.support.ravel())
+    all_peer = partial(_run_peer, peer_all, theta["all"], episodes, ids, config)
+    top_peer = partial(_run_peer, peer_top, theta["top"], episodes, ids, config)
+    one_by_one = "PEFT, one task at a time"
+    programs = [
+        _peer("padded_loop", f"{one_by_one}, padded to 64, query forward", partial(all_peer, PEER_LENGTH)),
+        _peer("sequential_peft", f"{one_by_one}, padded to its batch", partial(all_peer, None)),
+        _peer("sequential_peft_topk", f"{one_by_one}, {TOP_LAYERS}", partial(top_peer, None), TOP_REFERENCE),
+        _engine("engine_all_fp32", "engine, all layers", engine_all, theta["all"], episodes),
+        _engine("engine_topk_fp32", f"engine, {TOP_LAYERS}, cache", engine_top, theta["top"], episodes, TOP_REFERENCE),
+        _engine("engine_all_native", "engine, all layers, native precision", engine_native, theta["all"], episodes),
+    ]
+    return programs, n_tokens
+
+
+def _peer(name: str, label: str, run: Callable[[], list[list[float]]], reference: str = REFERENCE) -> _Program:
+    return _Program(name, label, "float32", reference, run, floor=None)
+
+
+def _engine(
+    name: str,
+    label: str,
+    experiment: Experiment,
+    theta: Adapters,
+    episodes: Sequence[Episode],
+    reference: str = REFERENCE,
+) -> _Program:
+    """The engine with all tasks in one forward, and its floor."""
+    config, backbone = experiment.config, experiment.encoder.backbone
+    loop = replace(training_loop(config), tasks_in_flight=len(episodes))
+    batch = experiment.encoder.prepare([episode.support for episode in episodes]).packed
+    step_floor, _ = floor_seconds(backbone, inner_step_products(backbone, len(batch.token_ids), len(batch.lengths)))
+
+    def run() -> list[list[float]]:
+        losses = adapt(experiment.encoder, theta.repeated(len(episodes)), episodes, loop).losses
+        return [[float(x) for x in row] for row in losses.T]
+
+    precision = str(backbone.dtype).removeprefix("torch.")
+    return _Program(name, label, precision, reference, run, step_floor * loop.steps)
+
+
+def _run_peer(
+    peer: SequentialPeft,
+    theta: Adapters,
+    episodes: Sequence[Episode],
+    token_ids: Sequence[Sequence[int]],
+    config: Config,
+    pad_to: int | None,
+) -> list[list[float]]:
+    """Each task's support losses; the padded loop also runs its query set forward, as people's loops do."""
+    losses = []
+    for episode in episodes:
+        labels = slots(episode.support, torch.device("cpu")).tolist()
+        task = PeerTask([token_ids[u] for u in episode.support.ravel()], labels)
+        optimizer = partial(torch.optim.Adam, lr=config.inner_lr, betas=(0.0, ADAM_BETA2), eps=ADAM_EPSILON)
+        losses.append(peer.adapt(theta, task, config.k_inner, optimizer, pad_to)[1])
+        if pad_to is not None:
+            with torch.no_grad():
+                peer.features([token_ids[u] for u in episode.query.ravel()], pad_to)
+    return losses
+
+
+def scaling_in_tasks(settings: dict[str, Any], task_counts: Sequence[int], repeats: int) -> list[dict[str, float]]:
+    """Seconds per task of the fp32 engine on all layers when T tasks share a forward.
+
+    A cohort of R cells with meta-batches of 4 is T = 4R: the engine does not know whose tasks it adapts.
+    """
+    config = make_config({**settings, "lora_layers": "all", "dtype": "float32"})
+    corpus = open_corpus(config)
+    experiment = open_experiment(config, corpus, "cpu")
+    theta = fresh_initialisation(experiment, 0)
+    pool = training_pool(corpus.dataset, corpus.split, config, 0)
+    programs = {t: _engine("", "", experiment, theta, pool.episodes(t)) for t in task_counts}
+    times: dict[int, list[float]] = {t: [] for t in task_counts}
+    for _ in range(repeats):
+        for t, program in programs.items():
+            began = time.perf_counter()
+            program.run()
+            times[t].append(time.perf_counter() - began)
+    return [{"tasks_per_step": float(t), "seconds_per_task": statistics.median(v) / t} for t, v in times.items()]
+
+
+def describe_machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    capabilities = torch.cpu.get_capabilities()
+    return {
+        "processor": capabilities.get("cpu_name") or platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "native_bfloat16": choose_dtype("auto", "cpu") == torch.bfloat16,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _describe(config: Config, n_tasks: int, repeats: int, n_tokens: int) -> dict[str, Any]:
+    return {
+        "model": config.model_name,
+        "dataset": config.dataset,
+        "template": config.template,
+        "n_tasks": n_tasks,
+        "inner_steps": config.k_inner,
+        "support_utterances": config.n_way * config.k_support,
+        "support_tokens_per_task": n_tokens / n_tasks / config.k_inner,
+        "repeats": repeats,
+    }

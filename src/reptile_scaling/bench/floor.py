@@ -1,0 +1,96 @@
+"""The floor: the fewest FLOPs the exact computation needs, over the measured matrix-multiply rate of the same shapes.
+
+Counted are the matrix products of the linear layers and the low-rank paths; attention's products are below 2 % at
+these lengths and the rest moves memory. Suffixes: P packed tokens · S prompts.
+"""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+
+from reptile_scaling.model.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Product:
+    """One linear layer on some rows: `rows × d_in → d_out`, with or without a gradient to its input."""
+
+    rows: int
+    d_in: int
+    d_out: int
+    needs_input_gradient: bool
+
+    @property
+    def forward_flops(self) -> int:
+        return 2 * self.rows * self.d_in * self.d_out
+
+    @property
+    def flops(self) -> int:
+        """Frozen weights need no gradient, so the backward is at most one product of the forward's size."""
+        return self.forward_flops * (2 if self.needs_input_gradient else 1)
+
+
+def inner_step_products(backbone: Backbone, n_tokens: int, n_prompts: int) -> list[Product]:
+    """The frozen products of one inner step over `n_tokens` in `n_prompts`.
+
+    In the last layer only keys and values are needed for all tokens. The layers that read what enters the first
+    adapted block get no input gradient: nothing trainable lies below them.
+    """
+    products = []
+    for site, (d_out, d_in) in backbone.sites.items():
+        layer, leaf = backbone.layer_of(site), site.rsplit(".", 1)[-1]
+        for_answers = layer == backbone.n_layers - 1 and leaf not in ("k_proj", "v_proj", "c_attn", "query_key_value")
+        reads_entry = layer == backbone.first_adapted and leaf in (
+            "q_proj",
+            "k_proj",
+            "v_proj",
+            "c_attn",
+            "query_key_value",
+        )
+        products.append(Product(n_prompts if for_answers else n_tokens, d_in, d_out, not reads_entry))
+    return products
+
+
+def low_rank_flops(backbone: Backbone, products: list[Product]) -> int:
+    """`x Aᵀ` and `z Bᵀ` forward, and twice that backward."""
+    return sum(6 * p.rows * backbone.lora.rank * (p.d_in + p.d_out) for p in products)
+
+
+def floor_seconds(backbone: Backbone, products: list[Product]) -> tuple[float, float]:
+    """Seconds of one inner step at the rate of plain matrix products, and that rate in FLOP/s.
+
+    Low-rank products are charged at the same rate, which no machine reaches at rank 8: the floor is a lower bound.
+    """
+    rate = matrix_rate(products, backbone.dtype, backbone.device)
+    flops = sum(p.flops for p in products) + low_rank_flops(backbone, products)
+    return flops / rate, rate
+
+
+def matrix_rate(products: list[Product], dtype: torch.dtype, device: torch.device, repeats: int = 5) -> float:
+    """FLOP/s of one matrix product of each distinct shape, weighted as the work weighs them; median of several."""
+    shapes = {(p.rows, p.d_in, p.d_out) for p in products}
+    seconds = {shape: _product_seconds(*shape, dtype, device, repeats) for shape in shapes}
+    total = sum(seconds[p.rows, p.d_in, p.d_out] * p.flops / p.forward_flops for p in products)
+    return sum(p.flops for p in products) / total
+
+
+def _product_seconds(rows: int, d_in: int, d_out: int, dtype: torch.dtype, device: torch.device, repeats: int) -> float:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, d_in, generator=generator).to(device, dtype)
+    weight = torch.randn(d_out, d_in, generator=generator).to(device, dtype)
+    times = []
+    for _ in range(repeats + 2):
+        synchronize(device)
+        began = time.perf_counter()
+        torch.nn.functional.linear(x, weight)
+        synchronize(device)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[2:])
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for the device, so that a host clock reads what it did."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,33 @@
+"""The bench's figures for a terminal."""
+
+from typing import Any
+
+from rich.table import Table
+
+RATIOS = {
+    "ratio_vs_sequential_peft": "engine, fp32, all layers: times faster than sequential PEFT",
+    "ratio_vs_padded_loop": "  … than the loop padded to 64",
+    "ratio_topk_vs_sequential_peft": "engine, fp32, top layers and cache: times faster than sequential PEFT on them",
+    "ratio_native_vs_sequential_peft": "engine, native precision, all layers: times faster than sequential PEFT (fp32)",
+    "ratio_native_vs_padded_loop": "  … than the loop padded to 64",
+    "fraction_of_floor": "engine, fp32, all layers: share of the measured matrix-multiply rate",
+}
+
+
+def bench_table(result: dict[str, Any]) -> Table:
+    """A row per program."""
+    table = Table(
+        title=f"{result['work']['n_tasks']} tasks × {result['work']['inner_steps']} inner steps", title_justify="left"
+    )
+    for column in ("program", "precision", "tasks/s", "tokens/s", "memory, MB", "loss diff.", "of floor"):
+        table.add_column(column)
+    for v in result["variants"]:
+        floor = f"{v['fraction_of_floor']:.0%}" if v["fraction_of_floor"] is not None else ""
+        speed = (f"{v['tasks_per_s']:.3g}", f"{v['tokens_per_s']:.0f}", f"{v['peak_memory_bytes'] / 1e6:.0f}")
+        table.add_row(v["label"], v["precision"], *speed, f"{v['max_abs_loss_diff']:.1e}", floor)
+    return table
+
+
+def ratio_lines(result: dict[str, Any]) -> list[str]:
+    """The contract's ratios in words."""
+    return [f"{result[key]:6.2f}  {words}" for key, words in RATIOS.items()]

@@ -1,0 +1,43 @@
+import pytest
+
+from reptile_scaling.bench.bench import bench_work, scaling_in_tasks
+from reptile_scaling.bench.floor import Product, inner_step_products
+from reptile_scaling.config import make_config
+from reptile_scaling.experiment import open_corpus, open_experiment
+
+
+@pytest.fixture
+def settings(toy_settings, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    monkeypatch.setattr("reptile_scaling.bench.bench.TOP_LAYERS", "top-1")  # the toy model has three layers
+    return toy_settings
+
+
+def test_every_program_does_the_same_work(settings) -> None:
+    result = bench_work(settings, n_tasks=3, repeats=1)
+    assert len(result["variants"]) == 6
+    for variant in result["variants"]:
+        assert variant["max_abs_loss_diff"] < (1e-3 if variant["exact"] else 0.1), variant["name"]
+        assert variant["tasks_per_s"] > 0 and variant["peak_memory_bytes"] >= 0
+    assert all(result[key] > 0 for key in ("ratio_vs_sequential_peft", "ratio_vs_padded_loop", "fraction_of_floor"))
+
+
+def test_last_layer_counts_keys_and_values_for_all_tokens_and_the_rest_for_answers(settings) -> None:
+    config = make_config({**settings, "lora_layers": "top-1"})
+    backbone = open_experiment(config, open_corpus(config), "cpu").encoder.backbone
+    # Width 32, 2 of 4 heads for keys and values (16), inner 64; 100 tokens in 10 prompts.
+    products = inner_step_products(backbone, n_tokens=100, n_prompts=10)
+    assert sorted(p.rows for p in products) == [10] * 5 + [100] * 2
+    # q 10·32·32, k and v 100·32·16 without input gradient; o 10·32·32, gate, up and down 10·32·64 with it.
+    forward = 10 * 32 * 32 * 2 + 2 * 100 * 32 * 16 + 3 * 10 * 32 * 64
+    backward = 10 * 32 * 32 + 3 * 10 * 32 * 64
+    assert sum(p.flops for p in products) == 2 * (forward + backward)
+
+
+def test_product_without_input_gradient_has_no_backward() -> None:
+    assert Product(5, 3, 2, needs_input_gradient=False).flops == 2 * 5 * 3 * 2
+    assert Product(5, 3, 2, needs_input_gradient=True).flops == 2 * 2 * 5 * 3 * 2
+
+
+def test_cost_is_given_for_each_number_of_tasks(settings) -> None:
+    rows = scaling_in_tasks(settings, (1, 2), repeats=1)
+    assert [row["tasks_per_step"] for row in rows] == [1, 2]
