@@ -1,6 +1,7 @@
-"""How often 95 % intervals cover the truth: `python scripts/law_coverage.py [sweeps per setting]`.
+"""How often 95 % intervals cover the truth: `python scripts/law_coverage.py [sweeps per setting] [seed]`.
 
-Prints one line per setting and writes docs/law_coverage.json. About 0.1 s a sweep on one slow core.
+Prints one line per setting and writes docs/law_coverage.json
+(with another seed, docs/law_coverage_seed<seed>.json). About 0.1 s a sweep on one slow core.
 `right` settings fit the form that made the data; `wrong` ones another, to show what a confident mistake looks like.
 """
 
@@ -8,6 +9,7 @@ import json
 import sys
 import time
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +76,9 @@ def settings() -> list[Setting]:
     return found
 
 
-def measure(setting: Setting, n_sweeps: int, n_bootstrap: int = 400) -> dict[str, Any]:
+def measure(setting: Setting, n_sweeps: int, seed: int, n_bootstrap: int = 400) -> dict[str, Any]:
     """Coverage and median width of every interval for every parameter that the truth has too."""
-    rng = stream(SEED, "coverage", setting.name)
+    rng = stream(seed, "coverage", setting.name)
     counts: dict[str, dict[str, Count]] = {}
     truth = dict(zip(setting.world.form.parameters, setting.world.parameters, strict=True))
     for sweep in range(n_sweeps):
@@ -90,10 +92,10 @@ def measure(setting: Setting, n_sweeps: int, n_bootstrap: int = 400) -> dict[str
     return {"n_sweeps": n_sweeps} | {n: {k: c.summary() for k, c in kinds.items()} for n, kinds in counts.items()}
 
 
-def measure_predictions(truth: Truth, n_sweeps: int, n_bootstrap: int = 200) -> dict[str, Any]:
+def measure_predictions(truth: Truth, n_sweeps: int, seed: int, n_bootstrap: int = 200) -> dict[str, Any]:
     """Coverage of `Law.predict`, whatever the verdict chose, inside the data and at 2 and 4 times the largest N."""
     world = _setting("", truth, TRUE_PARAMETERS[truth][""], SEVEN, 3, 0.03).world
-    rng, x = stream(SEED, "predictions", truth), np.array([20.0, 200.0, 400.0, 800.0])
+    rng, x = stream(seed, "predictions", truth), np.array([20.0, 200.0, 400.0, 800.0])
     hits = np.zeros(x.size)
     for _ in range(n_sweeps):
         predicted = fit_law(draw_table(world, rng), n_bootstrap=n_bootstrap).predict(x)
@@ -131,23 +133,25 @@ def _setting(
     return Setting(name, World(truth, FORMS[truth], parameters, levels, n_seeds, noise), truth)
 
 
-def main(n_sweeps: int) -> None:
+def main(n_sweeps: int, seed: int) -> None:
     begin, results = time.perf_counter(), {}
     for setting in settings():
-        results[setting.name] = measure(setting, n_sweeps)
+        results[setting.name] = measure(setting, n_sweeps, seed)
         parts = [
             f"{name}: " + " ".join(f"{kind} {v['coverage']:.3f} ({v['median_width']:.3g})" for kind, v in kinds.items())
             for name, kinds in results[setting.name].items()
             if isinstance(kinds, dict)
         ]
         print(f"{setting.name:58} {' | '.join(parts)}", flush=True)
-    predictions = {truth: measure_predictions(truth, n_sweeps) for truth in TRUE_PARAMETERS}
+    predictions = {truth: measure_predictions(truth, n_sweeps, seed) for truth in TRUE_PARAMETERS}
     for truth, row in predictions.items():
         print(f"prediction in {truth} at N = 20, 200, 400, 800: {row}")
     print(f"{time.perf_counter() - begin:.0f} s")
-    summary = {"seed": SEED, "settings": results, "predictions": predictions}
-    Path("docs/law_coverage.json").write_text(json.dumps(summary, indent=1) + "\n")
+    summary = {"seed": seed, "settings": results, "predictions": predictions}
+    Path(f"docs/law_coverage{'' if seed == SEED else f'_seed{seed}'}.json").write_text(
+        json.dumps(summary, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 300)
+    main(*(int(given or default) for given, default in zip_longest(sys.argv[1:], (200, SEED))))

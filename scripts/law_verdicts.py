@@ -1,12 +1,14 @@
-"""How often the verdict is right on simulated sweeps: `python scripts/law_verdicts.py [sweeps per truth]`.
+"""How often the verdict is right on simulated sweeps: `python scripts/law_verdicts.py [sweeps per truth] [seed]`.
 
-Prints a table and writes docs/law_verdicts.json. About 0.15 s a sweep on one slow core.
+Prints a table and writes docs/law_verdicts.json (with another seed, docs/law_verdicts_seed<seed>.json).
+About 0.15 s a sweep on one slow core.
 """
 
 import json
 import sys
 import time
 from collections import Counter
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +44,9 @@ def count_verdicts(truth: Truth, n_sweeps: int, n_bootstrap: int = 200, seed: in
     }
 
 
-def main(n_sweeps: int) -> None:
+def main(n_sweeps: int, seed: int) -> None:
     begin = time.perf_counter()
-    results = {truth: count_verdicts(truth, n_sweeps) for truth in TRUTHS}
+    results = {truth: count_verdicts(truth, n_sweeps, seed=seed) for truth in TRUTHS}
     for truth, r in results.items():
         verdicts = ", ".join(f"{name} {100 * share:.1f} %" for name, share in r["verdicts"].items())
         print(
@@ -56,9 +58,11 @@ def main(n_sweeps: int) -> None:
     print(
         f"all truths: scaling right {overall:.3f}, truth included {included:.3f}, {time.perf_counter() - begin:.0f} s"
     )
-    summary = {"seed": SEED, "scaling_right": overall, "truth_included": included, "by_truth": results}
-    Path("docs/law_verdicts.json").write_text(json.dumps(summary, indent=1) + "\n")
+    summary = {"seed": seed, "scaling_right": overall, "truth_included": included, "by_truth": results}
+    Path(f"docs/law_verdicts{'' if seed == SEED else f'_seed{seed}'}.json").write_text(
+        json.dumps(summary, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 500)
+    main(*(int(given or default) for given, default in zip_longest(sys.argv[1:], (250, SEED))))
