@@ -25,7 +25,12 @@ TEMPLATES = (
 
 
 def main() -> None:
-    settings = {"lora_layers": "top-1", "num_validation_tasks": 50, **dict(map(parse_override, sys.argv[1:]))}
+    settings = {
+        "lora_layers": "top-1",
+        "num_validation_tasks": 20,
+        "k_query": 5,
+        **dict(map(parse_override, sys.argv[1:])),
+    }
     corpus = open_corpus(make_config(settings))
     rows = []
     for template in TEMPLATES:

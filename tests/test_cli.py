@@ -79,6 +79,19 @@ def test_fit_of_a_run_is_the_fit_of_its_files(finished) -> None:
     assert table["forms"]["power"]["beta"] == pytest.approx(law["forms"]["power"]["beta"], rel=1e-6)
 
 
+def test_fit_answers_what_it_is_asked(finished) -> None:
+    out, _ = finished
+    asked = call("fit", out, "--at", "32", "--target", "0.9", "--plan", "10", "--versus", out, "--json")
+    answers = json.loads(asked.stdout)
+    assert answers["predictions"]["points"][0]["n_tasks"] == 32
+    assert {"target", "n_tasks", "ci95"} <= answers["tasks_needed"].keys()
+    assert sum(answers["plans"][0]["new_seeds"]) <= 10
+    # A run against itself differs by nothing.
+    assert all(level["difference"] == 0 for level in answers["comparison"]["levels"])
+    words = call("fit", out, "--at", "32", "--target", "0.9", "--plan", "10", "--versus", out).stdout
+    assert "N = 32" in words and "plan " in words and "second minus first" in words
+
+
 def test_second_run_touches_nothing_that_is_done(finished, config_file) -> None:
     out, _ = finished
     results = {p: p.stat().st_mtime_ns for p in out.rglob("final_result.json")}

@@ -8,14 +8,15 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 
 from reptile_scaling.config import Config, load_config
 from reptile_scaling.errors import InputError
-from reptile_scaling.laws import Law
+from reptile_scaling.laws import Law, Transform
 from reptile_scaling.runs import RunDirectory
 
 RUN_FOLDER = Path("experiments_scaling_law")
@@ -98,20 +99,38 @@ def fit(
     x: Annotated[str, typer.Option("--x", help="Column of the x-axis.")] = "n_tasks",
     y: Annotated[str, typer.Option("--y", help="Column of the loss.")] = "meta_test_loss",
     group: Annotated[str | None, typer.Option("--group", help="Column of the seed or group.")] = None,
+    transform: Annotated[
+        Transform, typer.Option("--transform", help="What y is; accuracies are fitted as errors.")
+    ] = "loss",
+    at: Annotated[list[float] | None, typer.Option("--at", help="Predict at this x, with an interval.")] = None,
+    target: Annotated[float | None, typer.Option("--target", help="The x needed for this y.")] = None,
+    plan: Annotated[
+        int | None, typer.Option("--plan", metavar="RUNS", help="What to run next with so many runs.")
+    ] = None,
+    versus: Annotated[Path | None, typer.Option("--versus", help="A second table or run to compare with.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Fit a law with honest uncertainty to any table, or to a run."""
-    from reptile_scaling.datasets.files import read_table
-    from reptile_scaling.laws import fit_law, table_from_frame
-    from reptile_scaling.report.law_table import law_of_run
+    """Fit a law with honest uncertainty to any table, or to a run; predict, plan and compare with it."""
+    from reptile_scaling.laws import compare_arms, fit_law, plan_levels
+    from reptile_scaling.report.law_table import answer_lines, read_losses
 
-    law = (
-        law_of_run(RunDirectory(table)) if table.is_dir() else fit_law(table_from_frame(read_table(table), x, y, group))
-    )
+    losses = read_losses(table, x, y, group)
+    law = fit_law(losses, transform=transform)
+    answers: dict[str, Any] = {}
+    if at:
+        answers["predictions"] = law.predict(np.array(at)).as_json()
+    if target is not None:
+        answers["tasks_needed"] = law.tasks_needed(target).as_json()
+    if plan is not None:
+        answers["plans"] = [proposal.as_json() for proposal in plan_levels(law, budget=plan)]
+    if versus is not None:
+        answers["comparison"] = compare_arms(losses, read_losses(versus, x, y, group)).as_json()
     if as_json:
-        print(json.dumps(law.as_json(), allow_nan=False))
-    else:
-        _print_law(law)
+        print(json.dumps({**law.as_json(), **answers}, allow_nan=False))
+        return
+    _print_law(law)
+    for line in answer_lines(answers):
+        console.print(line, soft_wrap=True, markup=False)
 
 
 @app.command()

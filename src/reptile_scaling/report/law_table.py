@@ -1,21 +1,33 @@
 """Laws and results as tables for a terminal."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from reptile_scaling.laws import Law, LossTable, fit_law
+from reptile_scaling.datasets.files import read_table
+from reptile_scaling.laws import Law, LossTable, fit_law, table_from_frame
 from reptile_scaling.runs import RunDirectory
 
 
 def law_of_run(run: RunDirectory) -> Law:
-    """The law of a run's finished cells: meta-test loss over N_tasks, with the losses of the shared test tasks."""
+    """The law of a run's finished cells."""
+    return fit_law(losses_of_run(run))
+
+
+def read_losses(path: Path, x: str, y: str, group: str | None) -> LossTable:
+    """The columns of a table file; or a run's folder, whose columns are known."""
+    return losses_of_run(RunDirectory(path)) if path.is_dir() else table_from_frame(read_table(path), x, y, group)
+
+
+def losses_of_run(run: RunDirectory) -> LossTable:
+    """Meta-test loss over N_tasks of the finished cells, with the losses of the shared test tasks."""
     results = run.results()
     task_losses = [
         [row["loss"] for row in run.cell(cell).read_test_tasks()] for cell in run.cells() if run.cell(cell).is_done
     ]
-    table = LossTable(
+    return LossTable(
         n_tasks=np.array([r.n_tasks for r in results], dtype=float),
         loss=np.array([r.meta_test_loss for r in results], dtype=float),
         group=tuple(str(r.seed) for r in results),
@@ -23,7 +35,6 @@ def law_of_run(run: RunDirectory) -> Law:
         x_name="N_tasks",
         y_name="meta-test loss",
     )
-    return fit_law(table)
 
 
 def results_table(run: RunDirectory) -> Table:
@@ -70,3 +81,46 @@ def _parameters(form: dict[str, Any]) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
+
+
+def answer_lines(answers: dict[str, Any]) -> list[str]:
+    """Predictions, plans and comparisons that were asked for, in lines."""
+    lines = []
+    if found := answers.get("predictions"):
+        lines += [f"predicted by {found['form']}:", *(f"  {_point_line(point)}" for point in found["points"])]
+        lines += [f"  {warning}" for warning in found["warnings"]]
+    if found := answers.get("tasks_needed"):
+        needed = "never reached" if found["n_tasks"] is None else f"N = {found['n_tasks']:.3g}"
+        bounds = found["ci95"] or [None, None]
+        low, high = ("none" if bound is None else f"{bound:.3g}" for bound in bounds)
+        lines.append(f"for {found['target']:g}: {needed} (95 % interval {low} to {high}) by {found['form']}")
+        lines += [f"  {warning}" for warning in found["warnings"]]
+    for plan in answers.get("plans", []):
+        runs = ", ".join(f"{n} × {seeds}" for n, seeds in zip(plan["levels"], plan["new_seeds"], strict=True))
+        now = "unknown" if plan["beta_width_now"] is None else f"{plan['beta_width_now']:.2g}"
+        lines.append(
+            f"plan {plan['name']}: run N × seeds {runs}; width of the exponent's interval {now} → "
+            f"{plan['beta_width']:.2g}; tells {plan['form']} from {plan['rival']} in {plan['decided']:.0%}"
+        )
+    if found := answers.get("comparison"):
+        lines += ["second minus first:", *(f"  {_level_line(level)}" for level in found["levels"])]
+        lines += [f"  exponent: {_with_interval(found['exponent'])}", *(f"  {w}" for w in found["warnings"])]
+    return lines
+
+
+def _level_line(level: dict[str, Any]) -> str:
+    return f"N = {level['n_tasks']:g}: {_with_interval(level)}"
+
+
+def _with_interval(quantity: dict[str, Any]) -> str:
+    if quantity["difference"] is None:
+        return "not identified"
+    interval = quantity["ci95"]
+    return f"{quantity['difference']:+.3g}" + (f" [{interval[0]:+.3g}, {interval[1]:+.3g}]" if interval else "")
+
+
+def _point_line(point: dict[str, Any]) -> str:
+    interval = point["ci95"]
+    return f"N = {point['n_tasks']:g}: {point['value']:.3g}" + (
+        f" [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else ""
+    )
