@@ -39,6 +39,7 @@ def main() -> None:
         tokens = float(np.mean([len(ids) for ids in experiment.encoder.token_ids]))
         row = {"template": template, "accuracy": float(scores.accuracy.mean()), "tokens_per_prompt": round(tokens, 1)}
         rows.append({**row, "standard_error": float(scores.accuracy.std(ddof=1) / len(scores.accuracy) ** 0.5)})
+    settings.pop("data_dir", None)  # a path of one machine says nothing to a reader
     print(json.dumps({"settings": settings, "templates": rows}, indent=2))
 
 

@@ -9,25 +9,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
-import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from reptile_scaling.config import Config, make_config
 from reptile_scaling.datasets.dataset import IntentDataset, make_dataset
 from reptile_scaling.model.loading import LanguageModel
+from toy_models import tiny_model
 
 N_CLASSES, PER_CLASS = 12, 12
 VERBS = ("open", "close", "find", "move", "wash", "paint", "lift", "drop", "lock", "scan", "fold", "ship")
 THINGS = ("door", "car", "box", "letter", "window", "chair", "book", "lamp", "coat", "plate", "ball", "phone")
-
-FAMILIES = {
-    "llama": {"num_key_value_heads": 2},
-    "qwen2": {"num_key_value_heads": 2},
-    "gemma2": {"num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 8},
-    "mistral": {"num_key_value_heads": 2},
-    "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 64, "n_positions": 64},
-}
 
 
 def data_folder() -> Path:
@@ -73,18 +65,6 @@ def tokenizer(toy_rows: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
         [text for text, _ in toy_rows], trainers.WordLevelTrainer(special_tokens=["<unk>", "<pad>"])
     )
     return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", pad_token="<pad>")
-
-
-def tiny_model(family: str, vocab_size: int, n_layers: int = 3) -> torch.nn.Module:
-    """Three layers of width 32 with random weights, in the family's own modelling code."""
-    sizes = {
-        "vocab_size": vocab_size, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": n_layers,
-        "num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 1,
-        "bos_token_id": 0, "eos_token_id": 0,
-    }  # fmt: skip
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **{**sizes, **FAMILIES[family]})
-    return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import tiny_model
 from reptile_scaling.adaptation import InnerLoop, adapt, slots
 from reptile_scaling.bench.peers import PeerTask, SequentialPeft
 from reptile_scaling.config import make_config
@@ -18,6 +17,7 @@ from reptile_scaling.model.heads import fresh_head
 from reptile_scaling.model.loading import load_language_model
 from reptile_scaling.model.peft_io import lora_config
 from reptile_scaling.tasks import TaskPool, evaluation_pool, split_classes
+from toy_models import tiny_model
 
 OPTIMIZERS: dict[str, Callable] = {
     "sgd": lambda lr: lambda parameters: torch.optim.SGD(parameters, lr=lr),

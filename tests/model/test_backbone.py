@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import FAMILIES, tiny_model
 from reptile_scaling.bench.peers import SequentialPeft
 from reptile_scaling.datasets.dataset import IntentDataset
 from reptile_scaling.errors import InputError
@@ -14,6 +13,7 @@ from reptile_scaling.model.encoder import PromptEncoder, tokenize_prompts
 from reptile_scaling.model.heads import fresh_head
 from reptile_scaling.model.loading import LanguageModel
 from reptile_scaling.model.peft_io import lora_config
+from toy_models import FAMILIES, tiny_model
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # fp32 sums in another order
 TASKS = [np.arange(0, 9), np.arange(30, 34), np.arange(70, 81)]

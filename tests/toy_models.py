@@ -1,0 +1,24 @@
+"""Tiny models of the real architectures, in their own modelling code."""
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+FAMILIES = {
+    "llama": {"num_key_value_heads": 2},
+    "qwen2": {"num_key_value_heads": 2},
+    "gemma2": {"num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 8},
+    "mistral": {"num_key_value_heads": 2},
+    "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 64, "n_positions": 64},
+}
+
+
+def tiny_model(family: str, vocab_size: int, n_layers: int = 3) -> torch.nn.Module:
+    """Three layers of width 32 with random weights, in the family's own modelling code."""
+    sizes = {
+        "vocab_size": vocab_size, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": n_layers,
+        "num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 1,
+        "bos_token_id": 0, "eos_token_id": 0,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **{**sizes, **FAMILIES[family]})
+    return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
