@@ -67,7 +67,7 @@ def law_table(law: Law) -> Table:
                 name, _parameters(form), _number(form["holdout_error"]), _number(form["weight"]), _number(form["r2"])
             )
         else:
-            table.add_row(name, "not identified: too few levels", "", "", "")
+            table.add_row(name, f"not identified: {form['reason']}", "", "", "")
     return table
 
 
