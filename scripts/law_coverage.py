@@ -1,7 +1,7 @@
 """How often 95 % intervals cover the truth: `python scripts/law_coverage.py [sweeps per setting] [seed] [target]`.
 
 Prints one line per setting and writes docs/law_coverage.json
-(with another seed, docs/law_coverage_seed<seed>.json); `target` keeps to β, seven levels × three seeds and the right form.
+(with another seed, docs/law_coverage_seed<seed>.json); `target` keeps to the right form on 7 levels × 3 seeds.
 About 0.1 s a sweep on one slow core.
 `right` settings fit the form that made the data; `wrong` ones another, to show what a confident mistake looks like.
 """
