@@ -173,7 +173,7 @@ class Coverage:
 
 
 def coverage(pool: TaskPool, order: Int[np.ndarray, "visits"]) -> Coverage:
-    """Classes and utterances (support and query) met on the visits `order`, revisits counted once."""
+    """Classes and support utterances, the ones trained on, met on the visits `order`, revisits counted once."""
     visits_so_far: dict[int, int] = {}
     classes: set[int] = set()
     utterances: set[int] = set()
