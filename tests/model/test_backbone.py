@@ -80,7 +80,7 @@ def test_cached_activations_equal_recomputed_ones(family: str, tokenizer, toy_da
     encoder.prepare([TASKS[2][::2]])
     batch = encoder.prepare(TASKS)
     cached = encoder.features(batch, adapters)
-    recomputed = encoder.backbone.features(batch.packed, adapters)
+    recomputed = encoder.backbone.features(batch.placed, adapters)
     torch.testing.assert_close(cached, recomputed, **TOLERANCE)
 
 

@@ -1,9 +1,11 @@
 """Attention over prompts laid end to end: each prompt sees itself alone.
 
 Registered with transformers' AttentionInterface, so the Hub's modelling code stays in use. The linear layers never
-see padding; only here are prompts padded, since attention is a small part of the work at their length.
+see padding; only here several prompts share a block, as wide as the longest of them, under a block-diagonal mask.
+Blocks keep the products large and the padding small: prompts of one batch differ in length by a factor of ten.
 
-Suffixes: P packed tokens · S prompts · L longest prompt · H heads · E head width.
+Suffixes: P packed tokens · S prompts · N blocks · B places of a block · M queries of a block · K key/value heads ·
+G query heads per key/value head · E head width.
 """
 
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
@@ -20,61 +22,121 @@ from reptile_scaling.tasks import PackedTokens
 RAGGED_ATTENTION = "ragged"
 READS_ANSWERS_ONLY = "reads_answers_only"
 """Attribute set on the attention module of the last layer: only the last token of each prompt asks there."""
+NARROWEST_BLOCK = 32
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Where rows stand in padded blocks, and back; the rows are tokens or prompts."""
+
+    row_at_NM: Tensor
+    """The row at each place; an empty place shows row 0."""
+    place_of_rows: Tensor
+    """Flattened place of each row."""
+    hidden_NMB: Tensor
+    """Added to the scores: −∞ where the query at a place may not see the token at a place, else 0."""
+
+    def fill(self, rows: Tensor) -> Tensor:
+        """`[rows, …] → [N, M, …]`."""
+        filled: Tensor = _Fill.apply(rows, self)
+        return filled
+
+    def empty(self, blocks: Tensor) -> Tensor:
+        """`[N, M, …] → [rows, …]`."""
+        emptied: Tensor = _Empty.apply(blocks, self)
+        return emptied
 
 
 @dataclass(frozen=True)
 class RaggedLayout:
-    """Where packed tokens stand in a padded `[S, L]` block, and back."""
+    """How the prompts of one batch share blocks: every token as key and query, or answers alone as queries."""
 
-    token_at_SL: Tensor
-    """Packed index at each padded place; a place past the prompt's end repeats its last token."""
-    place_of_P: Tensor
-    """Flattened padded place of each packed token."""
+    tokens: Blocks
+    answers: Blocks
     answer_S: Tensor
     """Packed index of each prompt's last token."""
-    has_token_SL: Tensor
-    """Whether a padded place holds a token."""
 
 
-def ragged_layout(packed: PackedTokens, device: torch.device) -> RaggedLayout:
+def ragged_layout(packed: PackedTokens, device: torch.device, dtype: torch.dtype) -> RaggedLayout:
     """The layout of one batch of packed prompts."""
-    length = int(packed.lengths.max())
-    column_L = np.arange(length)
-    token_at = packed.starts[:, None] + np.minimum(column_L, packed.lengths[:, None] - 1)
-    has_token = column_L < packed.lengths[:, None]
+    width = max(int(packed.lengths.max()), NARROWEST_BLOCK)
+    block_S, rank_S, column_S = _share_blocks(packed.lengths, width)
+    n_blocks, n_ranks = int(block_S.max()) + 1, int(rank_S.max()) + 1
+    prompt_P = np.repeat(np.arange(len(packed.lengths)), packed.lengths)
+    place_P = block_S[prompt_P] * width + column_S[prompt_P] + packed.positions
+    # An empty place is a prompt of its own: it sees itself, so that no softmax is over nothing.
+    prompt_at = -1 - np.arange(n_blocks * width)
+    prompt_at[place_P] = prompt_P
+    prompt_NB = prompt_at.reshape(n_blocks, width)
+    tokens_see = (prompt_NB[:, :, None] == prompt_NB[:, None, :]) & np.tri(width, dtype=bool)
+    # An empty rank repeats the first prompt of its block.
+    prompt_NM = np.zeros((n_blocks, n_ranks), dtype=np.int64)
+    prompt_NM[:] = prompt_NB[:, :1]
+    prompt_NM[block_S, rank_S] = np.arange(len(block_S))
+    answers_see = prompt_NM[:, :, None] == prompt_NB[:, None, :]
+
+    def blocks(place_of_rows: Int[np.ndarray, "rows"], sees: np.ndarray) -> Blocks:
+        row_at = np.zeros(sees.shape[0] * sees.shape[1], dtype=np.int64)
+        row_at[place_of_rows] = np.arange(len(place_of_rows))
+        hidden = torch.zeros(sees.shape, dtype=dtype).masked_fill_(~torch.from_numpy(sees), -torch.inf)
+        return Blocks(
+            row_at_NM=torch.from_numpy(row_at.reshape(sees.shape[:2])).to(device),
+            place_of_rows=torch.from_numpy(place_of_rows).to(device),
+            hidden_NMB=hidden.to(device),
+        )
+
     return RaggedLayout(
-        token_at_SL=torch.from_numpy(token_at).to(device),
-        place_of_P=torch.from_numpy(np.flatnonzero(has_token)).to(device),
+        tokens=blocks(place_P, tokens_see),
+        answers=blocks(block_S * n_ranks + rank_S, answers_see),
         answer_S=torch.from_numpy(packed.starts + packed.lengths - 1).to(device),
-        has_token_SL=torch.from_numpy(has_token).to(device),
     )
 
 
-class _Pad(torch.autograd.Function):
-    """`[P, …] → [S, L, …]`. Padded places get no gradient: causal rows never look at them, their own are dropped."""
+def _share_blocks(lengths: Int[np.ndarray, "S"], width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Block, rank in it and first column of each prompt: longest first, each into the fullest block with room."""
+    with_room: list[list[int]] = [[] for _ in range(width + 1)]
+    """Blocks by the places they have left."""
+    n_in_block: list[int] = []
+    block_S, rank_S, column_S = (np.zeros(len(lengths), dtype=np.int64) for _ in range(3))
+    for prompt in np.argsort(-lengths, kind="stable").tolist():
+        length = int(lengths[prompt])
+        room = next((r for r in range(length, width + 1) if with_room[r]), None)
+        if room is None:
+            room = width
+            with_room[room].append(len(n_in_block))
+            n_in_block.append(0)
+        block = with_room[room].pop()
+        with_room[room - length].append(block)
+        block_S[prompt], rank_S[prompt], column_S[prompt] = block, n_in_block[block], width - room
+        n_in_block[block] += 1
+    return block_S, rank_S, column_S
+
+
+class _Fill(torch.autograd.Function):
+    """Rows into blocks. An empty place passes no gradient: no row that counts looks at it."""
 
     @staticmethod
-    def forward(ctx: Any, x_P: Tensor, layout: RaggedLayout) -> Tensor:
-        ctx.layout = layout
-        return x_P[layout.token_at_SL]
+    def forward(ctx: Any, rows: Tensor, blocks: Blocks) -> Tensor:
+        ctx.blocks = blocks
+        return rows[blocks.row_at_NM]
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
-        return grad[0].flatten(0, 1)[ctx.layout.place_of_P], None
+        return grad[0].flatten(0, 1)[ctx.blocks.place_of_rows], None
 
 
-class _Unpad(torch.autograd.Function):
-    """`[S, L, …] → [P, …]`."""
+class _Empty(torch.autograd.Function):
+    """Blocks back into rows."""
 
     @staticmethod
-    def forward(ctx: Any, x_SL: Tensor, layout: RaggedLayout) -> Tensor:
-        ctx.layout, ctx.shape = layout, x_SL.shape
-        return x_SL.flatten(0, 1)[layout.place_of_P]
+    def forward(ctx: Any, x_NM: Tensor, blocks: Blocks) -> Tensor:
+        ctx.blocks, ctx.shape = blocks, x_NM.shape
+        return x_NM.flatten(0, 1)[blocks.place_of_rows]
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
         padded = grad[0].new_zeros(ctx.shape)
-        padded.flatten(0, 1)[ctx.layout.place_of_P] = grad[0]
+        padded.flatten(0, 1)[ctx.blocks.place_of_rows] = grad[0]
         return padded, None
 
 
@@ -95,34 +157,31 @@ def ragged_attention(
     Prompts are assumed shorter than any sliding window, which `max_length` ensures for every released model.
     """
     assert attention_mask is None, "ragged attention makes its own mask"
-    key_SHLE, value_SHLE = (_Pad.apply(x[0].transpose(0, 1), ragged).transpose(1, 2) for x in (key, value))
-    if getattr(module, READS_ANSWERS_ONLY, False):
-        query_SH1E = query[0, :, ragged.answer_S].transpose(0, 1)[:, :, None]
-        mask_S11L = ragged.has_token_SL[:, None, None]
-        answer_SHE = _attend(query_SH1E, key_SHLE, value_SHLE, mask_S11L, scaling, softcap)[:, :, 0]
-        n_tokens = query.shape[2]
-        return answer_SHE.new_zeros(n_tokens, *answer_SHE.shape[1:]).index_copy(0, ragged.answer_S, answer_SHE)[
-            None
-        ], None
-    query_SHLE = _Pad.apply(query[0].transpose(0, 1), ragged).transpose(1, 2)
-    mixed_SHLE = _attend(query_SHLE, key_SHLE, value_SHLE, None, scaling, softcap)
-    return _Unpad.apply(mixed_SHLE.transpose(1, 2), ragged)[None], None
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    key_NBKE, value_NBKE = (ragged.tokens.fill(x[0].transpose(0, 1)) for x in (key, value))
+    query_PHE = query[0].transpose(0, 1)
+    if not getattr(module, READS_ANSWERS_ONLY, False):
+        mixed_NMHE = _attend(ragged.tokens.fill(query_PHE), key_NBKE, value_NBKE, ragged.tokens, scale, softcap)
+        return ragged.tokens.empty(mixed_NMHE)[None], None
+    asking_NMHE = ragged.answers.fill(query_PHE[ragged.answer_S])
+    answer_SHE = ragged.answers.empty(_attend(asking_NMHE, key_NBKE, value_NBKE, ragged.answers, scale, softcap))
+    return answer_SHE.new_zeros(query_PHE.shape).index_copy(0, ragged.answer_S, answer_SHE)[None], None
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None
+    query_NMHE: Tensor, key_NBKE: Tensor, value_NBKE: Tensor, blocks: Blocks, scale: float, softcap: float | None
 ) -> Tensor:
-    """Softmax attention, causal where no mask is given; grouped key/value heads are repeated."""
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    if softcap is None:
-        return F.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None, scale=scaling)
-    if mask is None:
-        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
-    scores = query @ key.transpose(2, 3) * (scaling if scaling is not None else query.shape[-1] ** -0.5)
-    scores = (softcap * torch.tanh(scores / softcap)).masked_fill(~mask, -torch.inf)
-    return scores.float().softmax(-1).to(query.dtype) @ value
+    """Softmax attention `[N, M, H, E]`; the query heads that share a key head are rows of one product."""
+    (n, m, _, e), k = query_NMHE.shape, key_NBKE.shape[2]
+    rows = query_NMHE.unflatten(2, (k, -1)).permute(0, 2, 3, 1, 4).reshape(n * k, -1, e)
+    keys = key_NBKE.transpose(1, 2).flatten(0, 1)
+    values = value_NBKE.transpose(1, 2).flatten(0, 1)
+    scores = (rows @ keys.transpose(1, 2) * scale).view(n, k, -1, m, keys.shape[1])
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    weights = (scores + blocks.hidden_NMB[:, None, None]).softmax(-1)
+    mixed_NKGME: Tensor = (weights.view(n * k, -1, keys.shape[1]) @ values).view(n, k, -1, m, e)
+    return mixed_NKGME.permute(0, 3, 1, 2, 4).flatten(2, 3)
 
 
 AttentionInterface.register(RAGGED_ATTENTION, ragged_attention)

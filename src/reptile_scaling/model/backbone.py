@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from reptile_scaling.errors import InputError
 from reptile_scaling.model.adapters import LORA_A, LORA_B, Adapters
-from reptile_scaling.model.attention import RAGGED_ATTENTION, READS_ANSWERS_ONLY, ragged_layout
+from reptile_scaling.model.attention import RAGGED_ATTENTION, READS_ANSWERS_ONLY, RaggedLayout, ragged_layout
 from reptile_scaling.model.loading import LanguageModel
-from reptile_scaling.model.stacked_lora import ForwardContext, StackedLora
+from reptile_scaling.model.stacked_lora import ForwardContext, StackedLora, TaskRows, task_rows
 from reptile_scaling.tasks import PackedTokens
 
 
@@ -30,6 +30,17 @@ class LoraShape:
     top_layers: int | None = None
     targets: tuple[str, ...] | None = None
     """Names of the linear layers, None for all of them."""
+
+
+@dataclass(frozen=True)
+class PlacedBatch:
+    """Packed prompts with all that a forward needs of them on the device, so that inner steps wait for no copy."""
+
+    token_ids: Tensor
+    positions: Tensor
+    layout: RaggedLayout
+    tokens: TaskRows
+    prompts: TaskRows
 
 
 class Backbone:
@@ -88,9 +99,20 @@ class Backbone:
         """Whether the adapted layers store `[d_in, d_out]`, as GPT-2's do."""
         return any(isinstance(m, StackedLora) and _is_transposed(m.base) for m in self.model.modules())
 
+    def place(self, packed: PackedTokens) -> PlacedBatch:
+        """Moves a batch to the device; one that runs several times is placed once."""
+        rank, device, dtype = self.lora.rank, self.device, self.dtype
+        return PlacedBatch(
+            token_ids=torch.from_numpy(packed.token_ids).to(device),
+            positions=torch.from_numpy(packed.positions).to(device),
+            layout=ragged_layout(packed, device, dtype),
+            tokens=task_rows(packed.token_offsets, rank, device, dtype),
+            prompts=task_rows(packed.prompt_offsets.tolist(), rank, device, dtype),
+        )
+
     def features(
         self,
-        packed: PackedTokens,
+        batch: PlacedBatch,
         adapters: Adapters | None = None,
         *,
         entering_P: Tensor | None = None,
@@ -102,33 +124,31 @@ class Backbone:
         """
         context = self._context
         context.adapters, context.injected, context.dropout = adapters, entering_P, dropout
-        output = self._run(packed, self._layers if entering_P is None else self._upper)
+        output = self._run(batch, self._layers if entering_P is None else self._upper)
         rows_S = context.answer_rows
         context.adapters = context.injected = context.dropout = context.passing = None
         return output[0, rows_S].float()
 
     @torch.no_grad()
-    def entering_activations(self, packed: PackedTokens) -> Float[Tensor, "P D"]:
+    def entering_activations(self, batch: PlacedBatch) -> Float[Tensor, "P D"]:
         """Activations that enter the first adapted layer, of the frozen model."""
-        self._run(packed, self._lower)
+        self._run(batch, self._lower)
         entering = self._context.passing
         assert entering is not None
         return entering[0]
 
-    def _run(self, packed: PackedTokens, layers: nn.ModuleList) -> Tensor:
+    def _run(self, batch: PlacedBatch, layers: nn.ModuleList) -> Tensor:
         """The Hub's own forward over a list of layers; `[1, P, D]`."""
-        layout = ragged_layout(packed, self.device)
         context = self._context
-        context.token_offsets = packed.token_offsets
-        context.prompt_offsets = packed.prompt_offsets.tolist()
-        context.answer_rows = layout.answer_S
+        context.rows, context.prompts = batch.tokens, batch.prompts
+        context.answer_rows = batch.layout.answer_S
         setattr(self._decoder, self._layers_name, layers)
         try:
             output = self._decoder(
-                input_ids=torch.from_numpy(packed.token_ids).to(self.device)[None],
-                position_ids=torch.from_numpy(packed.positions).to(self.device)[None],
+                input_ids=batch.token_ids[None],
+                position_ids=batch.positions[None],
                 use_cache=False,
-                ragged=layout,
+                ragged=batch.layout,
             )
         finally:
             setattr(self._decoder, self._layers_name, self._layers)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reptile_scaling.model.adapters import Adapters
-from reptile_scaling.model.backbone import Backbone
+from reptile_scaling.model.backbone import Backbone, PlacedBatch
 from reptile_scaling.tasks import PackedTokens, pack_tokens
 
 
@@ -19,6 +19,7 @@ class PreparedBatch:
     """Prompts of some tasks, packed, with the cached activations that enter the first adapted layer."""
 
     packed: PackedTokens
+    placed: PlacedBatch
     entering_P: Tensor | None
 
 
@@ -33,7 +34,7 @@ class PromptEncoder:
     def prepare(self, utterances_of_task: Sequence[np.ndarray]) -> PreparedBatch:
         """Packs each task's utterances; a batch that is run several times is prepared once."""
         packed = pack_tokens(self.token_ids, utterances_of_task)
-        return PreparedBatch(packed, self._cache.rows(packed) if self._cache else None)
+        return PreparedBatch(packed, self.backbone.place(packed), self._cache.rows(packed) if self._cache else None)
 
     def features(
         self,
@@ -42,7 +43,7 @@ class PromptEncoder:
         dropout: tuple[float, list[torch.Generator]] | None = None,
     ) -> Float[Tensor, "S D"]:
         """Last-token features of the batch, in its order; `adapters` has one set per task, None is the frozen model."""
-        return self.backbone.features(batch.packed, adapters, entering_P=batch.entering_P, dropout=dropout)
+        return self.backbone.features(batch.placed, adapters, entering_P=batch.entering_P, dropout=dropout)
 
 
 def tokenize_prompts(tokenizer: Any, texts: Sequence[str], template: str, max_length: int) -> list[list[int]]:
@@ -85,7 +86,6 @@ class PrefixCache:
         ends = np.cumsum(lengths)
         self._start_of[missing] = len(self._hidden_PD) + ends - lengths
         groups = np.split(missing, np.flatnonzero(np.diff(ends // self.TOKENS_PER_FORWARD)) + 1)
-        parts = [
-            self._backbone.entering_activations(pack_tokens(self._token_ids, [group])) for group in groups if group.size
-        ]
+        packed = [pack_tokens(self._token_ids, [group]) for group in groups if group.size]
+        parts = [self._backbone.entering_activations(self._backbone.place(part)) for part in packed]
         self._hidden_PD = torch.cat([self._hidden_PD, *parts])
