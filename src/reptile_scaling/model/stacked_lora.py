@@ -13,13 +13,14 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from reptile_scaling.model.adapters import LORA_A, LORA_B, Adapters
 
-RANKS_PER_PRODUCT = 32
-"""Tasks share a low-rank product up to this many ranks in all; at rank 8 four of them."""
+RANKS_PER_PRODUCT = {"cpu": 16, "cuda": 64}
+"""Tasks share a low-rank product up to this many ranks in all: a CPU's vector, a tile of a GPU's matrix units."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class TaskRows:
 
 def task_rows(offsets: Sequence[int], rank: int, device: torch.device, dtype: torch.dtype) -> TaskRows:
     """Groups of neighbouring tasks for the low-rank products of this rank."""
-    n_tasks, size = len(offsets) - 1, max(1, RANKS_PER_PRODUCT // rank)
+    n_tasks, size = len(offsets) - 1, max(1, RANKS_PER_PRODUCT[device.type] // rank)
     groups = []
     for first in range(0, n_tasks, size):
         last = min(first + size, n_tasks)
@@ -94,58 +95,130 @@ class StackedLora(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[…, P, I] → […, P, O]` with a leading batch dimension of one or none."""
-        y: Tensor = self.base(x)
-        if self.context.adapters is None:
+        context = self.context
+        if context.adapters is None:
+            y: Tensor = self.base(x)
             return y
-        stacks = self.context.adapters.tensors
-        x_PI = x.reshape(-1, x.shape[-1])
-        if self.context.dropout is not None:
-            x_PI = _dropped(x_PI, self.context.rows.offsets, *self.context.dropout)
+        stacks = context.adapters.tensors
         A_TRI, B_TOR = stacks[self.site + LORA_A], stacks[self.site + LORA_B]
-        added: Tensor = _AddLowRank.apply(y, x_PI, A_TRI, B_TOR, self.context.rows.groups, self.scale)
-        return added
+        x_PI = x.reshape(-1, x.shape[-1])
+        weight_OI = frozen_weight(self.base)
+        if weight_OI is None or context.dropout is not None:
+            y_PO = self.base(x_PI)
+            if context.dropout is not None:
+                x_PI = _dropped(x_PI, context.rows.offsets, *context.dropout)
+            y_PO = _AddLowRank.apply(y_PO, x_PI, A_TRI, B_TOR, context.rows.groups, self.scale)
+        else:
+            y_PO = _AdaptedLinear.apply(x_PI, weight_OI, self.base.bias, A_TRI, B_TOR, context.rows.groups, self.scale)
+        shaped: Tensor = y_PO.view(*x.shape[:-1], y_PO.shape[-1])
+        return shaped
+
+
+def frozen_weight(linear: nn.Module) -> Tensor | None:
+    """The weight `[O, I]` of a layer that multiplies by it as it stands; None for a quantised one."""
+    weight: Any = linear.weight
+    if not weight.is_floating_point():
+        return None
+    is_plain = type(linear) is nn.Linear
+    return weight if is_plain else weight.T if type(linear).__name__ == "Conv1D" else None
+
+
+class _AdaptedLinear(torch.autograd.Function):
+    """`x Wᵀ + b + scale · x Aᵀ Bᵀ` as one operation: both gradients of x meet in one buffer."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_PI: Tensor,
+        weight_OI: Tensor,
+        bias_O: Tensor | None,
+        A_TRI: Tensor,
+        B_TOR: Tensor,
+        groups: Sequence[TaskGroup],
+        scale: float,
+    ) -> Tensor:
+        y_PO = F.linear(x_PI, weight_OI, bias_O)
+        ctx.low_rank = _LowRank.stacked(A_TRI, B_TOR, groups, scale, x_PI.dtype)
+        ctx.save_for_backward(x_PI, weight_OI, *ctx.low_rank.add(y_PO, x_PI))
+        return y_PO
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None, None]:
+        x_PI, weight_OI, *zs = ctx.saved_tensors
+        gx_PI = grad[0] @ weight_OI if ctx.needs_input_grad[0] else None
+        gA_TRI, gB_TOR = ctx.low_rank.gradients(grad[0], x_PI, zs, gx_PI)
+        return gx_PI, None, None, gA_TRI, gB_TOR, None, None
 
 
 class _AddLowRank(torch.autograd.Function):
-    """`y + scale · x Aᵀ Bᵀ` in place, each task on its own rows: no padding and no copy of x or y.
+    """`y + scale · x Aᵀ Bᵀ` in place, for a base that differentiates itself or an x that is not the base's."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, y_PO: Tensor, x_PI: Tensor, A_TRI: Tensor, B_TOR: Tensor, groups: Sequence[TaskGroup], scale: float
+    ) -> Tensor:
+        ctx.low_rank = _LowRank.stacked(A_TRI, B_TOR, groups, scale, x_PI.dtype)
+        ctx.save_for_backward(x_PI, *ctx.low_rank.add(y_PO, x_PI))
+        ctx.mark_dirty(y_PO)
+        return y_PO
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor, None, None]:
+        x_PI, *zs = ctx.saved_tensors
+        gx_PI = torch.zeros_like(x_PI) if ctx.needs_input_grad[1] else None
+        gA_TRI, gB_TOR = ctx.low_rank.gradients(grad[0], x_PI, zs, gx_PI)
+        return grad[0], gx_PI, gA_TRI, gB_TOR, None, None
+
+
+@dataclass(frozen=True)
+class _LowRank:
+    """The low-rank path of all tasks at one site, in the precision of the activations.
 
     A few tasks share each product: `z = x [A_1 … A_G]ᵀ` over the rows of all G, and what a row has of other tasks'
     ranks is set to zero. That wastes (G − 1)/G of a few percent and replaces G thin products by one of a shape that
     processors multiply at a good rate.
     """
 
-    @staticmethod
-    def forward(
-        ctx: Any, y: Tensor, x_PI: Tensor, A_TRI: Tensor, B_TOR: Tensor, groups: Sequence[TaskGroup], scale: float
-    ) -> Tensor:
-        y_PO = y.view(-1, y.shape[-1])
-        A_TRI, B_TRO = A_TRI.to(x_PI.dtype), (B_TOR * scale).to(x_PI.dtype).transpose(1, 2).contiguous()
-        z = []
-        for group in groups:
-            A, B = A_TRI[group.tasks].flatten(0, 1), B_TRO[group.tasks].flatten(0, 1)
-            z.append(_own_ranks(x_PI[group.rows] @ A.T, group))
-            y_PO[group.rows].addmm_(z[-1], B)
-        ctx.mark_dirty(y)
-        ctx.save_for_backward(x_PI, A_TRI, B_TRO, *z)
-        ctx.groups, ctx.scale = groups, scale
-        return y
+    A_TRI: Tensor
+    scaled_B_TRO: Tensor
+    groups: Sequence[TaskGroup]
+    scale: float
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor, None, None]:
-        g_PO = grad[0].reshape(-1, grad[0].shape[-1])
-        x_PI, A_TRI, B_TRO, *zs = ctx.saved_tensors
-        gx_PI = torch.empty_like(x_PI) if ctx.needs_input_grad[1] else None
-        gA_TRI, gB_TRO = torch.empty_like(A_TRI), torch.empty_like(B_TRO)
-        for group, z in zip(ctx.groups, zs, strict=True):
-            g, x = g_PO[group.rows], x_PI[group.rows]
-            A, B = A_TRI[group.tasks].flatten(0, 1), B_TRO[group.tasks].flatten(0, 1)
+    @classmethod
+    def stacked(
+        cls, A_TRI: Tensor, B_TOR: Tensor, groups: Sequence[TaskGroup], scale: float, dtype: torch.dtype
+    ) -> "_LowRank":
+        scaled_B_TRO = (B_TOR * scale).to(dtype).transpose(1, 2).contiguous()
+        return cls(A_TRI.to(dtype), scaled_B_TRO, groups, scale)
+
+    def add(self, y_PO: Tensor, x_PI: Tensor) -> list[Tensor]:
+        """Adds the path to y in place; `z` of each group, for the backward."""
+        zs = []
+        for group, A, B in self._shared():
+            zs.append(_own_ranks(x_PI[group.rows] @ A.T, group))
+            y_PO[group.rows].addmm_(zs[-1], B)
+        return zs
+
+    def gradients(
+        self, g_PO: Tensor, x_PI: Tensor, zs: Sequence[Tensor], gx_PI: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of A `[T, R, I]` and B `[T, O, R]` in fp32; that of x is added to `gx_PI`."""
+        gA_TRI, gB_TRO = torch.empty_like(self.A_TRI), torch.empty_like(self.scaled_B_TRO)
+        for z, (group, A, B) in zip(zs, self._shared(), strict=True):
+            g = g_PO[group.rows]
             gz = _own_ranks(g @ B.T, group)
             torch.mm(z.T, g, out=gB_TRO[group.tasks].flatten(0, 1))
-            torch.mm(gz.T, x, out=gA_TRI[group.tasks].flatten(0, 1))
+            torch.mm(gz.T, x_PI[group.rows], out=gA_TRI[group.tasks].flatten(0, 1))
             if gx_PI is not None:
-                torch.mm(gz, A, out=gx_PI[group.rows])
-        return grad[0], gx_PI, gA_TRI.float(), gB_TRO.transpose(1, 2).float() * ctx.scale, None, None
+                gx_PI[group.rows].addmm_(gz, A)
+        return gA_TRI.float(), gB_TRO.transpose(1, 2).float() * self.scale
+
+    def _shared(self) -> Iterator[tuple[TaskGroup, Tensor, Tensor]]:
+        """Each group with its stacked A `[ranks of all its tasks, I]` and B `[…, O]`."""
+        for group in self.groups:
+            yield group, self.A_TRI[group.tasks].flatten(0, 1), self.scaled_B_TRO[group.tasks].flatten(0, 1)
 
 
 def _own_ranks(z: Tensor, group: TaskGroup) -> Tensor:
