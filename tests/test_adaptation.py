@@ -17,7 +17,7 @@ from reptile_scaling.model.heads import fresh_head
 from reptile_scaling.model.loading import load_language_model
 from reptile_scaling.model.peft_io import lora_config
 from reptile_scaling.tasks import TaskPool, evaluation_pool, split_classes
-from toy_models import tiny_model
+from toy_models import encode, tiny_model
 
 OPTIMIZERS: dict[str, Callable] = {
     "sgd": lambda lr: lambda parameters: torch.optim.SGD(parameters, lr=lr),
@@ -46,7 +46,7 @@ def initialisations(encoder: PromptEncoder, n_tasks: int, n_way: int) -> list[Ad
 def test_tasks_adapted_together_equal_tasks_adapted_one_by_one(
     optimizer: str, top: int | None, tokenizer, toy_dataset, language_model
 ) -> None:
-    encoder = PromptEncoder(Backbone(language_model, LoraShape(4, 8.0, top)), toy_dataset.texts, "{text}", 32)
+    encoder = encode(Backbone(language_model, LoraShape(4, 8.0, top)), toy_dataset.texts)
     peft = SequentialPeft(tiny_model("llama", len(tokenizer)), lora_config(encoder.backbone, "tiny"))
     assert_same_adaptation(encoder, peft, toy_pool(toy_dataset), n_tasks=5, optimizer=optimizer, lr=0.01, steps=4)
 
@@ -59,9 +59,7 @@ def test_real_model_on_real_utterances_equals_peft(optimizer: str, banking77_fol
     )
     dataset = load_dataset("banking77", str(banking77_folder))
     pool = evaluation_pool(dataset, split_classes(dataset, config).train, config, "test")
-    encoder = PromptEncoder(
-        Backbone(load_language_model(config, "cpu"), LoraShape(8, 16.0)), dataset.texts, "{text}", 64
-    )
+    encoder = encode(Backbone(load_language_model(config, "cpu"), LoraShape(8, 16.0)), dataset.texts, max_length=64)
     peft = SequentialPeft(load_language_model(config, "cpu").model, lora_config(encoder.backbone, "smollm2"))
     assert_same_adaptation(encoder, peft, pool, n_tasks=2, optimizer=optimizer, lr=1e-4, steps=2)
 
@@ -89,13 +87,14 @@ def assert_same_adaptation(
 
 
 def test_result_does_not_depend_on_how_many_tasks_are_in_flight(toy_dataset, language_model) -> None:
-    encoder = PromptEncoder(Backbone(language_model, LoraShape(4, 8.0, 2)), toy_dataset.texts, "{text}", 32)
+    encoder = encode(Backbone(language_model, LoraShape(4, 8.0, 2)), toy_dataset.texts)
     episodes = toy_pool(toy_dataset).episodes(5)
     theta = stack_adapters(initialisations(encoder, 5, 3))
     results = []
     for in_flight in (1, 2, 5):
         rngs = [np.random.default_rng(t) for t in range(5)]
-        loop = InnerLoop(3, 0.01, "sgd", batch_size=5, dropout=0.2, tasks_in_flight=in_flight)
+        encoder.tasks_in_flight = in_flight
+        loop = InnerLoop(3, 0.01, "sgd", batch_size=5, dropout=0.2)
         results.append(adapt(encoder, theta, episodes, loop, rngs))
     for other in results[1:]:
         torch.testing.assert_close(results[0].losses, other.losses, rtol=1e-4, atol=1e-5)
@@ -104,7 +103,7 @@ def test_result_does_not_depend_on_how_many_tasks_are_in_flight(toy_dataset, lan
 
 
 def test_theta_is_left_as_it_was(toy_dataset, language_model) -> None:
-    encoder = PromptEncoder(Backbone(language_model, LoraShape(4, 8.0, 1)), toy_dataset.texts, "{text}", 32)
+    encoder = encode(Backbone(language_model, LoraShape(4, 8.0, 1)), toy_dataset.texts)
     theta = initialisations(encoder, 1, 3)[0]
     before = theta.map(torch.clone)
     adapt(encoder, theta.repeated(2), toy_pool(toy_dataset).episodes(2), InnerLoop(2, 0.01))
@@ -113,7 +112,7 @@ def test_theta_is_left_as_it_was(toy_dataset, language_model) -> None:
 
 
 def test_mini_batches_differ_from_the_full_batch(toy_dataset, language_model) -> None:
-    encoder = PromptEncoder(Backbone(language_model, LoraShape(4, 8.0, 1)), toy_dataset.texts, "{text}", 32)
+    encoder = encode(Backbone(language_model, LoraShape(4, 8.0, 1)), toy_dataset.texts)
     theta = stack_adapters(initialisations(encoder, 1, 3))
     episodes = toy_pool(toy_dataset).episodes(1)
     full = adapt(encoder, theta, episodes, InnerLoop(3, 0.01))

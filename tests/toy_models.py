@@ -1,7 +1,13 @@
 """Tiny models of the real architectures, in their own modelling code."""
 
+from collections.abc import Sequence
+
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+
+from reptile_scaling.model.backbone import Backbone
+from reptile_scaling.model.encoder import PromptEncoder, tokenize_prompts
+from reptile_scaling.model.prefix_cache import PrefixCache
 
 FAMILIES = {
     "llama": {"num_key_value_heads": 2},
@@ -22,3 +28,9 @@ def tiny_model(family: str, vocab_size: int, n_layers: int = 3) -> torch.nn.Modu
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **{**sizes, **FAMILIES[family]})
     return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+
+
+def encode(backbone: Backbone, texts: Sequence[str], max_length: int = 32) -> PromptEncoder:
+    """The texts as bare prompts, with a prefix cache where there is anything below the adapters."""
+    token_ids = tokenize_prompts(backbone.tokenizer, texts, "{text}", max_length)
+    return PromptEncoder(backbone, token_ids, PrefixCache(backbone, token_ids) if backbone.first_adapted else None)

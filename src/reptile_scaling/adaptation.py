@@ -29,7 +29,6 @@ class InnerLoop:
     """Support utterances per step; None takes all of them."""
     dropout: float = 0.0
     head: str = "classifier"
-    tasks_in_flight: int = 32
 
 
 def training_loop(config: Config) -> InnerLoop:
@@ -41,7 +40,6 @@ def training_loop(config: Config) -> InnerLoop:
         batch_size=config.inner_batch_size,
         dropout=config.lora_dropout,
         head=config.head,
-        tasks_in_flight=config.max_tasks_in_flight,
     )
 
 
@@ -59,17 +57,20 @@ def adapt(
     episodes: Sequence[Episode],
     loop: InnerLoop,
     rngs: Sequence[np.random.Generator] | None = None,
+    owners: Sequence[int] | None = None,
 ) -> Adapted:
-    """Runs the inner loop of every episode from its own start `theta[t]`, a few tasks in flight at a time.
+    """Runs the inner loop of every episode from its own start `theta[t]`, `encoder.tasks_in_flight` at a time.
 
     `theta` is a stack `[T, …]` and is left as it was. `rngs`, one per task, draw mini-batches and dropout; they are
-    needed only where `loop` uses them. The result does not depend on how tasks are grouped.
+    needed only where `loop` uses them. `owners` are the cells the tasks belong to, rising; a cell that diverges
+    leaves the others untouched. The result does not depend on how tasks are grouped.
     """
     groups = []
-    for start in range(0, len(episodes), loop.tasks_in_flight):
-        stop = min(start + loop.tasks_in_flight, len(episodes))
+    for start in range(0, len(episodes), encoder.tasks_in_flight):
+        stop = min(start + encoder.tasks_in_flight, len(episodes))
         own_rngs = rngs[start:stop] if rngs is not None else ()
-        groups.append(_adapt_group(encoder, theta.rows(start, stop), episodes[start:stop], loop, own_rngs))
+        own_cells = owners[start:stop] if owners is not None else [0] * (stop - start)
+        groups.append(_adapt_group(encoder, theta.rows(start, stop), episodes[start:stop], loop, own_rngs, own_cells))
     return Adapted(join_adapters(g.adapters for g in groups), torch.cat([g.losses for g in groups], dim=1))
 
 
@@ -85,11 +86,12 @@ def _adapt_group(
     episodes: Sequence[Episode],
     loop: InnerLoop,
     rngs: Sequence[np.random.Generator],
+    owners: Sequence[int],
 ) -> Adapted:
     device = encoder.backbone.device
     support = [episode.support for episode in episodes]
     labels_S = slots(support[0], device)
-    whole = encoder.prepare(support)
+    whole = encoder.prepare(support, owners)
     phi = theta.map(lambda tensor: tensor.clone(memory_format=torch.contiguous_format))
     if loop.head == "prototype":
         with torch.no_grad():
@@ -97,12 +99,12 @@ def _adapt_group(
         phi = Adapters(phi.tensors | prototype_head(features, labels_S, len(support[0])))
     update = _OPTIMIZERS[loop.optimizer](phi, loop.learning_rate)
     dropout = _dropout_streams(loop, rngs, device)
-    losses = []
-    for _ in range(loop.steps):
+    losses = torch.empty(loop.steps, len(episodes), device=device)
+    for step in range(loop.steps):
         batch, batch_labels = whole, labels_S.expand(len(episodes), -1)
         if loop.batch_size is not None and loop.batch_size < support[0].size:
             chosen = np.stack([rng.permutation(support[0].size)[: loop.batch_size] for rng in rngs])
-            batch = encoder.prepare([s.ravel()[c] for s, c in zip(support, chosen, strict=True)])
+            batch = encoder.prepare([s.ravel()[c] for s, c in zip(support, chosen, strict=True)], owners)
             batch_labels = labels_S[torch.from_numpy(chosen).to(device)]
         variables = phi.map(lambda tensor: tensor.detach().requires_grad_())
         features = encoder.features(batch, variables, dropout).unflatten(0, (len(episodes), -1))
@@ -110,8 +112,10 @@ def _adapt_group(
         # Each task's loss depends on its own parameters alone, so the gradient of the sum is every task's own.
         gradients = torch.autograd.grad(losses_T.sum(), list(variables.tensors.values()))
         update(list(phi.tensors.values()), gradients)
-        losses.append(losses_T.detach())
-    return Adapted(phi, torch.stack(losses))
+        losses[step] = losses_T.detach()
+        # Whatever outlives the step lies between its activations and keeps the allocator from joining them again.
+        del variables, features, losses_T, gradients
+    return Adapted(phi, losses)
 
 
 def _dropout_streams(

@@ -41,7 +41,7 @@ def run_baseline(experiment: Experiment, name: str) -> BaselineResult:
     label, measure = BASELINES[name]
     episodes = test_episodes(experiment)
     # The shared activations of the test utterances are not this baseline's cost.
-    experiment.encoder.prepare([np.concatenate([e.support.ravel(), e.query.ravel()]) for e in episodes])
+    experiment.encoder.remember(np.concatenate([part.ravel() for e in episodes for part in (e.support, e.query)]))
     began = time.perf_counter()
     scores = measure(experiment, episodes)
     seconds = (time.perf_counter() - began) / len(episodes)

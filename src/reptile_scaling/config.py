@@ -138,12 +138,21 @@ class Config(BaseModel):
     cells_per_cohort: Count = 4
     """Cells that train in lockstep on one device."""
     max_tasks_in_flight: Count = 32
-    """Tasks adapted in one forward; more are done in turn, so this bounds memory and never the result."""
+    """Most tasks adapted in one forward; more are done in turn, so this bounds memory and never the result."""
+    memory_gb: Positive | None = None
+    """Memory a device may use, in GB; tasks in flight are cut to fit. Null plans with 80 % of what is free."""
+    prefix_cache_dir: str | None = None
+    """Folder that keeps the activations below the first adapted layer for later runs; null keeps them in memory."""
 
     @property
     def test_steps(self) -> int:
         """Inner steps per task at evaluation."""
         return self.k_inner_test or self.k_inner
+
+    @property
+    def tasks_per_step(self) -> int:
+        """Tasks that a whole cohort adapts in one meta-step."""
+        return self.meta_batch_size * self.cells_per_cohort
 
     @property
     def top_layers(self) -> int | None:

@@ -51,8 +51,8 @@ def evaluate(encoder: PromptEncoder, theta: Adapters, episodes: Sequence[Episode
     Zero-step accuracy is read before any adaptation: above chance means that slots leak.
     """
     parts = []
-    for start in range(0, len(episodes), loop.tasks_in_flight):
-        group = episodes[start : start + loop.tasks_in_flight]
+    for start in range(0, len(episodes), encoder.tasks_in_flight):
+        group = episodes[start : start + encoder.tasks_in_flight]
         stack = starting_points(theta, len(group), loop.head)
         # Mini-batches belong to the test task alone, so every initialisation meets the same ones.
         rngs = [stream(start + i, "test_batches") for i in range(len(group))]

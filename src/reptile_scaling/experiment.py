@@ -1,6 +1,7 @@
 """What every part of a run works on: the configuration with its data, class split and encoder opened."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -9,11 +10,16 @@ from reptile_scaling.datasets import load_dataset
 from reptile_scaling.datasets.dataset import IntentDataset
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
-from reptile_scaling.model.encoder import PromptEncoder
+from reptile_scaling.model.encoder import PromptEncoder, tokenize_prompts
 from reptile_scaling.model.heads import fresh_head
 from reptile_scaling.model.loading import LanguageModel, load_language_model
+from reptile_scaling.model.memory import MemoryPlan, plan_memory, usable_memory
+from reptile_scaling.model.prefix_cache import PrefixCache
 from reptile_scaling.randomness import stream_seed
 from reptile_scaling.tasks import ClassSplit, check_class_sizes, split_classes
+
+# Of what the weights leave of the memory budget; adaptation needs the rest.
+CACHE_SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Experiment:
     encoder: PromptEncoder
     language_model: LanguageModel
     device: str
+    memory: MemoryPlan
 
 
 def open_corpus(config: Config) -> Corpus:
@@ -43,17 +50,30 @@ def open_corpus(config: Config) -> Corpus:
 
 
 def open_experiment(config: Config, corpus: Corpus, device: str) -> Experiment:
-    """Loads the model onto a device and wraps it."""
+    """Loads the model onto a device, wraps it, and settles how many tasks its memory allows at once."""
     language_model = load_language_model(config, device)
     targets = None if config.lora_targets == "all" else config.lora_targets
     backbone = Backbone(language_model, LoraShape(config.lora_r, config.lora_alpha, config.top_layers, targets))
-    encoder = PromptEncoder(backbone, corpus.dataset.texts, config.template, config.max_length)
-    return Experiment(config, corpus, encoder, language_model, device)
+    token_ids = tokenize_prompts(backbone.tokenizer, corpus.dataset.texts, config.template, config.max_length)
+    budget = config.memory_gb * 1e9 if config.memory_gb else usable_memory(backbone.device)
+    theta = _fresh(backbone, config.n_way, seed=0)
+    memory = plan_memory(backbone, theta, token_ids, config.n_way * config.k_support)
+    cache = None
+    if backbone.first_adapted > 0:
+        cache = PrefixCache(backbone, token_ids, int(max(0, budget - memory.peak(0, 0)) * CACHE_SHARE))
+        if config.prefix_cache_dir:
+            cache.keep_on_disk(Path(config.prefix_cache_dir).expanduser())
+        memory = replace(memory, cache=cache.nbytes)
+    encoder = PromptEncoder(backbone, token_ids, cache)
+    encoder.tasks_in_flight = min(config.max_tasks_in_flight, memory.tasks_within(budget, config.tasks_per_step))
+    return Experiment(config, corpus, encoder, language_model, device, memory)
 
 
 def fresh_initialisation(experiment: Experiment, seed: int) -> Adapters:
     """θ before meta-training: random LoRA A of this seed, B = 0 and a head of zeros."""
-    backbone = experiment.encoder.backbone
+    return _fresh(experiment.encoder.backbone, experiment.config.n_way, seed)
+
+
+def _fresh(backbone: Backbone, n_way: int, seed: int) -> Adapters:
     generator = torch.Generator().manual_seed(stream_seed(seed, "lora"))
-    head = fresh_head(experiment.config.n_way, backbone.width, backbone.device)
-    return Adapters(backbone.fresh_lora(generator) | head)
+    return Adapters(backbone.fresh_lora(generator) | fresh_head(n_way, backbone.width, backbone.device))

@@ -24,7 +24,17 @@ from reptile_scaling.errors import InputError
 
 # Keys that may change between two starts of the same experiment: the grid may grow, the machine may differ.
 CHANGEABLE_KEYS = frozenset(
-    {"n_tasks_list", "seeds", "devices", "executor", "cells_per_cohort", "max_tasks_in_flight", "data_dir"}
+    {
+        "n_tasks_list",
+        "seeds",
+        "devices",
+        "executor",
+        "cells_per_cohort",
+        "max_tasks_in_flight",
+        "memory_gb",
+        "prefix_cache_dir",
+        "data_dir",
+    }  # fmt: skip
 )
 
 CellState = Literal["pending", "running", "done", "failed"]

@@ -201,6 +201,9 @@ class PackedTokens:
     lengths: Int[np.ndarray, "S"]
     utterances: Int[np.ndarray, "S"]
     prompt_offsets: Int[np.ndarray, "T_plus_1"]
+    owner_of_task: Int[np.ndarray, "T"]
+    """The cell a task belongs to, rising. Tasks of different cells share no product but the frozen ones, so a cell
+    whose numbers turn to NaN leaves the others untouched."""
 
     @property
     def token_offsets(self) -> list[int]:
@@ -210,9 +213,14 @@ class PackedTokens:
 
 
 def pack_tokens(
-    token_ids: Sequence[Sequence[int]], utterances_of_task: Sequence[Int[np.ndarray, "..."]]
+    token_ids: Sequence[Sequence[int]],
+    utterances_of_task: Sequence[Int[np.ndarray, "..."]],
+    owner_of_task: Sequence[int] | None = None,
 ) -> PackedTokens:
-    """Lays the prompts of each task's utterances end to end; `token_ids[u]` is the prompt of utterance u."""
+    """Lays the prompts of each task's utterances end to end; `token_ids[u]` is the prompt of utterance u.
+
+    Without `owner_of_task` all tasks belong to one cell.
+    """
     utterances = np.concatenate([np.ravel(u) for u in utterances_of_task])
     prompts = [token_ids[u] for u in utterances.tolist()]
     lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
@@ -224,4 +232,5 @@ def pack_tokens(
         lengths=lengths,
         utterances=utterances,
         prompt_offsets=np.cumsum([0, *(np.size(u) for u in utterances_of_task)]),
+        owner_of_task=np.array(owner_of_task or [0] * len(utterances_of_task)),
     )

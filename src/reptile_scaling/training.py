@@ -111,7 +111,8 @@ def _meta_step(experiment: Experiment, trainings: Sequence[CellTraining]) -> Non
     visits = [t.episode_and_rng(t.meta_step * batch + i) for t in trainings for i in range(batch)]
     episodes, rngs = zip(*visits, strict=True)
     starts = [starting_points(t.theta, batch, config.head) for t in trainings]
-    adapted = adapt(experiment.encoder, join_adapters(starts), episodes, training_loop(config), rngs)
+    owners = [r for r in range(len(trainings)) for _ in range(batch)]
+    adapted = adapt(experiment.encoder, join_adapters(starts), episodes, training_loop(config), rngs, owners)
     for r, training in enumerate(trainings):
         own = slice(r * batch, (r + 1) * batch)
         meta_lr = scheduled_meta_lr(config, training.meta_step)

@@ -13,7 +13,7 @@ from reptile_scaling.model.encoder import PromptEncoder, tokenize_prompts
 from reptile_scaling.model.heads import fresh_head
 from reptile_scaling.model.loading import LanguageModel
 from reptile_scaling.model.peft_io import lora_config
-from toy_models import FAMILIES, tiny_model
+from toy_models import FAMILIES, encode, tiny_model
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # fp32 sums in another order
 TASKS = [np.arange(0, 9), np.arange(30, 34), np.arange(70, 81)]
@@ -30,7 +30,7 @@ def encoder_for(
     family: str, tokenizer, dataset: IntentDataset, top: int | None = None, **options: bool
 ) -> PromptEncoder:
     model = LanguageModel(tiny_model(family, len(tokenizer)), tokenizer, family)
-    return PromptEncoder(Backbone(model, LoraShape(4, 8.0, top), **options), dataset.texts, "{text}", 32)
+    return encode(Backbone(model, LoraShape(4, 8.0, top), **options), dataset.texts)
 
 
 @pytest.mark.parametrize("top", [None, 1, 2])

@@ -9,7 +9,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -159,11 +159,12 @@ def _engine(
 ) -> _Program:
     """The engine with all tasks in one forward, and its floor."""
     config, backbone = experiment.config, experiment.encoder.backbone
-    loop = replace(training_loop(config), tasks_in_flight=len(episodes))
+    loop = training_loop(config)
     batch = experiment.encoder.prepare([episode.support for episode in episodes]).packed
     step_floor, _ = floor_seconds(backbone, inner_step_products(backbone, len(batch.token_ids), len(batch.lengths)))
 
     def run() -> list[list[float]]:
+        experiment.encoder.tasks_in_flight = len(episodes)
         losses = adapt(experiment.encoder, theta.repeated(len(episodes)), episodes, loop).losses
         return [[float(x) for x in row] for row in losses.T]
 

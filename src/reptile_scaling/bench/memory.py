@@ -1,13 +1,13 @@
 """Peak working memory of a call: what it needs beyond what is resident when it starts."""
 
 import ctypes
-import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import torch
+
+from reptile_scaling.model.memory import resident_bytes
 
 Result = TypeVar("Result")
 SECONDS_BETWEEN_SAMPLES = 0.002
@@ -25,21 +25,17 @@ def with_peak_memory(run: Callable[[], Result], device: torch.device) -> tuple[R
         result = run()
         return result, torch.cuda.max_memory_allocated(device) - before
     ctypes.CDLL(None).malloc_trim(0)
-    before = peak = _resident_bytes()
+    before = peak = resident_bytes()
     finished = threading.Event()
 
     def sample() -> None:
         nonlocal peak
         while not finished.wait(SECONDS_BETWEEN_SAMPLES):
-            peak = max(peak, _resident_bytes())
+            peak = max(peak, resident_bytes())
 
     sampler = threading.Thread(target=sample, daemon=True)
     sampler.start()
     result = run()
     finished.set()
     sampler.join()
-    return result, max(peak, _resident_bytes()) - before
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return result, max(peak, resident_bytes()) - before

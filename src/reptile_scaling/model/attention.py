@@ -1,8 +1,9 @@
 """Attention over prompts laid end to end: each prompt sees itself alone.
 
 Registered with transformers' AttentionInterface, so the Hub's modelling code stays in use. The linear layers never
-see padding; only here several prompts share a block, as wide as the longest of them, under a block-diagonal mask.
-Blocks keep the products large and the padding small: prompts of one batch differ in length by a factor of ten.
+see padding; only here several prompts of one cell share a block, as wide as the longest of them, under a
+block-diagonal mask. Blocks keep the products large and the padding small: prompts of one batch differ in length by a
+factor of ten.
 
 Suffixes: P packed tokens · S prompts · N blocks · B places of a block · M queries of a block · K key/value heads ·
 G query heads per key/value head · E head width.
@@ -60,7 +61,8 @@ class RaggedLayout:
 def ragged_layout(packed: PackedTokens, device: torch.device, dtype: torch.dtype) -> RaggedLayout:
     """The layout of one batch of packed prompts."""
     width = max(int(packed.lengths.max()), NARROWEST_BLOCK)
-    block_S, rank_S, column_S = _share_blocks(packed.lengths, width)
+    owner_S = np.repeat(packed.owner_of_task, np.diff(packed.prompt_offsets))
+    block_S, rank_S, column_S = _share_blocks(packed.lengths, owner_S, width)
     n_blocks, n_ranks = int(block_S.max()) + 1, int(rank_S.max()) + 1
     prompt_P = np.repeat(np.arange(len(packed.lengths)), packed.lengths)
     place_P = block_S[prompt_P] * width + column_S[prompt_P] + packed.positions
@@ -92,23 +94,30 @@ def ragged_layout(packed: PackedTokens, device: torch.device, dtype: torch.dtype
     )
 
 
-def _share_blocks(lengths: Int[np.ndarray, "S"], width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Block, rank in it and first column of each prompt: longest first, each into the fullest block with room."""
-    with_room: list[list[int]] = [[] for _ in range(width + 1)]
-    """Blocks by the places they have left."""
+def _share_blocks(
+    lengths: Int[np.ndarray, "S"], owner_S: Int[np.ndarray, "S"], width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Block, rank in it and first column of each prompt: longest first, each into the fullest block with room.
+
+    A mask cannot stop NaN (0 · NaN is NaN), so prompts of different owners share no block.
+    """
     n_in_block: list[int] = []
     block_S, rank_S, column_S = (np.zeros(len(lengths), dtype=np.int64) for _ in range(3))
-    for prompt in np.argsort(-lengths, kind="stable").tolist():
-        length = int(lengths[prompt])
-        room = next((r for r in range(length, width + 1) if with_room[r]), None)
-        if room is None:
-            room = width
-            with_room[room].append(len(n_in_block))
-            n_in_block.append(0)
-        block = with_room[room].pop()
-        with_room[room - length].append(block)
-        block_S[prompt], rank_S[prompt], column_S[prompt] = block, n_in_block[block], width - room
-        n_in_block[block] += 1
+    for owner in np.unique(owner_S):
+        members = np.flatnonzero(owner_S == owner)
+        with_room: list[list[int]] = [[] for _ in range(width + 1)]
+        """Blocks by the places they have left."""
+        for prompt in members[np.argsort(-lengths[members], kind="stable")].tolist():
+            length = int(lengths[prompt])
+            room = next((r for r in range(length, width + 1) if with_room[r]), None)
+            if room is None:
+                room = width
+                with_room[room].append(len(n_in_block))
+                n_in_block.append(0)
+            block = with_room[room].pop()
+            with_room[room - length].append(block)
+            block_S[prompt], rank_S[prompt], column_S[prompt] = block, n_in_block[block], width - room
+            n_in_block[block] += 1
     return block_S, rank_S, column_S
 
 

@@ -6,6 +6,7 @@ only the answer token of each prompt is computed. Both are exact; the tests swit
 Suffixes: P packed tokens · S prompts · D width.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +97,11 @@ class Backbone:
         """The number of the block a site lies in."""
         return int(site.split(f"{self._layers_name}.", 1)[1].split(".", 1)[0])
 
+    def frozen_weights_below(self) -> Iterator[Tensor]:
+        """The weights that make what enters the first adapted layer: embeddings and the blocks below."""
+        above = {id(p) for layer in self._layers[self.first_adapted :] for p in layer.parameters()}
+        return (p for p in self._decoder.parameters() if id(p) not in above)
+
     @property
     def has_transposed_weights(self) -> bool:
         """Whether the adapted layers store `[d_in, d_out]`, as GPT-2's do."""
@@ -108,8 +114,8 @@ class Backbone:
             token_ids=torch.from_numpy(packed.token_ids).to(device),
             positions=torch.from_numpy(packed.positions).to(device),
             layout=ragged_layout(packed, device, dtype),
-            tokens=task_rows(packed.token_offsets, rank, device, dtype),
-            prompts=task_rows(packed.prompt_offsets.tolist(), rank, device, dtype),
+            tokens=task_rows(packed.token_offsets, packed.owner_of_task, rank, device, dtype),
+            prompts=task_rows(packed.prompt_offsets.tolist(), packed.owner_of_task, rank, device, dtype),
         )
 
     def features(

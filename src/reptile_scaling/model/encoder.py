@@ -11,6 +11,7 @@ from torch import Tensor
 
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.backbone import Backbone, PlacedBatch
+from reptile_scaling.model.prefix_cache import PrefixCache
 from reptile_scaling.tasks import PackedTokens, pack_tokens
 
 
@@ -26,15 +27,26 @@ class PreparedBatch:
 class PromptEncoder:
     """Features of a data set's utterances under the adapters of many tasks."""
 
-    def __init__(self, backbone: Backbone, texts: Sequence[str], template: str, max_length: int) -> None:
+    def __init__(self, backbone: Backbone, token_ids: list[list[int]], cache: PrefixCache | None = None) -> None:
+        """`cache` is the prefix cache of these prompts, or None to compute all layers each time."""
         self.backbone = backbone
-        self.token_ids = tokenize_prompts(backbone.tokenizer, texts, template, max_length)
-        self._cache = PrefixCache(backbone, self.token_ids) if backbone.first_adapted > 0 else None
+        self.token_ids = token_ids
+        self.tasks_in_flight = 32
+        """Tasks that are adapted in one forward; bounds memory, never changes a result."""
+        self._cache = cache
 
-    def prepare(self, utterances_of_task: Sequence[np.ndarray]) -> PreparedBatch:
+    def prepare(
+        self, utterances_of_task: Sequence[np.ndarray], owner_of_task: Sequence[int] | None = None
+    ) -> PreparedBatch:
         """Packs each task's utterances; a batch that is run several times is prepared once."""
-        packed = pack_tokens(self.token_ids, utterances_of_task)
-        return PreparedBatch(packed, self.backbone.place(packed), self._cache.rows(packed) if self._cache else None)
+        packed = pack_tokens(self.token_ids, utterances_of_task, owner_of_task)
+        entering_P = self._cache.rows(packed) if self._cache else None
+        return PreparedBatch(packed, self.backbone.place(packed), entering_P)
+
+    def remember(self, utterances: np.ndarray) -> None:
+        """Fills the prefix cache ahead of time, as far as it has room."""
+        if self._cache:
+            self._cache.fill(utterances)
 
     def features(
         self,
@@ -52,40 +64,3 @@ def tokenize_prompts(tokenizer: Any, texts: Sequence[str], template: str, max_le
     tail: list[int] = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
     heads: list[list[int]] = tokenizer([before + text for text in texts])["input_ids"] if texts else []
     return [head[: max_length - len(tail)] + tail for head in heads]
-
-
-class PrefixCache:
-    """Activations entering the first adapted layer, once per utterance, for all tasks, cells and seeds.
-
-    Holds one `[tokens, D]` tensor that grows as utterances are first asked for, in the base's precision.
-    """
-
-    # Bounds the memory of one prefix forward; more utterances are done in several.
-    TOKENS_PER_FORWARD = 8192
-
-    def __init__(self, backbone: Backbone, token_ids: Sequence[Sequence[int]]) -> None:
-        self._backbone = backbone
-        self._token_ids = token_ids
-        self._start_of = np.full(len(token_ids), -1, dtype=np.int64)
-        self._hidden_PD = torch.empty(0, backbone.width, dtype=backbone.dtype, device=backbone.device)
-
-    def rows(self, packed: PackedTokens) -> Float[Tensor, "P D"]:
-        """The cached activations of packed prompts, in their order; missing ones are computed first."""
-        self._fill(np.unique(packed.utterances))
-        token_at = np.repeat(self._start_of[packed.utterances], packed.lengths) + packed.positions
-        return self._hidden_PD[torch.from_numpy(token_at).to(self._backbone.device)]
-
-    def _fill(self, utterances: np.ndarray) -> None:
-        missing = utterances[self._start_of[utterances] < 0]
-        if not missing.size:
-            return
-        lengths = np.array([len(self._token_ids[u]) for u in missing.tolist()])
-        # Similar lengths together: attention pads within a forward.
-        order = np.argsort(lengths, kind="stable")
-        missing, lengths = missing[order], lengths[order]
-        ends = np.cumsum(lengths)
-        self._start_of[missing] = len(self._hidden_PD) + ends - lengths
-        groups = np.split(missing, np.flatnonzero(np.diff(ends // self.TOKENS_PER_FORWARD)) + 1)
-        packed = [pack_tokens(self._token_ids, [group]) for group in groups if group.size]
-        parts = [self._backbone.entering_activations(self._backbone.place(part)) for part in packed]
-        self._hidden_PD = torch.cat([self._hidden_PD, *parts])

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,17 +42,21 @@ class TaskRows:
     groups: list[TaskGroup]
 
 
-def task_rows(offsets: Sequence[int], rank: int, device: torch.device, dtype: torch.dtype) -> TaskRows:
-    """Groups of neighbouring tasks for the low-rank products of this rank."""
-    n_tasks, size = len(offsets) - 1, max(1, RANKS_PER_PRODUCT[device.type] // rank)
-    groups = []
-    for first in range(0, n_tasks, size):
-        last = min(first + size, n_tasks)
+def task_rows(
+    offsets: Sequence[int], owner_of_task: np.ndarray, rank: int, device: torch.device, dtype: torch.dtype
+) -> TaskRows:
+    """Groups of neighbouring tasks of one cell for the low-rank products of this rank."""
+    size = max(1, RANKS_PER_PRODUCT[device.type] // rank)
+    cell_ends = np.flatnonzero(np.diff(owner_of_task, append=owner_of_task[-1] + 1)) + 1
+    groups, first = [], 0
+    while first < len(owner_of_task):
+        last = min(first + size, int(cell_ends[cell_ends > first][0]))
         owns = None
         if last - first > 1:
             own_task = torch.block_diag(*(torch.ones(b - a, rank) for a, b in pairwise(offsets[first : last + 1])))
             owns = own_task.to(device, dtype)
         groups.append(TaskGroup(slice(first, last), slice(offsets[first], offsets[last]), owns))
+        first = last
     return TaskRows(list(offsets), groups)
 
 
