@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "reptile_scaling"
 # From the roof to the ground; rooms on one line may not import each other.
 FLOORS = [
     {"cli"},
-    {"report", "bench"},
+    {"report", "bench", "estimate"},
     {"progress"},
     {"sweep"},
     {"executors", "training"},

@@ -159,7 +159,14 @@ def test_dry_run_writes_nothing(config_file, tmp_path) -> None:
     done = call("run", config_file, "--out", tmp_path / "out", "--dry-run")
     assert done.returncode == 0
     assert "10 cells" in done.stdout
+    assert "time: about" in done.stdout and "memory: program" in done.stdout
     assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_without_the_model_says_why_there_is_no_estimate(config_file, tmp_path) -> None:
+    done = call("run", config_file, "--out", tmp_path / "out", "--dry-run", "--set", "model_name=nobody/nothing")
+    assert done.returncode == 0
+    assert "no estimate of time and memory: model 'nobody/nothing' cannot be loaded" in done.stdout
 
 
 MISTAKES = {

@@ -1,6 +1,6 @@
 """What a meta-learned initialisation must beat, on the same test tasks.
 
-A new baseline is a function here and a line in BASELINES. All choices are made on validation classes.
+A new baseline is a function here and an entry in BASELINES. All choices are made on validation classes.
 """
 
 import re
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from reptile_scaling.adaptation import InnerLoop, slots
-from reptile_scaling.evaluation import evaluate, test_episodes, test_loop, validation_episodes
+from reptile_scaling.config import Config
+from reptile_scaling.evaluation import READINGS_PER_TASK, evaluate, test_episodes, test_loop, validation_episodes
 from reptile_scaling.experiment import Experiment, fresh_initialisation
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.heads import logits, prototype_head, task_losses
@@ -38,19 +39,19 @@ class _Scores:
 
 def run_baseline(experiment: Experiment, name: str) -> BaselineResult:
     """One baseline on the shared test tasks."""
-    label, measure = BASELINES[name]
+    baseline = BASELINES[name]
     episodes = test_episodes(experiment)
     # The shared activations of the test utterances are not this baseline's cost.
     experiment.encoder.remember(np.concatenate([part.ravel() for e in episodes for part in (e.support, e.query)]))
     began = time.perf_counter()
-    scores = measure(experiment, episodes)
+    scores = baseline.measure(experiment, episodes)
     seconds = (time.perf_counter() - began) / len(episodes)
     spread = 1 if len(episodes) > 1 else 0
     # A rate at which fine-tuning diverges leaves labels to count but no loss to speak of.
     loss = scores.loss if scores.loss is not None and np.isfinite(scores.loss).all() else None
     return BaselineResult(
         name=name,
-        label=label,
+        label=baseline.label,
         accuracy=float(scores.accuracy.mean()),
         accuracy_std=float(scores.accuracy.std(ddof=spread)),
         loss=float(loss.mean()) if loss is not None else None,
@@ -172,11 +173,42 @@ def _frozen_features(experiment: Experiment, episodes: Sequence[Episode]) -> tup
     return vectors, {int(u): row for row, u in enumerate(used)}
 
 
-BASELINES: dict[str, tuple[str, Callable[[Experiment, Sequence[Episode]], _Scores]]] = {
-    "zero_step": ("chance: fresh head, no step", zero_step),
-    "zero_shot_labels": ("zero-shot: the LM scores label words", zero_shot_labels),
-    "nearest_mean": ("nearest class mean, frozen features", nearest_mean),
-    "no_meta": ("fine-tuning, same inner loop", no_meta),
-    "no_meta_tuned": ("fine-tuning, tuned rate and steps", no_meta_tuned),
+@dataclass(frozen=True)
+class Baseline:
+    """How a baseline is named in figures, what measures it, and what that costs."""
+
+    label: str
+    measure: Callable[[Experiment, Sequence[Episode]], _Scores]
+    work: Callable[[Config], tuple[int, int]]
+    """Inner steps of a task and readings of a query set over all its tasks, at most; for estimates."""
+
+
+def _readings_only(config: Config) -> tuple[int, int]:
+    return 0, config.num_meta_test_tasks
+
+
+def _fine_tuning_work(n_tasks: int, steps: int) -> tuple[int, int]:
+    return n_tasks * steps, n_tasks * READINGS_PER_TASK
+
+
+def _tuning_work(config: Config) -> tuple[int, int]:
+    """Every choice on the validation tasks, and the longest on the test tasks."""
+    tried = len(TUNING_RATES) * sum(TUNING_STEPS) * config.test_steps * config.num_validation_tasks
+    readings = len(TUNING_RATES) * len(TUNING_STEPS) * READINGS_PER_TASK * config.num_validation_tasks
+    steps, test_readings = _fine_tuning_work(config.num_meta_test_tasks, max(TUNING_STEPS) * config.test_steps)
+    return tried + steps, readings + test_readings
+
+
+BASELINES = {
+    "zero_step": Baseline(
+        "chance: fresh head, no step", zero_step, lambda config: _fine_tuning_work(config.num_meta_test_tasks, 1)
+    ),
+    "zero_shot_labels": Baseline("zero-shot: the LM scores label words", zero_shot_labels, _readings_only),
+    "nearest_mean": Baseline("nearest class mean, frozen features", nearest_mean, _readings_only),
+    "no_meta": Baseline(
+        "fine-tuning, same inner loop",
+        no_meta,
+        lambda config: _fine_tuning_work(config.num_meta_test_tasks, config.test_steps),
+    ),
+    "no_meta_tuned": Baseline("fine-tuning, tuned rate and steps", no_meta_tuned, _tuning_work),
 }
-"""name → (label in figures, function)."""

@@ -8,7 +8,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -18,6 +18,9 @@ from reptile_scaling.config import Config, load_config
 from reptile_scaling.errors import InputError
 from reptile_scaling.laws import Law, Transform
 from reptile_scaling.runs import RunDirectory
+
+if TYPE_CHECKING:
+    from reptile_scaling.sweep import Plan
 
 RUN_FOLDER = Path("experiments_scaling_law")
 
@@ -37,6 +40,7 @@ def main() -> None:
     """The console script: bad input becomes one sentence and exit code 2."""
     # transformers asks the network for nothing here, but its advice would fill the screen.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
         app()
     except InputError as error:
@@ -68,6 +72,8 @@ def run_config(config: Config, out: Path, *, dry_run: bool = False) -> int:
     for line in plan.summary():
         console.print(line, soft_wrap=True)
     if dry_run:
+        for line in _cost_lines(plan, folder):
+            console.print(line, soft_wrap=True, markup=False)
         return 0
     with folder.locked():
         console.print(f"Writing to {out}/ (run the same command again to resume).", soft_wrap=True)
@@ -179,6 +185,17 @@ def bench(
     console.print(bench_table(result))
     for line in ratio_lines(result):
         console.print(line, soft_wrap=True)
+
+
+def _cost_lines(plan: "Plan", folder: RunDirectory) -> list[str]:
+    """Time and memory of what is left, or why they cannot be told here."""
+    from reptile_scaling.estimate import estimate_cost
+
+    try:
+        with console.status("opening the model and timing two inner steps"):
+            return estimate_cost(plan, folder).lines()
+    except InputError as error:
+        return [f"no estimate of time and memory: {error}"]
 
 
 def _conclude(folder: RunDirectory) -> int:

@@ -17,6 +17,9 @@ from reptile_scaling.model.heads import fresh_head, logits, task_losses
 from reptile_scaling.randomness import stream
 from reptile_scaling.tasks import Episode, evaluation_pool
 
+# Forwards of a task's query set in `evaluate`: after adaptation and before.
+READINGS_PER_TASK = 2
+
 
 @dataclass(frozen=True)
 class QueryLosses:

@@ -41,6 +41,16 @@ class Experiment:
     device: str
     memory: MemoryPlan
 
+    @property
+    def peak_memory_bytes(self) -> float:
+        """What a meta-step of a whole cohort needs, by the formula."""
+        return self.memory.peak(self.config.tasks_per_step, self.encoder.tasks_in_flight)
+
+    @property
+    def memory_sentence(self) -> str:
+        """The formula with its figures."""
+        return self.memory.sentence(self.config.tasks_per_step, self.encoder.tasks_in_flight)
+
 
 def open_corpus(config: Config) -> Corpus:
     """Reads the data and splits its classes. Raises InputError for all that can be wrong with them."""

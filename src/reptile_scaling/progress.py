@@ -126,9 +126,20 @@ def shown_progress(run: RunDirectory, n_baselines: int, console: Console) -> Ite
         thread.join()
 
 
+def _memory_lines(run: RunDirectory, told: set[str]) -> Iterator[str]:
+    """What each worker will need, once; `told` are the devices that have been named."""
+    for worker in run.read_workers():
+        if worker["device"] not in told:
+            told.add(worker["device"])
+            yield f"{worker['device']}: {worker['memory']}"
+
+
 def _show_table(run: RunDirectory, n_baselines: int, console: Console, stopped: threading.Event) -> None:
+    told: set[str] = set()
     with Live(console=console, refresh_per_second=2) as live:
         while not stopped.wait(SECONDS_BETWEEN_FRAMES):
+            for line in _memory_lines(run, told):
+                live.console.print(line, soft_wrap=True, markup=False)
             statuses = _statuses_once_begun(run)
             if statuses:
                 table = status_table(statuses)
@@ -138,7 +149,10 @@ def _show_table(run: RunDirectory, n_baselines: int, console: Console, stopped: 
 
 def _show_lines(run: RunDirectory, n_baselines: int, console: Console, stopped: threading.Event) -> None:
     began, wait = time.monotonic(), SECONDS_BETWEEN_FRAMES
+    told: set[str] = set()
     while not stopped.wait(wait):
+        for line in _memory_lines(run, told):
+            console.print(line, soft_wrap=True, markup=False)
         statuses = _statuses_once_begun(run)
         if statuses:
             line = progress_line(statuses, len(run.read_baselines()), n_baselines)

@@ -291,6 +291,20 @@ class RunDirectory:
         lines = "".join(json.dumps(task, separators=(",", ":")) + "\n" for task in tasks)
         write_bytes(self.path / "task_pools" / f"{name}.jsonl", lines.encode())
 
+    def write_worker(self, device: str, facts: Mapping[str, object]) -> None:
+        """`workers/<device>.json`: what the worker on a device settled before its first step."""
+        write_json(self.path / "workers" / f"{device.replace(':', '_')}.json", {"device": device, **facts})
+
+    def forget_workers(self) -> None:
+        """Those of an earlier start."""
+        for file in (self.path / "workers").glob("*.json"):
+            file.unlink()
+
+    def read_workers(self) -> list[dict[str, Any]]:
+        """The facts of every worker, by device."""
+        files = sorted((self.path / "workers").glob("*.json"))
+        return [facts for file in files if (facts := read_json(file)) is not None]
+
     def write_results_table(self) -> None:
         write_csv(self.path / "scaling_law_results.csv", [asdict(result) for result in self.results()])
 

@@ -93,6 +93,7 @@ def run_sweep(plan: Plan, run: RunDirectory) -> None:
     """Takes the folder, writes the pools, runs every job that is left, and writes the results table."""
     config = plan.config
     run.begin(config, plan.corpus.dataset.fingerprint, software_versions())
+    run.forget_workers()
     write_pools(plan, run)
     for cell in plan_cells(config):
         if not run.cell(cell).is_done:
@@ -139,7 +140,15 @@ class SweepWorker:
 
     def __init__(self, config: Config, corpus: Corpus, root: Path, device: str) -> None:
         self._run = RunDirectory(root)
-        self._experiment = open_experiment(config, corpus, device)
+        self._experiment = experiment = open_experiment(config, corpus, device)
+        self._run.write_worker(
+            device,
+            {
+                "tasks_in_flight": experiment.encoder.tasks_in_flight,
+                "peak_memory_bytes": experiment.peak_memory_bytes,
+                "memory": experiment.memory_sentence,
+            },
+        )
 
     def __call__(self, job: Job) -> None:
         match job:

@@ -35,6 +35,11 @@ class PromptEncoder:
         """Tasks that are adapted in one forward; bounds memory, never changes a result."""
         self._cache = cache
 
+    @property
+    def has_cache(self) -> bool:
+        """Whether activations below the first adapted layer are shared."""
+        return self._cache is not None
+
     def prepare(
         self, utterances_of_task: Sequence[np.ndarray], owner_of_task: Sequence[int] | None = None
     ) -> PreparedBatch:

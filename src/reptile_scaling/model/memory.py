@@ -65,18 +65,18 @@ class MemoryPlan:
         """The formula with its figures, for people."""
         in_flight = min(in_flight, tasks_per_step)
         return (
-            f"memory: program {gigabytes(self.program)} + weights {gigabytes(self.weights)} "
-            f"+ cache {gigabytes(self.cache)} + {tasks_per_step} tasks a step × {gigabytes(2 * self.adapter)} "
-            f"+ {in_flight} in flight × {gigabytes(self.per_task_in_flight)} "
+            f"memory: program {amount(self.program)} + weights {amount(self.weights)} "
+            f"+ cache {amount(self.cache)} + {tasks_per_step} tasks a step × {amount(2 * self.adapter)} "
+            f"+ {in_flight} in flight × {amount(self.per_task_in_flight)} "
             f"({self.tokens_per_task:.0f} tokens × {self.activations_per_token / 1e3:.0f} kB, "
             f"allocator × {self.slack}) "
-            f"= {gigabytes(self.peak(tasks_per_step, in_flight))}"
+            f"= {amount(self.peak(tasks_per_step, in_flight))}"
         )
 
 
-def gigabytes(n_bytes: float) -> str:
-    """`1.25 GB`."""
-    return f"{n_bytes / 1e9:.2f} GB"
+def amount(n_bytes: float | int) -> str:
+    """`1.25 GB`, or `3.4 MB` below a tenth of that."""
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
 
 
 def plan_memory(

@@ -1,0 +1,69 @@
+"""What a dry run promises is what the sweep then does."""
+
+import pytest
+
+import reptile_scaling.adaptation as adaptation
+import reptile_scaling.evaluation as evaluation
+from reptile_scaling.config import Config, make_config
+from reptile_scaling.estimate import Work, baseline_work, estimate_cost, evaluation_work, training_work
+from reptile_scaling.runs import Cell, CellStatus, RunDirectory
+from reptile_scaling.sweep import BaselineJob, Plan, plan_sweep, run_sweep
+
+
+def total(plan: Plan, run: RunDirectory) -> Work:
+    return training_work(plan, run) + evaluation_work(plan) + baseline_work(plan)
+
+
+def test_planned_work_is_the_work_done(toy_settings, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config({**toy_settings, "n_tasks_list": [2, 4], "num_meta_steps": 5})
+    run = RunDirectory(tmp_path / "run")
+    plan = plan_sweep(config, run)
+    done = {"steps": 0, "readings": 0}
+    adapt_group, query = adaptation._adapt_group, evaluation._query
+
+    def counted_group(encoder, theta, episodes, loop, rngs, owners):
+        done["steps"] += len(episodes) * loop.steps
+        return adapt_group(encoder, theta, episodes, loop, rngs, owners)
+
+    def counted_query(encoder, adapters, episodes):
+        done["readings"] += len(episodes)
+        return query(encoder, adapters, episodes)
+
+    monkeypatch.setattr(adaptation, "_adapt_group", counted_group)
+    monkeypatch.setattr(evaluation, "_query", counted_query)
+    promised = training_work(plan, run) + evaluation_work(plan)
+    run_sweep(Plan(plan.config, plan.corpus, plan.devices, plan.jobs[:1], 0), run)
+    assert done == {"steps": promised.inner_steps, "readings": promised.readings}
+    baselines = baseline_work(plan)
+    before = dict(done)
+    run_sweep(Plan(plan.config, plan.corpus, plan.devices, plan.jobs[1:], 0), run)
+    # Tuning may settle on fewer steps than it might have, and frozen features are read once for two baselines.
+    assert 0.5 * baselines.inner_steps < done["steps"] - before["steps"] <= baselines.inner_steps
+    assert done["readings"] - before["readings"] <= baselines.readings
+    assert not plan_sweep(config, run).jobs
+
+
+def test_steps_already_done_are_not_promised_again(toy_config: Config, tmp_path) -> None:
+    run = RunDirectory(tmp_path)
+    plan = plan_sweep(toy_config, run)
+    # 10 cells × 4 meta-steps × 2 tasks × 2 inner steps.
+    assert training_work(plan, run).inner_steps == 160
+    run.cell(Cell(8, 1)).write_status(CellStatus("running", meta_step=3, num_meta_steps=4))
+    assert training_work(plan, run).inner_steps == 160 - 3 * 2 * 2
+
+
+def test_every_baseline_says_what_it_costs(toy_config: Config, tmp_path) -> None:
+    plan = plan_sweep(toy_config, RunDirectory(tmp_path))
+    jobs = [job for job in plan.jobs if isinstance(job, BaselineJob)]
+    assert jobs
+    for job in jobs:
+        alone = baseline_work(Plan(plan.config, plan.corpus, plan.devices, (job,), 0))
+        assert alone.readings > 0, job.name
+
+
+def test_estimate_times_every_part(toy_config: Config, tmp_path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    estimate = estimate_cost(plan_sweep(toy_config, run), run)
+    assert estimate.training > 0 and estimate.evaluation > 0 and estimate.baselines > 0
+    assert estimate.total_seconds < 600 and estimate.peak_memory_bytes > 0
+    assert not run.path.exists()
