@@ -1,6 +1,7 @@
 import pytest
 
-from reptile_scaling.bench.bench import bench_work, scaling_in_tasks
+from reptile_scaling.bench import scaling
+from reptile_scaling.bench.bench import bench_work
 from reptile_scaling.bench.floor import Product, inner_step_products
 from reptile_scaling.config import make_config
 from reptile_scaling.experiment import open_corpus, open_experiment
@@ -38,6 +39,11 @@ def test_product_without_input_gradient_has_no_backward() -> None:
     assert Product(5, 3, 2, needs_input_gradient=True).flops == 2 * 2 * 5 * 3 * 2
 
 
-def test_cost_is_given_for_each_number_of_tasks(settings) -> None:
-    rows = scaling_in_tasks(settings, (1, 2), repeats=1)
-    assert [row["tasks_per_step"] for row in rows] == [1, 2]
+def test_cost_is_given_for_each_number_of_tasks_and_cells(settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "TASKS_PER_STEP", (1, 2))
+    monkeypatch.setattr(scaling, "CELLS_PER_COHORT", (1, 2))
+    cost = scaling.bench_scaling(settings, repeats=1)
+    assert cost["sequential_peft_seconds_per_task_step"] > 0
+    assert [row["tasks_per_step"] for row in cost["tasks"] if row["precision"] == "float32"] == [1, 2]
+    assert [(row["cells"], row["tasks_per_step"]) for row in cost["cohorts"]] == [(1, 2), (2, 4)]
+    assert all(row["seconds_per_task_step"] > 0 for row in cost["tasks"] + cost["cohorts"])

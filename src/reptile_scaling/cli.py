@@ -170,21 +170,27 @@ def bench(
     data_dir: Annotated[str | None, typer.Option("--data-dir", help="Folder with a local copy.")] = None,
     tasks: Annotated[int, typer.Option("--tasks", min=1, help="Tasks of the work.")] = 4,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timed runs of each program; medians count.")] = 3,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Also over tasks per step and cells per cohort.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Time the engine, sequential PEFT and the floor on the same work, in one run."""
     from reptile_scaling.bench.bench import bench_work
-    from reptile_scaling.bench.table import bench_table, ratio_lines
+    from reptile_scaling.bench.scaling import bench_scaling
+    from reptile_scaling.bench.table import bench_table, ratio_lines, scaling_table
 
     given = {"model_name": model, "dataset": dataset, "data_dir": data_dir}
     settings = {key: value for key, value in given.items() if value is not None}
     result = bench_work(settings, n_tasks=tasks, repeats=repeats)
+    if sweep:
+        result["scaling"] = bench_scaling(settings, repeats=repeats)
     if as_json:
         print(json.dumps(result))
         return
     console.print(bench_table(result))
     for line in ratio_lines(result):
         console.print(line, soft_wrap=True)
+    if sweep:
+        console.print(scaling_table(result["scaling"]))
 
 
 def _cost_lines(plan: "Plan", folder: RunDirectory) -> list[str]:

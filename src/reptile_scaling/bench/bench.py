@@ -6,10 +6,8 @@ from favouring one variant; ratios are what to read.
 
 import os
 import platform
-import statistics
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +17,7 @@ from reptile_scaling.adaptation import ADAM_BETA2, ADAM_EPSILON, adapt, slots, t
 from reptile_scaling.bench.floor import floor_seconds, inner_step_products
 from reptile_scaling.bench.memory import with_peak_memory
 from reptile_scaling.bench.peers import PeerTask, SequentialPeft
+from reptile_scaling.bench.timing import interleaved_seconds
 from reptile_scaling.config import Config, make_config
 from reptile_scaling.experiment import Corpus, Experiment, fresh_initialisation, open_corpus, open_experiment
 from reptile_scaling.model.adapters import Adapters
@@ -45,6 +44,8 @@ class Variant:
     """Tokens of the utterances, padding not counted."""
     peak_memory_bytes: int
     """Working memory of the warm-up run beyond the weights: adapters, optimiser state and activations."""
+    predicted_memory_bytes: float | None
+    """The same by the formula that `run` prints; None for peers."""
     max_abs_loss_diff: float
     fraction_of_floor: float | None
 
@@ -61,6 +62,7 @@ class _Program:
     run: Callable[[], list[list[float]]]
     floor: float | None
     """Seconds of the whole work at the matrix rate; None for peers."""
+    predicted_memory: float | None = None
 
 
 def bench_work(settings: dict[str, Any], *, n_tasks: int, repeats: int) -> dict[str, Any]:
@@ -68,15 +70,9 @@ def bench_work(settings: dict[str, Any], *, n_tasks: int, repeats: int) -> dict[
     config = make_config({**settings, "lora_layers": "all", "dtype": "float32"})
     corpus = open_corpus(config)
     programs, n_tokens = _programs(config, corpus, n_tasks)
-    times: dict[str, list[float]] = {program.name: [] for program in programs}
     warm_up = {program.name: with_peak_memory(program.run, torch.device("cpu")) for program in programs}
     losses = {name: torch.tensor(result) for name, (result, _) in warm_up.items()}
-    for _ in range(repeats):
-        for program in programs:
-            began = time.perf_counter()
-            program.run()
-            times[program.name].append(time.perf_counter() - began)
-    seconds = {name: statistics.median(values) for name, values in times.items()}
+    seconds = interleaved_seconds({program.name: program.run for program in programs}, repeats)
     variants = [
         Variant(
             name=p.name,
@@ -86,6 +82,7 @@ def bench_work(settings: dict[str, Any], *, n_tasks: int, repeats: int) -> dict[
             tasks_per_s=n_tasks / seconds[p.name],
             tokens_per_s=n_tokens / seconds[p.name],
             peak_memory_bytes=warm_up[p.name][1],
+            predicted_memory_bytes=p.predicted_memory,
             max_abs_loss_diff=float((losses[p.name] - losses[p.reference]).abs().max()),
             fraction_of_floor=p.floor / seconds[p.name] if p.floor is not None else None,
         )
@@ -123,16 +120,10 @@ def _programs(config: Config, corpus: Corpus, n_tasks: int) -> tuple[list[_Progr
     native_config = config.model_copy(update={"dtype": str(native).removeprefix("torch.")})
     engine_native = open_experiment(native_config, corpus, "cpu")
     theta = {"all": fresh_initialisation(engine_all, 0), "top": fresh_initialisation(engine_top, 0)}
-    peer_all = SequentialPeft(
-        load_language_model(config, "cpu").model, lora_config(engine_all.encoder.backbone, config.model_name)
-    )
-    peer_top = SequentialPeft(
-        load_language_model(config, "cpu").model, lora_config(engine_top.encoder.backbone, config.model_name)
-    )
     ids = engine_all.encoder.token_ids
     n_tokens = config.k_inner * sum(len(ids[u]) for episode in episodes for u in episode.support.ravel())
-    all_peer = partial(_run_peer, peer_all, theta["all"], episodes, ids, config)
-    top_peer = partial(_run_peer, peer_top, theta["top"], episodes, ids, config)
+    all_peer = partial(run_peer, open_peer(engine_all), theta["all"], episodes, ids, config)
+    top_peer = partial(run_peer, open_peer(engine_top), theta["top"], episodes, ids, config)
     one_by_one = "PEFT, one task at a time"
     programs = [
         _peer("padded_loop", f"{one_by_one}, padded to 64, query forward", partial(all_peer, PEER_LENGTH)),
@@ -163,16 +154,34 @@ def _engine(
     batch = experiment.encoder.prepare([episode.support for episode in episodes]).packed
     step_floor, _ = floor_seconds(backbone, inner_step_products(backbone, len(batch.token_ids), len(batch.lengths)))
 
+    memory = replace(
+        experiment.memory, program=0, weights=0, cache=0, tokens_per_task=len(batch.token_ids) / len(episodes)
+    )
+
     def run() -> list[list[float]]:
         experiment.encoder.tasks_in_flight = len(episodes)
         losses = adapt(experiment.encoder, theta.repeated(len(episodes)), episodes, loop).losses
         return [[float(x) for x in row] for row in losses.T]
 
     precision = str(backbone.dtype).removeprefix("torch.")
-    return _Program(name, label, precision, reference, run, step_floor * loop.steps)
+    return _Program(
+        name,
+        label,
+        precision,
+        reference,
+        run,
+        floor=step_floor * loop.steps,
+        predicted_memory=memory.peak(len(episodes), len(episodes)),
+    )
 
 
-def _run_peer(
+def open_peer(engine: Experiment) -> SequentialPeft:
+    """PEFT on a model of its own with the engine's LoRA."""
+    model = load_language_model(engine.config, "cpu").model
+    return SequentialPeft(model, lora_config(engine.encoder.backbone, engine.config.model_name))
+
+
+def run_peer(
     peer: SequentialPeft,
     theta: Adapters,
     episodes: Sequence[Episode],
@@ -191,26 +200,6 @@ def _run_peer(
             with torch.no_grad():
                 peer.features([token_ids[u] for u in episode.query.ravel()], pad_to)
     return losses
-
-
-def scaling_in_tasks(settings: dict[str, Any], task_counts: Sequence[int], repeats: int) -> list[dict[str, float]]:
-    """Seconds per task of the fp32 engine on all layers when T tasks share a forward.
-
-    A cohort of R cells with meta-batches of 4 is T = 4R: the engine does not know whose tasks it adapts.
-    """
-    config = make_config({**settings, "lora_layers": "all", "dtype": "float32"})
-    corpus = open_corpus(config)
-    experiment = open_experiment(config, corpus, "cpu")
-    theta = fresh_initialisation(experiment, 0)
-    pool = training_pool(corpus.dataset, corpus.split, config, 0)
-    programs = {t: _engine("", "", experiment, theta, pool.episodes(t)) for t in task_counts}
-    times: dict[int, list[float]] = {t: [] for t in task_counts}
-    for _ in range(repeats):
-        for t, program in programs.items():
-            began = time.perf_counter()
-            program.run()
-            times[t].append(time.perf_counter() - began)
-    return [{"tasks_per_step": float(t), "seconds_per_task": statistics.median(v) / t} for t, v in times.items()]
 
 
 def describe_machine() -> dict[str, Any]:
