@@ -180,7 +180,12 @@ MISTAKES = {
     "absent model folder": (["--set", "model_name=/no/such/model"], "model_name '/no/such/model' does not exist"),
     "absent GGUF file": (["--set", "model_name=nowhere.gguf"], "model_name 'nowhere.gguf' is no file"),
     "model not on the Hub": (["--set", "model_name=nobody/nothing"], "model 'nobody/nothing' cannot be loaded"),
-    "8 bit without CUDA": (["--set", "load_in_8bit=true"], "load_in_8bit needs CUDA"),
+    "8 bit without CUDA": (["--set", "load_in_8bit=true"], "load_in_8bit needs a CUDA device, and device is 'cpu'"),
+    "4 bit without CUDA": (["--set", "load_in_4bit=true"], "load_in_4bit needs a CUDA device, and device is 'cpu'"),
+    "8 and 4 bit": (
+        ["--set", "load_in_4bit=true", "--set", "load_in_8bit=true"],
+        "both true: set one of them to false",
+    ),
     "empty grid": (["--set", "n_tasks_list=[]"], "n_tasks_list = [] leaves nothing to run"),
     "NaN rate": (["--set", "inner_lr=.nan"], "inner_lr = nan cannot work"),
     "published split of other data": (["--set", "class_split=protaugment-01"], "belongs to banking77"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -97,7 +98,9 @@ def _adapt_group(
         with torch.no_grad():
             features = encoder.features(whole, phi).unflatten(0, (len(episodes), -1))
         phi = Adapters(phi.tensors | prototype_head(features, labels_S, len(support[0])))
-    update = _OPTIMIZERS[loop.optimizer](phi, loop.learning_rate)
+    phi = phi.map(lambda tensor: tensor.requires_grad_())
+    variables = list(phi.tensors.values())
+    optimizer = _OPTIMIZERS[loop.optimizer](variables, lr=loop.learning_rate)
     dropout = _dropout_streams(loop, rngs, device)
     losses = torch.empty(loop.steps, len(episodes), device=device)
     for step in range(loop.steps):
@@ -106,16 +109,18 @@ def _adapt_group(
             chosen = np.stack([rng.permutation(support[0].size)[: loop.batch_size] for rng in rngs])
             batch = encoder.prepare([s.ravel()[c] for s, c in zip(support, chosen, strict=True)], owners)
             batch_labels = labels_S[torch.from_numpy(chosen).to(device)]
-        variables = phi.map(lambda tensor: tensor.detach().requires_grad_())
-        features = encoder.features(batch, variables, dropout).unflatten(0, (len(episodes), -1))
-        losses_T = task_losses(logits(variables, features), batch_labels)
+        features = encoder.features(batch, phi, dropout).unflatten(0, (len(episodes), -1))
+        losses_T = task_losses(logits(phi, features), batch_labels)
         # Each task's loss depends on its own parameters alone, so the gradient of the sum is every task's own.
-        gradients = torch.autograd.grad(losses_T.sum(), list(variables.tensors.values()))
-        update(list(phi.tensors.values()), gradients)
+        gradients = torch.autograd.grad(losses_T.sum(), variables)
+        for variable, gradient in zip(variables, gradients, strict=True):
+            variable.grad = gradient.contiguous()  # the fused kernel walks both in memory order
+        optimizer.step()
+        optimizer.zero_grad()
         losses[step] = losses_T.detach()
         # Whatever outlives the step lies between its activations and keeps the allocator from joining them again.
-        del variables, features, losses_T, gradients
-    return Adapted(phi, losses)
+        del features, losses_T, gradients, gradient
+    return Adapted(phi.map(lambda tensor: tensor.detach()), losses)
 
 
 def _dropout_streams(
@@ -126,34 +131,8 @@ def _dropout_streams(
     return loop.dropout, [torch.Generator(device).manual_seed(int(rng.integers(2**62))) for rng in rngs]
 
 
-Update = Callable[[list[Tensor], Sequence[Tensor]], None]
-
-
-def _sgd(_: Adapters, learning_rate: float) -> Update:
-    """φ ← φ − lr · g, in place."""
-
-    def update(parameters: list[Tensor], gradients: Sequence[Tensor]) -> None:
-        torch._foreach_add_(parameters, list(gradients), alpha=-learning_rate)
-
-    return update
-
-
-def _adam(start: Adapters, learning_rate: float) -> Update:
-    """Adam (Kingma & Ba 2015) with β1 = 0, in place: φ ← φ − lr · g / (√(v / (1 − β2ᵗ)) + ε)."""
-    seconds = [torch.zeros_like(tensor) for tensor in start.tensors.values()]
-    n_steps = 0
-
-    def update(parameters: list[Tensor], gradients: Sequence[Tensor]) -> None:
-        nonlocal n_steps
-        n_steps += 1
-        torch._foreach_mul_(seconds, ADAM_BETA2)
-        torch._foreach_addcmul_(seconds, list(gradients), list(gradients), value=1 - ADAM_BETA2)
-        scales = torch._foreach_div(seconds, 1 - ADAM_BETA2**n_steps)
-        torch._foreach_sqrt_(scales)
-        torch._foreach_add_(scales, ADAM_EPSILON)
-        torch._foreach_addcdiv_(parameters, list(gradients), scales, value=-learning_rate)
-
-    return update
-
-
-_OPTIMIZERS: dict[str, Callable[[Adapters, float], Update]] = {"adam": _adam, "sgd": _sgd}
+# Both act on each number by itself, so stacked tasks are each optimised alone.
+_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": partial(torch.optim.Adam, betas=(0.0, ADAM_BETA2), eps=ADAM_EPSILON, fused=True),
+    "sgd": torch.optim.SGD,
+}

@@ -58,7 +58,9 @@ class Config(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the frozen base; `auto` is bfloat16 where the device multiplies it natively. Adapters stay fp32."""
     load_in_8bit: bool = False
-    """Load the frozen base in 8 bit through bitsandbytes (CUDA only)."""
+    """Load the frozen base in 8 bit through bitsandbytes (CUDA only, extra `quantized`)."""
+    load_in_4bit: bool = False
+    """Load the frozen base in 4 bit (NF4) through bitsandbytes (CUDA only, extra `quantized`)."""
     max_length: Annotated[int, Field(ge=8)] = 64
     """Longest prompt in tokens; longer utterances lose their end, never the template's."""
     template: str = "{text}"
@@ -145,6 +147,12 @@ class Config(BaseModel):
     """Folder that keeps the activations below the first adapted layer for later runs; null keeps them in memory."""
 
     @property
+    def quantization(self) -> str | None:
+        """The key that quantises the base; None where none does."""
+        chosen = [key for key in ("load_in_8bit", "load_in_4bit") if getattr(self, key)]
+        return chosen[0] if chosen else None
+
+    @property
     def test_steps(self) -> int:
         """Inner steps per task at evaluation."""
         return self.k_inner_test or self.k_inner
@@ -176,6 +184,8 @@ class Config(BaseModel):
                 f"class_split = {self.class_split!r} is unknown: use one of {', '.join(PROTAUGMENT_SPLITS)}, "
                 "or fractions such as {train: 0.6, validation: 0.15, seed: 0}"
             )
+        if self.load_in_8bit and self.load_in_4bit:
+            raise ValueError("load_in_8bit and load_in_4bit are both true: set one of them to false")
         if self.template.count("{text}") != 1:
             raise ValueError(f"template = {self.template!r} must contain {{text}} exactly once: add it")
         return self

@@ -11,10 +11,9 @@ import numpy as np
 
 from reptile_scaling.baselines import BASELINES, run_baseline
 from reptile_scaling.config import Config
-from reptile_scaling.errors import InputError
 from reptile_scaling.executors import map_devices
 from reptile_scaling.experiment import Corpus, open_corpus, open_experiment
-from reptile_scaling.model.loading import check_model, choose_devices
+from reptile_scaling.model.loading import check_model, check_quantization, choose_devices
 from reptile_scaling.runs import Cell, RunDirectory
 from reptile_scaling.tasks import TaskPool, evaluation_pool, training_pool
 from reptile_scaling.training import train_cohort
@@ -68,8 +67,8 @@ class Plan:
 def plan_sweep(config: Config, run: RunDirectory) -> Plan:
     """Checks the input and lists the work that is left. Raises InputError for anything that cannot work."""
     devices = choose_devices(config.devices)
-    if config.load_in_8bit and any(not device.startswith("cuda") for device in devices):
-        raise InputError(f"load_in_8bit needs CUDA, and devices are {', '.join(devices)}: set load_in_8bit to false")
+    for device in devices:
+        check_quantization(config, device)
     check_model(config)
     corpus = open_corpus(config)
     cells = plan_cells(config)

@@ -109,13 +109,14 @@ class Backbone:
 
     def place(self, packed: PackedTokens) -> PlacedBatch:
         """Moves a batch to the device; one that runs several times is placed once."""
-        rank, device, dtype = self.lora.rank, self.device, self.dtype
+        device, dtype = self.device, self.dtype
+        rank, scale = self.lora.rank, self.lora.alpha / self.lora.rank
         return PlacedBatch(
             token_ids=torch.from_numpy(packed.token_ids).to(device),
             positions=torch.from_numpy(packed.positions).to(device),
             layout=ragged_layout(packed, device, dtype),
-            tokens=task_rows(packed.token_offsets, packed.owner_of_task, rank, device, dtype),
-            prompts=task_rows(packed.prompt_offsets.tolist(), packed.owner_of_task, rank, device, dtype),
+            tokens=task_rows(packed.token_offsets, packed.owner_of_task, rank, scale, device, dtype),
+            prompts=task_rows(packed.prompt_offsets.tolist(), packed.owner_of_task, rank, scale, device, dtype),
         )
 
     def features(
@@ -165,7 +166,6 @@ class Backbone:
 
     def _install_lora(self) -> dict[str, tuple[int, int]]:
         """Wraps the targeted linear layers of the adapted blocks; site name → (d_out, d_in)."""
-        scale = self.lora.alpha / self.lora.rank
         sites: dict[str, tuple[int, int]] = {}
         adapted = {id(layer) for layer in self._layers[self.first_adapted :]}
         for block_name, block in list(self.model.named_modules()):
@@ -176,7 +176,7 @@ class Backbone:
                 if shape is None or (self.lora.targets is not None and name.split(".")[-1] not in self.lora.targets):
                     continue
                 site = f"{block_name}.{name}"
-                _replace(block, name, StackedLora(linear, site, scale, self._context))
+                _replace(block, name, StackedLora(linear, site, self._context))
                 sites[site] = shape
         if not sites:
             wanted = ", ".join(self.lora.targets or ("any linear layer",))

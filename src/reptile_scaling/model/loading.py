@@ -65,21 +65,35 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
 
 def load_language_model(config: Config, device: str) -> LanguageModel:
     """Loads the configured model onto a device, frozen. Raises InputError where it cannot be had."""
-    if config.load_in_8bit and not device.startswith("cuda"):
-        raise InputError(f"load_in_8bit needs a CUDA device, and device is {device!r}: set load_in_8bit to false")
+    check_quantization(config, device)
     check_model(config)
     if device == "cpu":
         keep_freed_memory()
     source, options = _source(config)
     options["dtype"] = choose_dtype(config.dtype, device)
-    if config.load_in_8bit:
-        from transformers import BitsAndBytesConfig
-
-        options |= {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": device}
+    if config.quantization:
+        options |= {"quantization_config": _quantization(config, options["dtype"]), "device_map": device}
     model, tokenizer = _from_pretrained(source, options)
-    if not config.load_in_8bit:
+    if not config.quantization:
         model.to(device)
     return LanguageModel(model.eval().requires_grad_(False), tokenizer, config.model_name)
+
+
+def check_quantization(config: Config, device: str) -> None:
+    """Raises InputError where the device or a missing package cannot hold a quantised base."""
+    key = config.quantization
+    if key and not device.startswith("cuda"):
+        raise InputError(f"{key} needs a CUDA device, and device is {device!r}: set {key} to false")
+    if key and find_spec("bitsandbytes") is None:
+        raise InputError(f"{key} needs the package bitsandbytes: run pip install 'reptile-scaling-law[quantized]'")
+
+
+def _quantization(config: Config, compute: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if config.load_in_8bit:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
 
 
 def embedded_gguf() -> Path:

@@ -30,8 +30,9 @@ class TaskGroup:
 
     tasks: slice
     rows: slice
-    owns: Tensor | None
-    """`[rows, ranks of all tasks]`: 1 where the rank is of the row's own task, else 0. None for a task alone."""
+    own_scale: Tensor
+    """`[rows, ranks of all tasks]`: LoRA's scale where the rank is of the row's own task, else 0. One row for a task
+    alone."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,12 @@ class TaskRows:
 
 
 def task_rows(
-    offsets: Sequence[int], owner_of_task: np.ndarray, rank: int, device: torch.device, dtype: torch.dtype
+    offsets: Sequence[int],
+    owner_of_task: np.ndarray,
+    rank: int,
+    scale: float,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> TaskRows:
     """Groups of neighbouring tasks of one cell for the low-rank products of this rank."""
     size = max(1, RANKS_PER_PRODUCT[device.type] // rank)
@@ -51,11 +57,9 @@ def task_rows(
     groups, first = [], 0
     while first < len(owner_of_task):
         last = min(first + size, int(cell_ends[cell_ends > first][0]))
-        owns = None
-        if last - first > 1:
-            own_task = torch.block_diag(*(torch.ones(b - a, rank) for a, b in pairwise(offsets[first : last + 1])))
-            owns = own_task.to(device, dtype)
-        groups.append(TaskGroup(slice(first, last), slice(offsets[first], offsets[last]), owns))
+        lengths = [b - a for a, b in pairwise(offsets[first : last + 1])] if last - first > 1 else [1]
+        own_scale = torch.block_diag(*(torch.full((length, rank), scale) for length in lengths)).to(device, dtype)
+        groups.append(TaskGroup(slice(first, last), slice(offsets[first], offsets[last]), own_scale))
         first = last
     return TaskRows(list(offsets), groups)
 
@@ -91,11 +95,10 @@ class ForwardContext:
 class StackedLora(nn.Module):
     """A frozen linear layer plus the low-rank path of the task each row belongs to; plain without adapters."""
 
-    def __init__(self, base: nn.Module, site: str, scale: float, context: ForwardContext) -> None:
+    def __init__(self, base: nn.Module, site: str, context: ForwardContext) -> None:
         super().__init__()
         self.base = base
         self.site = site
-        self.scale = scale
         self.context = context
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,9 +115,9 @@ class StackedLora(nn.Module):
             y_PO = self.base(x_PI)
             if context.dropout is not None:
                 x_PI = _dropped(x_PI, context.rows.offsets, *context.dropout)
-            y_PO = _AddLowRank.apply(y_PO, x_PI, A_TRI, B_TOR, context.rows.groups, self.scale)
+            y_PO = _AddLowRank.apply(y_PO, x_PI, A_TRI, B_TOR, context.rows.groups)
         else:
-            y_PO = _AdaptedLinear.apply(x_PI, weight_OI, self.base.bias, A_TRI, B_TOR, context.rows.groups, self.scale)
+            y_PO = _AdaptedLinear.apply(x_PI, weight_OI, self.base.bias, A_TRI, B_TOR, context.rows.groups)
         shaped: Tensor = y_PO.view(*x.shape[:-1], y_PO.shape[-1])
         return shaped
 
@@ -140,20 +143,19 @@ class _AdaptedLinear(torch.autograd.Function):
         A_TRI: Tensor,
         B_TOR: Tensor,
         groups: Sequence[TaskGroup],
-        scale: float,
     ) -> Tensor:
         y_PO = F.linear(x_PI, weight_OI, bias_O)
-        ctx.low_rank = _LowRank.stacked(A_TRI, B_TOR, groups, scale, x_PI.dtype)
+        ctx.low_rank = _LowRank.stacked(A_TRI, B_TOR, groups, x_PI.dtype)
         ctx.save_for_backward(x_PI, weight_OI, *ctx.low_rank.add(y_PO, x_PI))
         return y_PO
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
         x_PI, weight_OI, *zs = ctx.saved_tensors
         gx_PI = grad[0] @ weight_OI if ctx.needs_input_grad[0] else None
         gA_TRI, gB_TOR = ctx.low_rank.gradients(grad[0], x_PI, zs, gx_PI)
-        return gx_PI, None, None, gA_TRI, gB_TOR, None, None
+        return gx_PI, None, None, gA_TRI, gB_TOR, None
 
 
 class _AddLowRank(torch.autograd.Function):
@@ -161,48 +163,44 @@ class _AddLowRank(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, y_PO: Tensor, x_PI: Tensor, A_TRI: Tensor, B_TOR: Tensor, groups: Sequence[TaskGroup], scale: float
+        ctx: Any, y_PO: Tensor, x_PI: Tensor, A_TRI: Tensor, B_TOR: Tensor, groups: Sequence[TaskGroup]
     ) -> Tensor:
-        ctx.low_rank = _LowRank.stacked(A_TRI, B_TOR, groups, scale, x_PI.dtype)
+        ctx.low_rank = _LowRank.stacked(A_TRI, B_TOR, groups, x_PI.dtype)
         ctx.save_for_backward(x_PI, *ctx.low_rank.add(y_PO, x_PI))
         ctx.mark_dirty(y_PO)
         return y_PO
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor, None]:
         x_PI, *zs = ctx.saved_tensors
         gx_PI = torch.zeros_like(x_PI) if ctx.needs_input_grad[1] else None
         gA_TRI, gB_TOR = ctx.low_rank.gradients(grad[0], x_PI, zs, gx_PI)
-        return grad[0], gx_PI, gA_TRI, gB_TOR, None, None
+        return grad[0], gx_PI, gA_TRI, gB_TOR, None
 
 
 @dataclass(frozen=True)
 class _LowRank:
     """The low-rank path of all tasks at one site, in the precision of the activations.
 
-    A few tasks share each product: `z = x [A_1 … A_G]ᵀ` over the rows of all G, and what a row has of other tasks'
-    ranks is set to zero. That wastes (G − 1)/G of a few percent and replaces G thin products by one of a shape that
+    A few tasks share each product: `z = x [A_1 … A_G]ᵀ` over the rows of all G; then a row's own ranks are scaled, and
+    other tasks' set to zero. That wastes (G − 1)/G of a few percent and replaces G thin products by one of a shape that
     processors multiply at a good rate.
     """
 
     A_TRI: Tensor
-    scaled_B_TRO: Tensor
+    B_TRO: Tensor
     groups: Sequence[TaskGroup]
-    scale: float
 
     @classmethod
-    def stacked(
-        cls, A_TRI: Tensor, B_TOR: Tensor, groups: Sequence[TaskGroup], scale: float, dtype: torch.dtype
-    ) -> "_LowRank":
-        scaled_B_TRO = (B_TOR * scale).to(dtype).transpose(1, 2).contiguous()
-        return cls(A_TRI.to(dtype), scaled_B_TRO, groups, scale)
+    def stacked(cls, A_TRI: Tensor, B_TOR: Tensor, groups: Sequence[TaskGroup], dtype: torch.dtype) -> "_LowRank":
+        return cls(A_TRI.to(dtype), B_TOR.to(dtype).transpose(1, 2).contiguous(), groups)
 
     def add(self, y_PO: Tensor, x_PI: Tensor) -> list[Tensor]:
         """Adds the path to y in place; `z` of each group, for the backward."""
         zs = []
         for group, A, B in self._shared():
-            zs.append(_own_ranks(x_PI[group.rows] @ A.T, group))
+            zs.append((x_PI[group.rows] @ A.T).mul_(group.own_scale))
             y_PO[group.rows].addmm_(zs[-1], B)
         return zs
 
@@ -210,25 +208,20 @@ class _LowRank:
         self, g_PO: Tensor, x_PI: Tensor, zs: Sequence[Tensor], gx_PI: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Gradients of A `[T, R, I]` and B `[T, O, R]` in fp32; that of x is added to `gx_PI`."""
-        gA_TRI, gB_TRO = torch.empty_like(self.A_TRI), torch.empty_like(self.scaled_B_TRO)
+        gA_TRI, gB_TRO = torch.empty_like(self.A_TRI), torch.empty_like(self.B_TRO)
         for z, (group, A, B) in zip(zs, self._shared(), strict=True):
             g = g_PO[group.rows]
-            gz = _own_ranks(g @ B.T, group)
+            gz = (g @ B.T).mul_(group.own_scale)
             torch.mm(z.T, g, out=gB_TRO[group.tasks].flatten(0, 1))
             torch.mm(gz.T, x_PI[group.rows], out=gA_TRI[group.tasks].flatten(0, 1))
             if gx_PI is not None:
                 gx_PI[group.rows].addmm_(gz, A)
-        return gA_TRI.float(), gB_TRO.transpose(1, 2).float() * self.scale
+        return gA_TRI.float(), gB_TRO.transpose(1, 2).float()
 
     def _shared(self) -> Iterator[tuple[TaskGroup, Tensor, Tensor]]:
         """Each group with its stacked A `[ranks of all its tasks, I]` and B `[…, O]`."""
         for group in self.groups:
-            yield group, self.A_TRI[group.tasks].flatten(0, 1), self.scaled_B_TRO[group.tasks].flatten(0, 1)
-
-
-def _own_ranks(z: Tensor, group: TaskGroup) -> Tensor:
-    """What a row has of other tasks' ranks set to zero, in place."""
-    return z if group.owns is None else z.mul_(group.owns)
+            yield group, self.A_TRI[group.tasks].flatten(0, 1), self.B_TRO[group.tasks].flatten(0, 1)
 
 
 def _dropped(x_PI: Tensor, offsets: list[int], rate: float, streams: list[torch.Generator]) -> Tensor:
