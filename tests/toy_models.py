@@ -18,10 +18,10 @@ FAMILIES = {
 }
 
 
-def tiny_model(family: str, vocab_size: int, n_layers: int = 3) -> torch.nn.Module:
+def tiny_model(family: str, vocab_size: int, n_layers: int = 3, width: int = 32) -> torch.nn.Module:
     """Three layers of width 32 with random weights, in the family's own modelling code."""
     sizes = {
-        "vocab_size": vocab_size, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": n_layers,
+        "vocab_size": vocab_size, "hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": n_layers,
         "num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 1,
         "bos_token_id": 0, "eos_token_id": 0,
     }  # fmt: skip

@@ -3,7 +3,7 @@
 The one slow truth: tests hold the engine against it, and it shares nothing with the engine but names of weights.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,10 @@ class SequentialPeft:
         self._model = get_peft_model(model, lora)
         self._weights = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
 
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The LoRA factors by the engine's names."""
+        return ((_engine_name(name), weight) for name, weight in self._weights.items())
+
     def adapt(
         self,
         theta: Adapters,
@@ -54,7 +58,7 @@ class SequentialPeft:
             loss.backward()
             optimizer.step()
             losses.append(float(loss.detach()))
-        adapted = {_engine_name(name): weight.detach().clone() for name, weight in self._weights.items()}
+        adapted = {name: weight.detach().clone() for name, weight in self.named_weights()}
         return adapted | {name: tensor.detach() for name, tensor in head.items()}, losses
 
     def features(self, prompts: Sequence[Sequence[int]], pad_to: int | None = None) -> Tensor:
@@ -73,8 +77,8 @@ class SequentialPeft:
     def load(self, theta: Adapters) -> dict[str, Tensor]:
         """Copies θ into the model; the head comes back as leaf tensors of its own."""
         with torch.no_grad():
-            for name, weight in self._weights.items():
-                weight.copy_(theta.tensors[_engine_name(name)])
+            for name, weight in self.named_weights():
+                weight.copy_(theta.tensors[name])
         return {name: theta.tensors[name].clone().requires_grad_() for name in (HEAD_WEIGHT, HEAD_BIAS)}
 
 

@@ -72,7 +72,7 @@ def load_language_model(config: Config, device: str) -> LanguageModel:
     source, options = _source(config)
     options["dtype"] = choose_dtype(config.dtype, device)
     if config.quantization:
-        options |= {"quantization_config": _quantization(config, options["dtype"]), "device_map": device}
+        options |= quantization_options(config, options["dtype"], device)
     model, tokenizer = _from_pretrained(source, options)
     if not config.quantization:
         model.to(device)
@@ -88,12 +88,16 @@ def check_quantization(config: Config, device: str) -> None:
         raise InputError(f"{key} needs the package bitsandbytes: run pip install 'reptile-scaling-law[quantized]'")
 
 
-def _quantization(config: Config, compute: torch.dtype) -> Any:
+def quantization_options(config: Config, compute: torch.dtype, device: str) -> dict[str, Any]:
+    """What `from_pretrained` needs for a base in 8 or 4 bit (LLM.int8, arXiv:2208.07339; NF4, arXiv:2305.14314)."""
     from transformers import BitsAndBytesConfig
 
-    if config.load_in_8bit:
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+    bits = (
+        BitsAndBytesConfig(load_in_8bit=True)
+        if config.load_in_8bit
+        else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+    )
+    return {"quantization_config": bits, "device_map": device}
 
 
 def embedded_gguf() -> Path:
