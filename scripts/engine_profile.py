@@ -1,0 +1,69 @@
+"""Where an inner step's time goes beside its matrix products.
+
+    python scripts/engine_profile.py [KEY=VALUE …]      e.g. dataset=banking77 data_dir=… dtype=bfloat16
+
+Prints one JSON object: milliseconds of one inner step of 4 tasks by kind of operation, and the floor. A minute on two
+cores. The profiler itself costs a few percent.
+"""
+
+import json
+import re
+import sys
+from collections import defaultdict
+from dataclasses import replace
+
+from torch.profiler import ProfilerActivity, profile
+
+from reptile_scaling.adaptation import adapt, training_loop
+from reptile_scaling.bench.bench import describe_machine
+from reptile_scaling.bench.floor import floor_seconds, inner_step_products
+from reptile_scaling.config import make_config, parse_override
+from reptile_scaling.experiment import fresh_initialisation, open_corpus, open_experiment
+from reptile_scaling.tasks import training_pool
+
+N_TASKS, N_STEPS = 4, 4
+KINDS = {
+    "matrix products: frozen layers and the low-rank path": r"^aten::(mm|addmm_?)$",
+    "matrix products: attention": r"^aten::bmm$",
+    "softmax": r"softmax",
+    "SwiGLU, norms, rotary embedding, residuals": r"^aten::(mul_?|add_?|silu|silu_backward|neg|mean|rsqrt|pow|sub)$|Norm",
+    "moving rows: attention blocks, gradients to memory order": r"^aten::(copy_|index|index_put_|_index_put_impl_|cat|clone"
+    r"|contiguous|index_copy_?|fill_|zero_)$",
+    "optimiser": r"adam",
+}
+
+
+def main() -> None:
+    settings = dict(map(parse_override, sys.argv[1:]))
+    config = make_config(settings)
+    corpus = open_corpus(config)
+    experiment = open_experiment(config, corpus, "cpu")
+    backbone = experiment.encoder.backbone
+    episodes = training_pool(corpus.dataset, corpus.split, config, 0).episodes(N_TASKS)
+    theta = fresh_initialisation(experiment, 0).repeated(N_TASKS)
+    loop = replace(training_loop(config), steps=N_STEPS)
+    adapt(experiment.encoder, theta, episodes, loop)
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        adapt(experiment.encoder, theta, episodes, loop)
+    milliseconds: dict[str, float] = defaultdict(float)
+    for event in recorded.key_averages():
+        kind = next((kind for kind, names in KINDS.items() if re.search(names, event.key)), "the rest: calls and views")
+        milliseconds[kind] += event.self_cpu_time_total / 1e3 / N_STEPS
+    packed = experiment.encoder.prepare([episode.support for episode in episodes]).packed
+    products = inner_step_products(backbone, len(packed.token_ids), len(packed.lengths))
+    floor, rate = floor_seconds(backbone, products)
+    settings.pop("data_dir", None)  # a path of one machine says nothing to a reader
+    found = {
+        "machine": describe_machine(),
+        "settings": settings,
+        "tasks": N_TASKS,
+        "tokens": len(packed.token_ids),
+        "floor_milliseconds": round(floor * 1e3),
+        "matrix_rate_gflops": round(rate / 1e9),
+        "milliseconds": {kind: round(value) for kind, value in sorted(milliseconds.items(), key=lambda kv: -kv[1])},
+    }
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
