@@ -26,9 +26,9 @@ KINDS = {
     "matrix products: frozen layers and the low-rank path": r"^aten::(mm|addmm_?)$",
     "matrix products: attention": r"^aten::bmm$",
     "softmax": r"softmax",
-    "SwiGLU, norms, rotary embedding, residuals": r"^aten::(mul_?|add_?|silu|silu_backward|neg|mean|rsqrt|pow|sub)$|Norm",
-    "moving rows: attention blocks, gradients to memory order": r"^aten::(copy_|index|index_put_|_index_put_impl_|cat|clone"
-    r"|contiguous|index_copy_?|fill_|zero_)$",
+    "SwiGLU, norms, rotary embedding, residuals": r"^aten::(mul_?|add_?|silu(_backward)?|neg|mean|rsqrt|pow|sub)$|Norm",
+    "moving rows: attention blocks, gradients to memory order": r"^aten::(copy_|index|_?index_put_(impl_)?|cat|clone)$"
+    r"|^aten::(contiguous|index_copy_?|fill_|zero_)$",
     "optimiser": r"adam",
 }
 

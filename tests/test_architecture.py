@@ -14,7 +14,8 @@ FLOORS = [
     {"report", "bench", "estimate"},
     {"progress"},
     {"sweep"},
-    {"executors", "training"},
+    {"ray_executor", "training"},
+    {"executors"},
     {"baselines", "model_card"},
     {"evaluation"},
     {"experiment", "algorithms"},
@@ -22,8 +23,9 @@ FLOORS = [
     {"model"},
     {"tasks"},
     {"datasets", "runs", "laws"},
-    {"config"},
-    {"randomness", "errors"},
+    {"config", "storage"},
+    {"randomness", "event_files", "interruption"},
+    {"errors"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

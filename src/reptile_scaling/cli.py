@@ -4,8 +4,10 @@ Exit 0: all done; 2: bad input, one sentence on standard error; 3: some cells fa
 """
 
 import json
+import logging
 import os
 import sys
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,6 +43,7 @@ def main() -> None:
     # transformers asks the network for nothing here, but its advice would fill the screen.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         app()
     except InputError as error:
@@ -53,7 +56,7 @@ def run(
     config_file: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The experiment; see configs/.")],
     out: OutFolder = RUN_FOLDER,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; YAML.")] = None,
-    executor: Annotated[str | None, typer.Option("--executor", help="Where cohorts run: local.")] = None,
+    executor: Annotated[str | None, typer.Option("--executor", help="Where cohorts run: local or ray.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")] = False,
 ) -> None:
     """Run the sweep, or go on with it; ends with the fit and the report."""
@@ -64,6 +67,7 @@ def run(
 def run_config(config: Config, out: Path, *, dry_run: bool = False) -> int:
     """The whole job of `run`, for scripts and notebooks too; returns the exit code."""
     from reptile_scaling.baselines import BASELINES
+    from reptile_scaling.interruption import StopRequested, graceful_stop
     from reptile_scaling.progress import shown_progress
     from reptile_scaling.sweep import plan_sweep, run_sweep
 
@@ -75,13 +79,17 @@ def run_config(config: Config, out: Path, *, dry_run: bool = False) -> int:
         for line in _cost_lines(plan, folder):
             console.print(line, soft_wrap=True, markup=False)
         return 0
-    with folder.locked():
+    stop = threading.Event()
+    with folder.locked(), graceful_stop(stop):
         console.print(f"Writing to {out}/ (run the same command again to resume).", soft_wrap=True)
         try:
             with shown_progress(folder, len(BASELINES), console):
-                run_sweep(plan, folder)
+                run_sweep(plan, folder, stop)
+        except StopRequested:
+            console.print(f"Stopped after its last step, which is saved in {out}/: run the same command to go on.")
+            return 130
         except KeyboardInterrupt:
-            console.print(f"Interrupted. Checkpoints are in {out}/; run the same command again to go on.")
+            console.print(f"Stopped at once. Checkpoints are in {out}/: run the same command to go on from them.")
             return 130
         return _conclude(folder)
 
@@ -89,14 +97,28 @@ def run_config(config: Config, out: Path, *, dry_run: bool = False) -> int:
 @app.command()
 def status(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: JsonFlag = False) -> None:
     """Cells done, running, failed and pending, with reasons and ETA; reads the folder alone."""
-    from reptile_scaling.progress import count_states, eta_seconds, read_statuses, status_table
+    from reptile_scaling.progress import (
+        count_states,
+        eta_seconds,
+        is_stale,
+        read_statuses,
+        status_table,
+        worker_lines,
+    )
 
-    statuses = read_statuses(RunDirectory(folder))
+    run_folder = RunDirectory(folder)
+    statuses = read_statuses(run_folder)
+    failures = run_folder.read_baseline_failures()
     if as_json:
         cells = [{**asdict(cell), **asdict(cell_status)} for cell, cell_status in statuses]
-        print(json.dumps({**count_states(statuses), "eta_seconds": eta_seconds(statuses), "cells": cells}))
-    else:
-        console.print(status_table(statuses))
+        workers = [{**asdict(worker), "stale": is_stale(worker)} for worker in run_folder.read_workers()]
+        found: dict[str, Any] = {**count_states(statuses), "eta_seconds": eta_seconds(statuses), "cells": cells}
+        found |= {"workers": workers, "baselines_failed": failures}
+        print(json.dumps(found))
+        return
+    console.print(status_table(statuses))
+    for line in [*worker_lines(run_folder, statuses), *_baseline_failure_lines(failures)]:
+        console.print(line, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -223,10 +245,16 @@ def _conclude(folder: RunDirectory) -> int:
     console.print(standing_sentence(folder), soft_wrap=True, markup=False)
     for path in (folder.plot_path, folder.baseline_plot_path, folder.report_path):
         console.print(f"  {path}", soft_wrap=True)
+    failures = folder.read_baseline_failures()
     if counts["failed"]:
         console.print(status_table([row for row in statuses if row[1].state == "failed"]))
-        return 3
-    return 0
+    for line in _baseline_failure_lines(failures):
+        console.print(line, soft_wrap=True, markup=False)
+    return 3 if counts["failed"] or failures else 0
+
+
+def _baseline_failure_lines(failures: dict[str, str]) -> list[str]:
+    return [f"baseline {name} failed: {reason}" for name, reason in failures.items()]
 
 
 def _print_law(law: Law) -> None:

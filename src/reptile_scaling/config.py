@@ -134,15 +134,17 @@ class Config(BaseModel):
 
     # --- machine
     devices: Annotated[tuple[str, ...], BeforeValidator(_one_as_list)] = ("auto",)
-    """`auto`, or a list of `cpu`, `cuda:0`, …; each gets a process of its own where there are several."""
-    executor: Literal["local"] = "local"
-    """Where cohorts run."""
+    """`auto`, or a list of `cpu`, `cuda:0`, …; several get a process each; `[cpu, cpu]` is two workers."""
+    executor: Literal["local", "ray"] = "local"
+    """Where cohorts run: on this machine's devices, or on a Ray cluster (extra `ray`)."""
     cells_per_cohort: Count = 4
     """Cells that train in lockstep on one device."""
     max_tasks_in_flight: Count = 32
     """Most tasks adapted in one forward; more are done in turn, so this bounds memory and never the result."""
     memory_gb: Positive | None = None
     """Memory a device may use, in GB; tasks in flight are cut to fit. Null plans with 80 % of what is free."""
+    tensorboard: bool = False
+    """Write each cell's curves as TensorBoard event files too (extra `tensorboard`)."""
     prefix_cache_dir: str | None = None
     """Folder that keeps the activations below the first adapted layer for later runs; null keeps them in memory."""
 
@@ -169,7 +171,9 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _check_together(self) -> "Config":
-        for name in ("n_tasks_list", "seeds", "devices"):
+        if not self.devices:
+            raise ValueError("devices = [] leaves nothing to run on: use auto")
+        for name in ("n_tasks_list", "seeds"):
             values = getattr(self, name)
             if not values:
                 raise ValueError(f"{name} = [] leaves nothing to run: give it at least one value")

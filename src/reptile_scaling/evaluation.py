@@ -11,6 +11,7 @@ from torch import Tensor
 from reptile_scaling.adaptation import InnerLoop, adapt, slots, training_loop
 from reptile_scaling.config import Config
 from reptile_scaling.experiment import Experiment
+from reptile_scaling.interruption import stop_if_requested
 from reptile_scaling.model.adapters import HEAD_WEIGHT, Adapters
 from reptile_scaling.model.encoder import PromptEncoder
 from reptile_scaling.model.heads import fresh_head, logits, task_losses
@@ -55,6 +56,7 @@ def evaluate(encoder: PromptEncoder, theta: Adapters, episodes: Sequence[Episode
     """
     parts = []
     for start in range(0, len(episodes), encoder.tasks_in_flight):
+        stop_if_requested()
         group = episodes[start : start + encoder.tasks_in_flight]
         stack = starting_points(theta, len(group), loop.head)
         # Mini-batches belong to the test task alone, so every initialisation meets the same ones.

@@ -1,45 +1,200 @@
-"""Jobs over devices. Knows no training: a job is anything a worker can perform."""
+"""Jobs over devices of this machine. Knows no training: a job is anything a worker can perform.
+
+The CPU alone works in this process. Otherwise each device has a process; one that dies is replaced and its job goes
+back into the queue, so a crash costs what the job had not yet saved.
+"""
 
 import multiprocessing
+import multiprocessing.connection
+import os
+import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from reptile_scaling.errors import InputError
+from reptile_scaling.interruption import Flag, StopRequested, share_flag
 
 Job = TypeVar("Job")
 Perform = Callable[[Job], None]
+MakeWorker = Callable[[str, str], Perform[Job]]
+"""(name, device) → what performs a job there. Processes need it, and the jobs, to be picklable."""
+GiveUp = Callable[[Job, str], None]
+
+ATTEMPTS = 3
+"""Workers that a job may take down before it is given up."""
 
 
-def map_devices(make_worker: Callable[[str], Perform[Job]], jobs: Sequence[Job], devices: Sequence[str]) -> None:
+def worker_names(devices: Sequence[str]) -> list[str]:
+    """A name for each device's worker, good for a file: `cuda_0`, and `cpu-1`, `cpu-2` where one is listed twice."""
+    names = []
+    for i, device in enumerate(devices):
+        number = f"-{devices[: i + 1].count(device)}" if devices.count(device) > 1 else ""
+        names.append(device.replace(":", "_") + number)
+    return names
+
+
+def map_devices(
+    make_worker: MakeWorker[Job], jobs: Sequence[Job], devices: Sequence[str], stop: Flag, give_up: GiveUp[Job]
+) -> None:
     """Performs every job once, each device taking the next one when it is free.
 
-    `make_worker(device)` runs once per device and returns what performs a job there. One device works in this
-    process; several get a process each, so `make_worker` and the jobs must then be picklable. A worker records the
-    outcome of its jobs itself; whatever it raises ends the sweep.
+    A worker records the outcome of its jobs itself; `give_up(job, reason)` is told of jobs that killed `ATTEMPTS`
+    workers. Raises StopRequested once `stop` is set and every worker has stopped, and InputError where a worker met
+    what only the user can mend.
     """
-    if len(devices) == 1:
-        perform = make_worker(devices[0])
+    names = worker_names(devices)
+    if list(devices) == ["cpu"]:
+        perform = make_worker(names[0], devices[0])
         for job in jobs:
             perform(job)
         return
-    context = multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
-    for job in jobs:
-        queue.put(job)
-    for _ in devices:
-        queue.put(None)
-    workers = [context.Process(target=_work, args=(make_worker, device, queue)) for device in devices]
-    for worker in workers:
-        worker.start()
+    _Pool(make_worker, deque(Task(job) for job in jobs), give_up).run(list(zip(names, devices, strict=True)), stop)
+
+
+@dataclass
+class Task(Generic[Job]):
+    """A job and how often it has taken its worker down."""
+
+    job: Job
+    deaths: int = 0
+
+
+@dataclass
+class _Remote(Generic[Job]):
+    """A worker process and what it is doing."""
+
+    name: str
+    device: str
+    process: Any
+    connection: Any
+    task: Task[Job] | None = None
+    jobs_done: int = 0
+
+
+@dataclass
+class _Pool(Generic[Job]):
+    """Worker processes over a queue."""
+
+    make_worker: MakeWorker[Job]
+    queue: deque[Task[Job]]
+    give_up: GiveUp[Job]
+    remotes: list[_Remote[Job]] = field(default_factory=list)
+    idle_deaths: dict[str, int] = field(default_factory=dict)
+    """Deaths of a device's workers without a finished job between them."""
+
+    def run(self, places: Sequence[tuple[str, str]], stop: Flag) -> None:
+        context = multiprocessing.get_context("spawn")
+        shared = context.Event()
+        try:
+            for name, device in places[: len(self.queue)]:
+                self.remotes.append(self._start(context, name, device, shared))
+            while self.remotes:
+                if stop.is_set():
+                    shared.set()
+                for remote in self.remotes:
+                    self._feed(remote, stop)
+                self._listen(context, shared, stop)
+            if stop.is_set():
+                raise StopRequested
+            for task in self.queue:  # every device has been given up
+                self.give_up(task.job, "no worker is left: their processes died again and again")
+        finally:
+            for remote in self.remotes:
+                remote.process.terminate()
+                remote.process.join()
+
+    def _start(self, context: Any, name: str, device: str, shared: Flag) -> _Remote[Job]:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(self.make_worker, name, device, theirs, shared), daemon=True)
+        process.start()
+        theirs.close()
+        return _Remote(name, device, process, ours)
+
+    def _feed(self, remote: _Remote[Job], stop: Flag) -> None:
+        """Gives an idle worker its next job, or sends it home."""
+        if remote.task is not None or remote.connection.closed:
+            return
+        task = self.queue.popleft() if self.queue and not stop.is_set() else None
+        # A job that is being done may come back, so idle workers wait until none is.
+        if task is None and not stop.is_set() and any(r.task is not None for r in self.remotes):
+            return
+        try:
+            remote.connection.send(task.job if task else None)
+        except (BrokenPipeError, ConnectionResetError):
+            if task:
+                self.queue.appendleft(task)
+            return
+        remote.task = task
+        if task is None:
+            remote.connection.close()
+
+    def _listen(self, context: Any, shared: Flag, stop: Flag) -> None:
+        """Waits for news of any worker, at most a second."""
+        handles = {r.process.sentinel: r for r in self.remotes}
+        handles |= {r.connection: r for r in self.remotes if not r.connection.closed}
+        heard = {id(r): r for h in multiprocessing.connection.wait(list(handles), timeout=1.0) for r in [handles[h]]}
+        for remote in heard.values():
+            try:
+                message = remote.connection.recv() if not remote.connection.closed else None
+            except (EOFError, ConnectionResetError):
+                message = None
+            if message == "done":
+                remote.task, self.idle_deaths[remote.name] = None, 0
+            elif message is not None:
+                raise InputError(message)
+            elif not remote.process.is_alive() or remote.process.join(5.0) is None:
+                self._bury(remote, context, shared, stop)
+
+    def _bury(self, remote: _Remote[Job], context: Any, shared: Flag, stop: Flag) -> None:
+        """A worker has ended: sent home, stopped, or dead in the middle of a job."""
+        self.remotes.remove(remote)
+        task = remote.task
+        if remote.process.exitcode == 0 or stop.is_set():
+            if task is not None:
+                self.queue.appendleft(task)
+            return
+        self.idle_deaths[remote.name] = self.idle_deaths.get(remote.name, 0) + 1
+        if task is not None:
+            task.deaths += 1
+            if task.deaths < ATTEMPTS:
+                self.queue.appendleft(task)
+            else:
+                self.give_up(task.job, f"its worker process died {ATTEMPTS} times ({_cause(remote.process.exitcode)})")
+        if self.idle_deaths[remote.name] < ATTEMPTS and (self.queue or task):
+            self.remotes.append(self._start(context, remote.name, remote.device, shared))
+
+
+def _cause(exitcode: int) -> str:
+    return f"killed by signal {-exitcode}" if exitcode < 0 else f"exit code {exitcode}"
+
+
+def _work(make_worker: MakeWorker[Job], name: str, device: str, connection: Any, stop: Flag) -> None:
+    """The life of a worker process; it ends with its parent."""
+    share_flag(stop)
+    _end_with_parent()
     try:
-        for worker in workers:
-            worker.join()
-    finally:
-        for worker in workers:
-            worker.terminate()
+        perform = make_worker(name, device)
+        while (job := connection.recv()) is not None:
+            perform(job)
+            connection.send("done")
+    except StopRequested:
+        return
+    except InputError as error:
+        connection.send(str(error))
+    except EOFError:
+        return
 
 
-def _work(
-    make_worker: Callable[[str], Perform[Job]], device: str, queue: "multiprocessing.SimpleQueue[Job | None]"
-) -> None:
-    perform = make_worker(device)
-    while (job := queue.get()) is not None:
-        perform(job)
+def _end_with_parent() -> None:
+    """A parent that is killed leaves no orphans behind that would go on writing."""
+    parent = os.getppid()
+    stopped = threading.Event()
+
+    def watch() -> None:
+        while not stopped.wait(1.0):
+            if os.getppid() != parent:
+                os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from reptile_scaling.runs import Cell, CellStatus, RunDirectory
+from reptile_scaling.runs import Cell, CellStatus, RunDirectory, Worker
 
 SECONDS_BETWEEN_FRAMES = 1.0
 SECONDS_BETWEEN_LINES = 15.0
+SECONDS_UNTIL_STALE = 30.0
 
 Statuses = list[tuple[Cell, CellStatus]]
 
@@ -96,7 +97,7 @@ def status_table(statuses: Statuses) -> Table:
 
 
 def _row(status: CellStatus) -> list[str]:
-    if status.state == "pending":
+    if status.state == "pending" and not status.meta_step:
         return ["pending", "", "", "", "", "", ""]
     validation = ""
     if status.validation_loss is not None and status.validation_accuracy is not None:
@@ -126,12 +127,30 @@ def shown_progress(run: RunDirectory, n_baselines: int, console: Console) -> Ite
         thread.join()
 
 
-def _memory_lines(run: RunDirectory, told: set[str]) -> Iterator[str]:
-    """What each worker will need, once; `told` are the devices that have been named."""
+def is_stale(worker: Worker) -> bool:
+    """Whether a worker has missed so many heartbeats that it must be taken for dead."""
+    return time.time() - worker.updated > SECONDS_UNTIL_STALE
+
+
+def worker_lines(run: RunDirectory, statuses: Statuses) -> Iterator[str]:
+    """A line per worker while there is work left."""
+    if not any(status.state in ("running", "pending") for _, status in statuses):
+        return
     for worker in run.read_workers():
-        if worker["device"] not in told:
-            told.add(worker["device"])
-            yield f"{worker['device']}: {worker['memory']}"
+        since = duration(max(0.0, time.time() - worker.updated))
+        where = f"{worker.name}: process {worker.pid} on {worker.host}"
+        if is_stale(worker):
+            yield f"{where}, no sign of life for {since}: run the same command again to go on"
+        else:
+            yield f"{where}, alive {since} ago"
+
+
+def _memory_lines(run: RunDirectory, told: set[str]) -> Iterator[str]:
+    """What each worker will need, once; `told` are the workers that have been named."""
+    for worker in run.read_workers():
+        if worker.name not in told:
+            told.add(worker.name)
+            yield f"{worker.name}: {worker.memory}"
 
 
 def _show_table(run: RunDirectory, n_baselines: int, console: Console, stopped: threading.Event) -> None:

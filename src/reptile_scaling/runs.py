@@ -1,17 +1,13 @@
-"""The run directory: the only place that knows file names and the fields of what is written. No torch.
+"""The run directory: the only place that knows file names and the fields of what is written. No torch."""
 
-Every file is written aside and renamed, so a reader, and a run cut at any moment, sees the old file or the new one.
-"""
-
-import csv
 import fcntl
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from io import StringIO
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +17,7 @@ from safetensors import safe_open
 
 from reptile_scaling.config import Config
 from reptile_scaling.errors import InputError
+from reptile_scaling.storage import named_refusals, read_csv, read_json, write_bytes, write_csv, write_json
 
 # Keys that may change between two starts of the same experiment: the grid may grow, the machine may differ.
 CHANGEABLE_KEYS = frozenset(
@@ -33,6 +30,7 @@ CHANGEABLE_KEYS = frozenset(
         "max_tasks_in_flight",
         "memory_gb",
         "prefix_cache_dir",
+        "tensorboard",
         "data_dir",
     }  # fmt: skip
 )
@@ -71,6 +69,22 @@ class CellStatus:
     """Unix time of this status: the heartbeat."""
     reason: str = ""
     """Why a failed cell failed, and what to do."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A process that trains on one device, and what it settled before its first step."""
+
+    name: str
+    device: str
+    tasks_in_flight: int
+    peak_memory_bytes: float
+    memory: str
+    """The memory formula with its figures."""
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+    updated: float = 0.0
+    """Unix time of its last sign of life."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +147,11 @@ class CellDirectory:
         """The meta-trained initialisation in PEFT's format."""
         return self.path / "adapter"
 
+    @property
+    def events_folder(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
+
     def write_config(self, config: Config) -> None:
         write_json(self.path / "config.json", {**config.model_dump(mode="json"), **asdict(self.cell)})
 
@@ -152,8 +171,11 @@ class CellDirectory:
         write_json(self.path / "status.json", asdict(replace(status, updated=time.time())))
 
     def read_status(self) -> CellStatus:
-        """Pending where nothing has been written; done, whatever the status says, where there is a result."""
-        fields = read_json(self.path / "status.json")
+        """Pending where nothing whole has been written; done, whatever it says, where there is a result."""
+        try:
+            fields = read_json(self.path / "status.json")
+        except InputError:
+            fields = None
         status = CellStatus(**fields) if fields is not None else CellStatus()
         return replace(status, state="done") if self.is_done else status
 
@@ -175,25 +197,38 @@ class CellDirectory:
         return read_csv(self.path / "test_tasks.csv")
 
     def write_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """One safetensors file, replaced whole."""
+        """One safetensors file, replaced whole; the one before it is kept."""
         progress = {"meta_step": str(checkpoint.meta_step), "wall_seconds": repr(checkpoint.wall_seconds)}
         content = safetensors.numpy.save(checkpoint.tensors, metadata=progress)
-        write_bytes(self.path / "checkpoint.safetensors", content)
+        newest, before = self._checkpoint_paths
+        if newest.exists():
+            with named_refusals(before):
+                os.replace(newest, before)
+        write_bytes(newest, content)
 
-    def read_checkpoint(self) -> Checkpoint | None:
-        """None where there is none; InputError for a file that is cut short."""
-        path = self.path / "checkpoint.safetensors"
-        if not path.exists():
-            return None
-        try:
-            with safe_open(path, framework="numpy") as file:
-                progress = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except Exception as error:  # safetensors raises its own class for a torn file
-            raise InputError(
-                f"checkpoint {str(path)!r} cannot be read ({error}): delete it to start this cell anew"
-            ) from error
-        return Checkpoint(int(progress["meta_step"]), float(progress["wall_seconds"]), tensors)
+    def read_checkpoints(self) -> list[Checkpoint]:
+        """Those that can be read, newest first; InputError where there are files and none is whole."""
+        found, torn = [], None
+        for path in self._checkpoint_paths:
+            if path.exists():
+                try:
+                    found.append(_read_checkpoint(path))
+                except Exception as error:  # safetensors raises its own class for a torn file
+                    torn = f"checkpoint {str(path)!r} cannot be read ({error}): delete it to start this cell anew"
+        if torn and not found:
+            raise InputError(torn)
+        return found
+
+    @property
+    def _checkpoint_paths(self) -> tuple[Path, Path]:
+        return self.path / "checkpoint.safetensors", self.path / "checkpoint_before.safetensors"
+
+
+def _read_checkpoint(path: Path) -> Checkpoint:
+    with safe_open(path, framework="numpy") as file:
+        progress = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    return Checkpoint(int(progress["meta_step"]), float(progress["wall_seconds"]), tensors)
 
 
 @dataclass(frozen=True)
@@ -228,7 +263,10 @@ class RunDirectory:
         settings = config.model_dump(mode="json")
         if found is not None:
             self._check_same(found, settings, data_fingerprint)
-        self.path.mkdir(parents=True, exist_ok=True)
+        with named_refusals(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        for unfinished in self.path.rglob(".*.part"):  # of writes that were killed
+            unfinished.unlink()
         experiment = {"config": settings, "data_fingerprint": data_fingerprint, "versions": versions}
         write_json(self.path / "experiment.json", experiment)
 
@@ -248,8 +286,10 @@ class RunDirectory:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the folder against a second process; InputError if one has it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "w") as file:
+        with named_refusals(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = open(self.path / ".lock", "w")  # noqa: SIM115 (closed below)
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -291,25 +331,35 @@ class RunDirectory:
         lines = "".join(json.dumps(task, separators=(",", ":")) + "\n" for task in tasks)
         write_bytes(self.path / "task_pools" / f"{name}.jsonl", lines.encode())
 
-    def write_worker(self, device: str, facts: Mapping[str, object]) -> None:
-        """`workers/<device>.json`: what the worker on a device settled before its first step."""
-        write_json(self.path / "workers" / f"{device.replace(':', '_')}.json", {"device": device, **facts})
+    def write_worker(self, worker: Worker) -> None:
+        """`workers/<name>.json`, now: the heartbeat."""
+        write_json(self.path / "workers" / f"{worker.name}.json", asdict(replace(worker, updated=time.time())))
 
     def forget_workers(self) -> None:
         """Those of an earlier start."""
         for file in (self.path / "workers").glob("*.json"):
             file.unlink()
 
-    def read_workers(self) -> list[dict[str, Any]]:
-        """The facts of every worker, by device."""
+    def read_workers(self) -> list[Worker]:
+        """Every worker of the run's last start, by name."""
         files = sorted((self.path / "workers").glob("*.json"))
-        return [facts for file in files if (facts := read_json(file)) is not None]
+        return [Worker(**facts) for file in files if (facts := read_json(file)) is not None]
 
     def write_results_table(self) -> None:
         write_csv(self.path / "scaling_law_results.csv", [asdict(result) for result in self.results()])
 
     def write_baseline(self, result: BaselineResult) -> None:
         write_json(self.path / "baselines" / f"{result.name}.json", asdict(result))
+
+    def write_baseline_failure(self, name: str, reason: str) -> None:
+        """A baseline that raised; the next start tries it again."""
+        write_json(self.path / "baselines_failed" / f"{name}.json", {"name": name, "reason": reason})
+
+    def read_baseline_failures(self) -> dict[str, str]:
+        """Reasons by name, of baselines that are not done."""
+        files = sorted((self.path / "baselines_failed").glob("*.json"))
+        found = {file.stem: str(fields["reason"]) for file in files if (fields := read_json(file)) is not None}
+        return {name: reason for name, reason in found.items() if name not in self.read_baselines()}
 
     def read_baselines(self) -> dict[str, BaselineResult]:
         """Finished baselines by name."""
@@ -321,55 +371,3 @@ class RunDirectory:
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         write_json(self.path / "summary_report.json", summary)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a file; None where there is no file."""
-    if not path.is_file():
-        return None
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    buffer = StringIO()
-    if rows:
-        writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    write_bytes(path, buffer.getvalue().encode())
-
-
-def read_csv(path: Path) -> list[dict[str, Any]]:
-    """Rows with numbers as numbers; empty where there is no file."""
-    if not path.is_file():
-        return []
-    with open(path, encoding="utf-8", newline="") as file:
-        return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
-
-
-def _number(text: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes aside, flushes to the disk, renames."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(aside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

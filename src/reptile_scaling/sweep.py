@@ -1,7 +1,10 @@
 """The grid → cells → cohorts; what is done, what is left."""
 
+import contextlib
 import importlib.metadata
 import platform
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,13 +14,19 @@ import numpy as np
 
 from reptile_scaling.baselines import BASELINES, run_baseline
 from reptile_scaling.config import Config
+from reptile_scaling.errors import InputError, StorageError
+from reptile_scaling.event_files import check_event_files
 from reptile_scaling.executors import map_devices
 from reptile_scaling.experiment import Corpus, open_corpus, open_experiment
-from reptile_scaling.model.loading import check_model, check_quantization, choose_devices
-from reptile_scaling.runs import Cell, RunDirectory
+from reptile_scaling.interruption import Flag
+from reptile_scaling.model.loading import check_model, check_quantization, choose_devices, share_threads
+from reptile_scaling.model.memory import is_device_lost, is_out_of_memory
+from reptile_scaling.ray_executor import map_cluster
+from reptile_scaling.runs import Cell, RunDirectory, Worker
 from reptile_scaling.tasks import TaskPool, evaluation_pool, training_pool
 from reptile_scaling.training import train_cohort
 
+SECONDS_BETWEEN_HEARTBEATS = 5.0
 RECORDED_PACKAGES = ("reptile-scaling-law", "torch", "transformers", "peft", "numpy", "scipy")
 
 
@@ -67,14 +76,18 @@ class Plan:
 def plan_sweep(config: Config, run: RunDirectory) -> Plan:
     """Checks the input and lists the work that is left. Raises InputError for anything that cannot work."""
     devices = choose_devices(config.devices)
-    for device in devices:
+    if config.executor == "ray" and config.devices != ("auto",):
+        raise InputError(f"devices = {', '.join(config.devices)}, but executor 'ray' places workers itself: use auto")
+    for device in devices if config.executor == "local" else ():
         check_quantization(config, device)
+    if config.tensorboard:
+        check_event_files()
     check_model(config)
     corpus = open_corpus(config)
     cells = plan_cells(config)
-    left = [cell for cell in cells if not run.cell(cell).is_done]
+    n_done = sum(run.cell(cell).is_done for cell in cells)
     baselines = [BaselineJob(name) for name in BASELINES if name not in run.read_baselines()]
-    return Plan(config, corpus, devices, (*_cohorts(left, config), *baselines), len(cells) - len(left))
+    return Plan(config, corpus, devices, (*_cohorts(cells, config, run), *baselines), n_done)
 
 
 def plan_cells(config: Config) -> list[Cell]:
@@ -82,14 +95,22 @@ def plan_cells(config: Config) -> list[Cell]:
     return sorted(Cell(n, seed) for n in config.n_tasks_list for seed in config.seeds)
 
 
-def _cohorts(cells: Sequence[Cell], config: Config) -> list[CohortJob]:
-    """Cells of all N_tasks mixed: they cost the same, and a curve is seen early."""
+def _cohorts(cells: Sequence[Cell], config: Config, run: RunDirectory) -> list[CohortJob]:
+    """What is left of the grid's cohorts, those with most to do first.
+
+    The grid alone decides which cells train together, so a resumed cell meets the neighbours it had.
+    """
     size = config.cells_per_cohort
-    return [CohortJob(tuple(cells[i : i + size])) for i in range(0, len(cells), size)]
+    whole = [cells[i : i + size] for i in range(0, len(cells), size)]
+    left = [tuple(cell for cell in cohort if not run.cell(cell).is_done) for cohort in whole]
+    return [CohortJob(cohort) for cohort in sorted(left, key=len, reverse=True) if cohort]
 
 
-def run_sweep(plan: Plan, run: RunDirectory) -> None:
-    """Takes the folder, writes the pools, runs every job that is left, and writes the results table."""
+def run_sweep(plan: Plan, run: RunDirectory, stop: Flag | None = None) -> None:
+    """Takes the folder, writes the pools, runs every job that is left, and writes the results table.
+
+    Raises StopRequested once `stop` is set and all work is saved, StorageError where the disk refuses.
+    """
     config = plan.config
     run.begin(config, plan.corpus.dataset.fingerprint, software_versions())
     run.forget_workers()
@@ -100,8 +121,32 @@ def run_sweep(plan: Plan, run: RunDirectory) -> None:
             run.cell(cell).write_status(
                 replace(status, state="pending", num_meta_steps=config.num_meta_steps, reason="")
             )
-    map_devices(partial(SweepWorker, config, plan.corpus, run.path), plan.jobs, plan.devices)
-    run.write_results_table()
+    make_worker = partial(SweepWorker, config, plan.corpus, plan.devices.count("cpu"))
+    stop, give_up = stop or threading.Event(), partial(_give_up, run)
+    try:
+        if config.executor == "ray":
+            map_cluster(partial(partial, make_worker), plan.jobs, run.path, _folders_of, stop, give_up)
+        else:
+            map_devices(partial(make_worker, run.path), plan.jobs, plan.devices, stop, give_up)
+    finally:
+        run.write_results_table()
+
+
+def _folders_of(job: Job) -> list[str]:
+    """What a job resumes from, below the run's folder."""
+    return [cell.name for cell in job.cells] if isinstance(job, CohortJob) else []
+
+
+def _give_up(run: RunDirectory, job: Job, reason: str) -> None:
+    """Records a job that no worker could do."""
+    match job:
+        case BaselineJob(name):
+            run.write_baseline_failure(name, reason)
+        case CohortJob(cells):
+            for cell in cells:
+                folder = run.cell(cell)
+                if not folder.is_done:
+                    folder.write_status(replace(folder.read_status(), state="failed", reason=reason))
 
 
 def software_versions() -> dict[str, str]:
@@ -137,32 +182,61 @@ def _pool_rows(pool: TaskPool, n_tasks: int) -> list[dict[str, object]]:
 class SweepWorker:
     """Performs jobs on one device; the model and its caches are opened once and kept between jobs."""
 
-    def __init__(self, config: Config, corpus: Corpus, root: Path, device: str) -> None:
+    def __init__(self, config: Config, corpus: Corpus, n_cpu_workers: int, root: Path, name: str, device: str) -> None:
+        if n_cpu_workers > 1 and device == "cpu":
+            share_threads(n_cpu_workers)
         self._run = RunDirectory(root)
         self._experiment = experiment = open_experiment(config, corpus, device)
-        self._run.write_worker(
-            device,
-            {
-                "tasks_in_flight": experiment.encoder.tasks_in_flight,
-                "peak_memory_bytes": experiment.peak_memory_bytes,
-                "memory": experiment.memory_sentence,
-            },
-        )
+        in_flight = experiment.encoder.tasks_in_flight
+        worker = Worker(name, device, in_flight, experiment.peak_memory_bytes, experiment.memory_sentence)
+        self._run.write_worker(worker)
+        threading.Thread(target=self._beat, args=(worker,), daemon=True).start()
 
     def __call__(self, job: Job) -> None:
+        """What goes wrong with a job is recorded; what only the user can mend is raised."""
+        reason = self._attempt(job)
+        if reason is None:
+            return
+        match job:
+            case CohortJob(cells) if len(cells) > 1:
+                # One of them may be at fault: each goes on alone from its checkpoint.
+                for cell in cells:
+                    self(CohortJob((cell,)))
+            case _:
+                _give_up(self._run, job, reason)
+
+    def _attempt(self, job: Job) -> str | None:
+        """None where the job is done, or why it is not. Out of memory it is done in smaller groups of tasks."""
+        while True:
+            try:
+                self._perform(job)
+                return None
+            except StorageError:
+                raise
+            except Exception as error:
+                if is_device_lost(error):
+                    raise
+                if is_out_of_memory(error) and self._take_fewer_tasks():
+                    continue
+                return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+    def _perform(self, job: Job) -> None:
         match job:
             case BaselineJob(name):
                 self._run.write_baseline(run_baseline(self._experiment, name))
             case CohortJob(cells):
-                self._train(cells)
+                train_cohort(self._experiment, cells, self._run)
 
-    def _train(self, cells: Sequence[Cell]) -> None:
-        """Whatever goes wrong is written into the cells' status, and the sweep goes on with the next cohort."""
-        try:
-            train_cohort(self._experiment, cells, self._run)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            for cell in cells:
-                folder = self._run.cell(cell)
-                if folder.read_status().state not in ("done", "failed"):
-                    folder.write_status(replace(folder.read_status(), state="failed", reason=reason))
+    def _take_fewer_tasks(self) -> bool:
+        """Halves the tasks in flight; False where one at a time is already too much."""
+        encoder = self._experiment.encoder
+        used = min(encoder.tasks_in_flight, self._experiment.config.tasks_per_step)
+        encoder.tasks_in_flight = max(1, used // 2)
+        return used > 1
+
+    def _beat(self, worker: Worker) -> None:
+        """Says every few seconds that this process lives, as long as it does."""
+        while True:
+            time.sleep(SECONDS_BETWEEN_HEARTBEATS)
+            with contextlib.suppress(OSError, StorageError):  # the step in progress will say so
+                self._run.write_worker(worker)

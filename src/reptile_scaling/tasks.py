@@ -85,6 +85,12 @@ def _published_split(dataset: IntentDataset, name: str, data_dir: str | None) ->
                 f"class_split {name!r} names the class {class_name!r}, which the data does not have: "
                 "use the original Banking77 labels"
             )
+    listed = [class_name for names in parts.values() for class_name in names]
+    for class_name in listed:
+        if listed.count(class_name) > 1:
+            raise InputError(
+                f"class_split {name!r} lists the class {class_name!r} twice: keep it in one of train, valid and test"
+            )
     return ClassSplit(*(tuple(index[name] for name in parts[part]) for part in ("train", "validation", "test")))
 
 

@@ -16,15 +16,19 @@ from reptile_scaling.adaptation import adapt, training_loop
 from reptile_scaling.algorithms import META_UPDATES
 from reptile_scaling.config import Config
 from reptile_scaling.evaluation import evaluate, starting_points, test_episodes, test_loop, validation_episodes
+from reptile_scaling.event_files import EventFile
 from reptile_scaling.experiment import Experiment, fresh_initialisation
+from reptile_scaling.interruption import StopRequested, stop_if_requested
 from reptile_scaling.model.adapters import Adapters, join_adapters
 from reptile_scaling.model.peft_io import save_adapter
 from reptile_scaling.model_card import model_card
 from reptile_scaling.randomness import stream
 from reptile_scaling.runs import Cell, CellDirectory, CellResult, CellStatus, Checkpoint, RunDirectory
+from reptile_scaling.storage import named_refusals
 from reptile_scaling.tasks import Episode, TaskPool, coverage, training_pool, visiting_order
 
 SECONDS_BETWEEN_STATUSES = 1.0
+SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
 
 @dataclass
@@ -42,6 +46,9 @@ class CellTraining:
     eval_rows: list[dict[str, Any]]
     status: CellStatus = field(default_factory=CellStatus)
     is_diverged: bool = False
+    events: EventFile | None = None
+    told: float = 0.0
+    """When the status was last written, by a clock that never jumps."""
 
     def episode_and_rng(self, position: int) -> tuple[Episode, np.random.Generator]:
         """The task at a place of the visiting order, and the stream of this visit's mini-batches."""
@@ -54,53 +61,72 @@ class CellTraining:
 def train_cohort(experiment: Experiment, cells: Sequence[Cell], run: RunDirectory) -> None:
     """Trains the cells to the end, from their checkpoints where there are any, and writes their results.
 
-    A cell whose parameters stop being finite is recorded as failed; the others go on. An interruption saves
-    checkpoints first.
+    A cell whose parameters stop being finite is recorded as failed; the others go on. A requested stop finishes the
+    step in progress and saves checkpoints.
     """
     config = experiment.config
-    trainings = [_begin_cell(experiment, cell, run.cell(cell)) for cell in cells]
+    trainings = _begin_cells(experiment, [run.cell(cell) for cell in cells])
+    saved = time.monotonic()
     try:
         while active := [t for t in trainings if t.meta_step < config.num_meta_steps and not t.is_diverged]:
             _meta_step(experiment, active)
-            due = [t for t in active if not t.is_diverged and _evaluation_is_due(t.meta_step, config)]
-            for training in due:
+            active = [t for t in active if not t.is_diverged]
+            stop_if_requested()
+            for training in [t for t in active if _evaluation_is_due(t.meta_step, config)]:
                 _validate(experiment, training)
-                _save(training)
-    except KeyboardInterrupt:
+            is_due = any(_evaluation_is_due(t.meta_step, config) for t in active)
+            if is_due or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+                _save(active)
+                saved = time.monotonic()
         for training in trainings:
             if not training.is_diverged:
-                _save(training)
+                _finish_cell(experiment, training)
+    except StopRequested:
+        going_on = [t for t in trainings if not t.is_diverged]
+        _save(going_on)
+        for training in going_on:
+            training.folder.write_status(replace(training.status, state="pending"))
         raise
-    for training in trainings:
-        if not training.is_diverged:
-            _finish_cell(experiment, training)
 
 
 def _evaluation_is_due(meta_step: int, config: Config) -> bool:
     return meta_step % config.eval_interval == 0 or meta_step == config.num_meta_steps
 
 
-def _begin_cell(experiment: Experiment, cell: Cell, folder: CellDirectory) -> CellTraining:
-    config = experiment.config
+def _begin_cells(experiment: Experiment, folders: Sequence[CellDirectory]) -> list[CellTraining]:
+    """Cells at their newest common checkpoint, so that they go on in the lockstep an uninterrupted run has.
+
+    Without a common one each takes its own newest: nothing is lost, and results agree within float tolerance.
+    """
+    found = [{c.meta_step: c for c in folder.read_checkpoints()} for folder in folders]
+    common = set.intersection(*(set(steps) for steps in found))
+    starts = [steps[max(common or steps)] if steps else Checkpoint(0, 0.0, {}) for steps in found]
+    return [_begin_cell(experiment, folder, start) for folder, start in zip(folders, starts, strict=True)]
+
+
+def _begin_cell(experiment: Experiment, folder: CellDirectory, start: Checkpoint) -> CellTraining:
+    config, cell = experiment.config, folder.cell
     folder.write_config(config)
     theta = fresh_initialisation(experiment, cell.seed)
-    checkpoint = folder.read_checkpoint() or Checkpoint(0, 0.0, {})
-    if checkpoint.tensors:
+    if start.tensors:
         device = experiment.encoder.backbone.device
-        theta = Adapters({name: torch.from_numpy(tensor).to(device) for name, tensor in checkpoint.tensors.items()})
+        theta = Adapters({name: torch.from_numpy(tensor).to(device) for name, tensor in start.tensors.items()})
     n_visits = config.num_meta_steps * config.meta_batch_size
-    return CellTraining(
+    training = CellTraining(
         cell=cell,
         folder=folder,
         pool=training_pool(experiment.corpus.dataset, experiment.corpus.split, config, cell.seed),
         order=visiting_order(cell.n_tasks, n_visits, cell.seed, cell.name),
         theta=theta,
-        meta_step=checkpoint.meta_step,
-        wall_seconds=checkpoint.wall_seconds,
-        train_rows=[row for row in folder.read_train_stats() if row["meta_step"] <= checkpoint.meta_step],
-        eval_rows=[row for row in folder.read_eval_stats() if row["meta_step"] <= checkpoint.meta_step],
-        status=CellStatus("running", checkpoint.meta_step, config.num_meta_steps, experiment.device),
+        meta_step=start.meta_step,
+        wall_seconds=start.wall_seconds,
+        train_rows=[row for row in folder.read_train_stats() if row["meta_step"] <= start.meta_step],
+        eval_rows=[row for row in folder.read_eval_stats() if row["meta_step"] <= start.meta_step],
+        status=CellStatus("running", start.meta_step, config.num_meta_steps, experiment.device),
+        events=EventFile(folder.events_folder, start.meta_step) if config.tensorboard else None,
     )
+    _write_status(training)
+    return training
 
 
 def _meta_step(experiment: Experiment, trainings: Sequence[CellTraining]) -> None:
@@ -144,20 +170,25 @@ def _log_step(training: CellTraining, losses: list[float], meta_lr: float, secon
             "seconds": round(seconds, 6),
         }
     )
+    tasks_per_second = config.meta_batch_size / seconds
+    if training.events:
+        training.events.add(
+            training.meta_step, {"support_loss": losses[-1], "meta_lr": meta_lr, "tasks_per_second": tasks_per_second}
+        )
     training.status = replace(
         training.status,
         meta_step=training.meta_step,
         support_loss=losses[-1],
-        tasks_per_second=config.meta_batch_size / seconds,
+        tasks_per_second=tasks_per_second,
         wall_seconds=training.wall_seconds,
     )
-    if time.time() - training.status.updated > SECONDS_BETWEEN_STATUSES:
+    if time.monotonic() - training.told > SECONDS_BETWEEN_STATUSES:
         _write_status(training)
 
 
 def _write_status(training: CellTraining) -> None:
     training.folder.write_status(training.status)
-    training.status = replace(training.status, updated=time.time())
+    training.told = time.monotonic()
 
 
 def _record_divergence(training: CellTraining) -> None:
@@ -183,18 +214,21 @@ def _validate(experiment: Experiment, training: CellTraining) -> None:
         }
     )
     loss, accuracy = float(figures.loss.mean()), float(figures.accuracy.mean())
+    if training.events:
+        training.events.add(training.meta_step, {"validation_loss": loss, "validation_accuracy": accuracy})
     training.status = replace(
         training.status, validation_loss=loss, validation_accuracy=accuracy, wall_seconds=training.wall_seconds
     )
     _write_status(training)
 
 
-def _save(training: CellTraining) -> None:
+def _save(trainings: Sequence[CellTraining]) -> None:
     """Statistics first: rows past the checkpoint are dropped when the cell resumes."""
-    training.folder.write_train_stats(training.train_rows)
-    training.folder.write_eval_stats(training.eval_rows)
-    tensors = {name: tensor.cpu().numpy() for name, tensor in training.theta.tensors.items()}
-    training.folder.write_checkpoint(Checkpoint(training.meta_step, training.wall_seconds, tensors))
+    for training in trainings:
+        training.folder.write_train_stats(training.train_rows)
+        training.folder.write_eval_stats(training.eval_rows)
+        tensors = {name: tensor.cpu().numpy() for name, tensor in training.theta.tensors.items()}
+        training.folder.write_checkpoint(Checkpoint(training.meta_step, training.wall_seconds, tensors))
 
 
 def _finish_cell(experiment: Experiment, training: CellTraining) -> None:
@@ -226,8 +260,13 @@ def _finish_cell(experiment: Experiment, training: CellTraining) -> None:
         _record_divergence(training)
         return
     card = model_card(config, experiment.corpus.dataset.name, result)
-    save_adapter(training.folder.adapter_folder, experiment.encoder.backbone, training.theta, config.model_name, card)
+    with named_refusals(training.folder.adapter_folder):
+        save_adapter(
+            training.folder.adapter_folder, experiment.encoder.backbone, training.theta, config.model_name, card
+        )
     columns = {"loss": figures.loss, "accuracy": figures.accuracy, "zero_step_accuracy": figures.zero_step_accuracy}
     test_tasks = [{"task": i, **{name: float(c[i]) for name, c in columns.items()}} for i in range(len(figures.loss))]
+    if training.events:
+        training.events.close()
     training.folder.write_result(result, test_tasks)
     training.folder.write_status(replace(training.status, state="done"))

@@ -37,8 +37,15 @@ def read_published_split(name: str, data_dir: Path | None) -> dict[str, list[str
             f"class_split {name!r} needs the published class lists, but {where}: set data_dir to a folder "
             f"that holds splits/{number}.json, or use fractions such as {{train: 0.33, validation: 0.32, seed: 0}}"
         )
-    parts = json.loads(path.read_text(encoding="utf-8"))
-    return {"train": parts["train"], "validation": parts.get("valid", parts.get("validation")), "test": parts["test"]}
+    try:
+        parts = json.loads(path.read_text(encoding="utf-8"))
+        validation = parts["valid"] if "valid" in parts else parts["validation"]
+        return {"train": list(parts["train"]), "validation": list(validation), "test": list(parts["test"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"class lists {str(path)!r} cannot be read ({type(error).__name__}: {error}): "
+            "make it a JSON object of three lists, train, valid and test"
+        ) from error
 
 
 def _rows(path: Path) -> list[tuple[str, str]]:

@@ -42,7 +42,9 @@ def read_table(path: Path) -> pd.DataFrame:
 def rows_of(table: pd.DataFrame, source: str) -> list[tuple[str, str]]:
     """(text, label) rows of a table; InputError if a column is missing or an entry is empty."""
     text, label = _column(table, TEXT_COLUMNS, source), _column(table, LABEL_COLUMNS, source)
-    rows = [(str(t), str(c)) for t, c in zip(table[text], table[label], strict=True)]
+    # A table's null is an empty entry, not the word "None".
+    texts, labels = (table[column].astype(object).where(table[column].notna(), "") for column in (text, label))
+    rows = [(str(t), str(c)) for t, c in zip(texts, labels, strict=True)]
     for number, (utterance, class_name) in enumerate(rows, start=1):
         if not utterance.strip() or not class_name.strip():
             empty = text if not utterance.strip() else label

@@ -15,6 +15,8 @@ from reptile_scaling.laws.table import Levels, LossTable, Transform, distinct_gr
 from reptile_scaling.laws.verdict import Verdict, decide
 
 N_BOOTSTRAP = 1000
+NAMED_ROWS = 4
+"""Dropped rows that a warning names."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ def _warnings(table: LossTable, levels: Levels, candidates: dict[str, Candidate]
     if levels.x[-1] < 10 * levels.x[0]:
         found.append(f"N spans a factor of {levels.x[-1] / levels.x[0]:.3g}: exponents need a factor of 10 or more")
     if table.dropped:
-        found.append(f"{len(table.dropped)} rows were dropped: see log.dropped")
+        named = "; ".join(table.dropped[:NAMED_ROWS])
+        more = "; more in log.dropped" if len(table.dropped) > NAMED_ROWS else ""
+        found.append(f"{len(table.dropped)} rows are not in the fit: {named}{more}")
     chosen = candidates.get(verdict.form)
     if chosen is not None and "beta" in chosen.interval:
         huber = fit_huber(chosen.form, table.n_tasks, table.loss, levels.residual)

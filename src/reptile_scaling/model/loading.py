@@ -42,6 +42,8 @@ def choose_devices(names: tuple[str, ...]) -> tuple[str, ...]:
     if names == ("auto",):
         return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) or ("cpu",)
     for name in names:
+        if names.count(name) > 1 and name != "cpu":
+            raise InputError(f"devices lists {name!r} twice: list it once (only cpu can have several workers)")
         n_gpus = torch.cuda.device_count()
         here = {"cpu", *(f"cuda:{i}" for i in range(n_gpus))}
         if name not in here:
@@ -61,6 +63,11 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
         capabilities = torch.cpu.get_capabilities()
         native = any(capabilities.get(unit) for unit in ("avx512_bf16", "amx_bf16", "bf16"))
     return torch.bfloat16 if native else torch.float32
+
+
+def share_threads(n_workers: int) -> None:
+    """Gives this process its part of the cores, one thread at least."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // n_workers))
 
 
 def load_language_model(config: Config, device: str) -> LanguageModel:

@@ -150,3 +150,15 @@ def free_memory(device: torch.device) -> int:
     if limit.is_file() and used.is_file() and (most := limit.read_text().strip()).isdecimal():
         free = min(free, int(most) - int(used.read_text()))
     return max(free, 0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether smaller groups of tasks may help."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's allocator on the CPU
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Whether this process can no longer use its GPU: only a new one can, or another device."""
+    return isinstance(error, torch.AcceleratorError)

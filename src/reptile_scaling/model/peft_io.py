@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -22,9 +23,9 @@ def save_adapter(folder: Path, backbone: Backbone, theta: Adapters, base_model_n
     """
     folder.mkdir(parents=True, exist_ok=True)
     lora_config(backbone, base_model_name).save_pretrained(str(folder))
-    safetensors.torch.save_file(_peft_state(theta), folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / WEIGHTS).write_bytes(safetensors.torch.save(_peft_state(theta), metadata={"format": "pt"}))
     head = {name: theta.tensors[name].cpu().contiguous() for name in (HEAD_WEIGHT, HEAD_BIAS)}
-    safetensors.torch.save_file(head, folder / HEAD)
+    (folder / HEAD).write_bytes(safetensors.torch.save(head))
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -36,11 +37,21 @@ def load_adapter(folder: Path, device: torch.device) -> Adapters:
                 f"adapter folder {str(folder)!r} has no {name}: give the adapter/ folder of a finished cell"
             )
     tensors = {}
-    for key, tensor in safetensors.torch.load_file(folder / WEIGHTS).items():
+    for key, tensor in _read(folder / WEIGHTS).items():
         site, factor = key.removeprefix(PEFT_PREFIX).removesuffix(".weight").rsplit(".", 1)
         tensors[f"{site}.{factor}"] = tensor.to(device)
-    head = safetensors.torch.load_file(folder / HEAD)
+    head = _read(folder / HEAD)
+    if head.keys() != {HEAD_WEIGHT, HEAD_BIAS}:
+        raise InputError(f"{str(folder / HEAD)!r} holds {', '.join(head) or 'nothing'}: give a cell's adapter/ folder")
     return Adapters(tensors | {name: tensor.to(device) for name, tensor in head.items()})
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InputError(f"{str(path)!r} is not whole ({error}): copy it again, or train the cell anew") from error
+    return tensors
 
 
 def lora_config(backbone: Backbone, base_model_name: str) -> Any:

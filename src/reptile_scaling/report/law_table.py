@@ -1,5 +1,6 @@
 """Laws and results as tables for a terminal."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,16 @@ def losses_of_run(run: RunDirectory) -> LossTable:
         task_losses=np.array(task_losses, dtype=float),
         x_name="N_tasks",
         y_name="meta-test loss",
+        dropped=tuple(_why_missing(run)),
     )
+
+
+def _why_missing(run: RunDirectory) -> Iterator[str]:
+    """The cells of the grid that have no result, each with its state or reason."""
+    for cell in run.cells():
+        status = run.cell(cell).read_status()
+        if status.state != "done":
+            yield f"{cell.name} is {status.state}" + (f" ({status.reason})" if status.reason else "")
 
 
 def results_table(run: RunDirectory) -> Table:

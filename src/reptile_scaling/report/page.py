@@ -8,7 +8,8 @@ import jinja2
 
 from reptile_scaling.laws import Law
 from reptile_scaling.report.standing import standing_sentence
-from reptile_scaling.runs import RunDirectory, write_bytes
+from reptile_scaling.runs import RunDirectory
+from reptile_scaling.storage import write_bytes
 
 TEMPLATE = "page.html.jinja"
 

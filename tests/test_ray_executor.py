@@ -1,0 +1,95 @@
+"""A real Ray cluster of two nodes on this machine; one of them is killed."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reptile_scaling.config import make_config
+from reptile_scaling.runs import RunDirectory
+from reptile_scaling.sweep import plan_sweep, run_sweep
+from test_faults import PLAIN, same_results
+
+RAY = str(Path(sys.executable).with_name("ray"))
+PORT = 6399
+
+
+def ray_cli(*arguments: str) -> None:
+    done = subprocess.run([RAY, *arguments], capture_output=True, text=True, timeout=120, env=environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def environment() -> dict[str, str]:
+    paths = os.pathsep.join(p for p in sys.path if p)
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": paths, "COLUMNS": "200"}
+
+
+@pytest.fixture
+def cluster() -> Iterator[subprocess.Popen[bytes]]:
+    """The head runs nothing; the second node, which is handed over, works beside a third."""
+    ray_cli("start", "--head", f"--port={PORT}", "--num-cpus=0", "--include-dashboard=false", "--disable-usage-stats")
+    nodes = [
+        subprocess.Popen(
+            [RAY, "start", f"--address=127.0.0.1:{PORT}", "--num-cpus=1", "--block"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(), start_new_session=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    yield nodes[0]
+    for node in nodes:
+        if node.poll() is None:
+            os.killpg(node.pid, 9)
+    ray_cli("stop", "--force")
+
+
+def test_cluster_gives_what_one_machine_gives_though_a_node_is_killed(cluster, toy_settings, tmp_path) -> None:
+    settings = {
+        **toy_settings, "n_tasks_list": [2, 4, 8, 16], "cells_per_cohort": 2, "num_meta_steps": 150,
+        "eval_interval": 10, "devices": "auto",
+    }  # fmt: skip
+    config_file, out = tmp_path / "c.yaml", tmp_path / "out"
+    config_file.write_text(yaml.safe_dump(settings))
+    killed = threading.Event()
+
+    def kill_when_at_work() -> None:
+        while not any(p.stat().st_size for p in out.glob("*/checkpoint.safetensors")):
+            time.sleep(0.2)
+        os.killpg(cluster.pid, 9)
+        killed.set()
+
+    threading.Thread(target=kill_when_at_work, daemon=True).start()
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN, "run", str(config_file), "--out", str(out), "--executor", "ray"],
+        capture_output=True, text=True, timeout=400, env={**environment(), "RAY_ADDRESS": f"127.0.0.1:{PORT}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert killed.is_set()
+    alone = RunDirectory(tmp_path / "alone")
+    run_sweep(plan_sweep(make_config({**settings, "devices": "cpu"}), alone), alone)
+    same_results(RunDirectory(out), alone)
+
+
+def test_worker_that_does_not_see_the_folder_sends_its_files(toy_settings, tmp_path) -> None:
+    """The actor's own part without a cluster: what it writes comes back as bytes, once."""
+    from reptile_scaling.ray_executor import ClusterWorker
+    from reptile_scaling.storage import write_bytes
+
+    def make_worker(root: Path, name: str, device: str):
+        def perform(job: str) -> None:
+            before = root / job / "checkpoint"
+            write_bytes(root / job / "result", (before.read_text() if before.exists() else "fresh").encode())
+
+        return perform
+
+    worker = ClusterWorker(lambda root: partial(make_worker, root), tmp_path / "elsewhere", "token", "node")
+    assert worker.perform("cell", {"cell/checkpoint": b"step 7"}, "cpu") == "done"
+    sent = worker.changed_files()
+    assert sent["cell/result"] == b"step 7"
+    assert worker.changed_files() == {}
