@@ -1,6 +1,7 @@
 """The two figures people paste into slides. Colours are Okabe & Ito's, safe for the colour-blind."""
 
 import textwrap
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 from scipy.stats import t
 
 from reptile_scaling.laws import Law
 from reptile_scaling.runs import BaselineResult, CellResult
+from reptile_scaling.storage import write_bytes
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 # The form a verdict names, or the one whose curve is shown beside it.
@@ -53,8 +56,7 @@ def draw_scaling(results: list[CellResult], law: Law | None, sentence: str, path
         n_seeds, n_test = len({r.seed for r in results}), results[0].num_meta_test_tasks
         note = f"small dots: cells · large: mean of {n_seeds} seeds, 95 % interval · {n_test} shared test tasks"
         figure.supxlabel(note, fontsize=8.5, color=GREY)
-        figure.savefig(path)
-        plt.close(figure)
+        _save(figure, path)
 
 
 def _half_widths(of_level: list[np.ndarray]) -> np.ndarray:
@@ -124,8 +126,7 @@ def draw_baselines(results: list[CellResult], baselines: list[BaselineResult], p
         axes.set_xticks(np.linspace(0, 1, 6))
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_xlabel(f"query accuracy on the same {results[0].num_meta_test_tasks} test tasks of unseen classes")
-        figure.savefig(path)
-        plt.close(figure)
+        _save(figure, path)
 
 
 def _shown_levels(results: list[CellResult]) -> list[int]:
@@ -142,3 +143,11 @@ def _interval(standard_deviation: float, n_tasks: int) -> float:
 
 def _wrapped(text: str, width: int = 92) -> str:
     return "\n".join(textwrap.wrap(text, width))
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Whole or not at all."""
+    png = BytesIO()
+    figure.savefig(png, format="png")
+    plt.close(figure)
+    write_bytes(path, png.getvalue())
