@@ -46,6 +46,7 @@ def cluster() -> Iterator[subprocess.Popen[bytes]]:
     for node in nodes:
         if node.poll() is None:
             os.killpg(node.pid, 9)
+        node.wait()
     ray_cli("stop", "--force")
 
 

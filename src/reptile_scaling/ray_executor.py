@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic
 
@@ -21,6 +21,7 @@ from reptile_scaling.interruption import Flag, StopRequested, share_flag
 from reptile_scaling.storage import write_bytes
 
 SECONDS_BETWEEN_FETCHES = 2.0
+SECONDS_WITHOUT_NODES = 60.0
 TOKEN = ".ray_token"
 Files = dict[str, bytes]
 """Path below the run's folder → content."""
@@ -137,11 +138,13 @@ class _Cluster(Generic[Job]):
     folders_of: Callable[[Job], list[str]]
     give_up: GiveUp[Job]
     queue: deque[Task[Job]]
-    members: list[_Member[Job]] | None = None
+    members: list[_Member[Job]] = field(default_factory=list)
+    unusable: set[str] = field(default_factory=set)
+    """Nodes that were lost, or take no worker."""
 
     def run(self, stop: Flag) -> None:
-        self.members = []
         told = False
+        deserted = time.monotonic()
         while self.queue or any(m.task for m in self.members):
             if stop.is_set():
                 if not told:
@@ -155,29 +158,34 @@ class _Cluster(Generic[Job]):
                 for member in self.members:
                     if member.task is None and self.queue:
                         self._give(member, self.queue.popleft())
-            self._listen()
+            if self.members:
+                deserted = time.monotonic()
+                self._listen()
+            elif time.monotonic() - deserted > SECONDS_WITHOUT_NODES:
+                raise InputError("the Ray cluster has no node with a free CPU or GPU: start one, then run again")
+            else:
+                time.sleep(1.0)
 
     def dismiss(self) -> None:
-        for member in self.members or []:
+        for member in self.members:
             self.ray.kill(member.actor)
 
     def _hire(self) -> None:
         """A worker for every free GPU, and for every node without GPUs, that the cluster has now."""
-        assert self.members is not None
         have = [(m.node, m.name) for m in self.members]
         for node in self.ray.nodes():
-            if not node["Alive"]:
-                continue
             resources, node_id = node["Resources"], node["NodeID"]
-            n_gpus = int(resources.get("GPU", 0))
-            for i in range(max(1, n_gpus)):
+            n_gpus, n_cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
+            if not node["Alive"] or node_id in self.unusable:
+                continue
+            for i in range(n_gpus or min(1, n_cpus)):
                 name = f"node_{node_id[:8]}" + (f"-{i + 1}" if n_gpus else "")
                 if (node_id, name) in have or len(self.members) >= len(self.queue) + len(have):
                     continue
-                cpus = 1.0 if n_gpus else max(1.0, float(resources.get("CPU", 1)))
-                self.members.append(self._hired(name, node_id, "cuda:0" if n_gpus else "cpu", cpus))
+                device, cpus = ("cuda:0", 1) if n_gpus else ("cpu", n_cpus)
+                self.members.append(self._hired(name, node_id, device, cpus))
 
-    def _hired(self, name: str, node_id: str, device: str, n_cpus: float) -> _Member[Job]:
+    def _hired(self, name: str, node_id: str, device: str, n_cpus: int) -> _Member[Job]:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         place = NodeAffinitySchedulingStrategy(node_id, soft=False)
@@ -197,7 +205,6 @@ class _Cluster(Generic[Job]):
 
     def _listen(self) -> None:
         """Waits for news, a moment at most; fetches what was written meanwhile."""
-        assert self.members is not None
         busy = [m for m in self.members if m.task]
         self.ray.wait([m.outcome for m in busy], timeout=SECONDS_BETWEEN_FETCHES)
         for member in busy:
@@ -222,10 +229,14 @@ class _Cluster(Generic[Job]):
 
     def _lost(self, member: _Member[Job], error: Exception) -> None:
         """A worker or its node has died; its job goes back into the queue."""
-        assert self.members is not None and member.task is not None
+        assert member.task is not None
         self.members.remove(member)
         task = member.task
-        task.deaths += 1
+        alive = {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}
+        never_began = isinstance(error, self.ray.exceptions.ActorUnschedulableError)
+        if never_began or member.node not in alive:
+            self.unusable.add(member.node)
+        task.deaths += not never_began
         if task.deaths < ATTEMPTS:
             self.queue.appendleft(task)
         else:
