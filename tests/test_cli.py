@@ -126,29 +126,6 @@ def test_diverging_cells_give_exit_3_and_a_reason(config_file, tmp_path) -> None
     assert RunDirectory(tmp_path / "out").cell(Cell(2, 0)).read_status().state == "failed"
 
 
-def test_two_workers_give_the_results_of_one(finished, config_file, tmp_path) -> None:
-    out, _ = finished
-    settings = yaml.safe_load(config_file.read_text()) | {"cells_per_cohort": 2, "n_tasks_list": [2, 8]}
-    script = tmp_path / "two.py"
-    script.write_text(
-        "from functools import partial\n"
-        "from pathlib import Path\n"
-        "from reptile_scaling.config import make_config\n"
-        "from reptile_scaling.executors import map_devices\n"
-        "from reptile_scaling.runs import RunDirectory\n"
-        "from reptile_scaling.sweep import SweepWorker, plan_sweep\n"
-        "if __name__ == '__main__':\n"
-        f"    config = make_config({settings!r})\n"
-        "    plan = plan_sweep(config, RunDirectory(Path('two')))\n"
-        "    map_devices(partial(SweepWorker, config, plan.corpus, Path('two')), plan.jobs, ('cpu', 'cpu'))\n"
-    )
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    for cell in (Cell(2, 0), Cell(8, 1)):
-        one, two = (RunDirectory(folder).cell(cell).read_result() for folder in (out, tmp_path / "two"))
-        assert two.meta_test_loss == pytest.approx(one.meta_test_loss, rel=2e-3)
-
-
 def test_data_says_what_a_set_holds(toy_csv) -> None:
     printed = call("data", toy_csv).stdout
     assert "12 classes" in printed and "792" in printed  # C(12, 5) five-way class sets
