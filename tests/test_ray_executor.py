@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from reptile_scaling.config import make_config
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.runs import Cell, RunDirectory
 from reptile_scaling.sweep import plan_sweep, run_sweep
 from test_faults import PLAIN, same_results
 
@@ -75,6 +75,30 @@ def test_cluster_gives_what_one_machine_gives_though_a_node_is_killed(cluster, t
     alone = RunDirectory(tmp_path / "alone")
     run_sweep(plan_sweep(make_config({**settings, "devices": "cpu"}), alone), alone)
     same_results(RunDirectory(out), alone)
+
+
+WITHOUT_SHARED_FOLDER = """
+import reptile_scaling.ray_executor as ray_executor
+write = ray_executor.write_bytes
+ray_executor.write_bytes = lambda path, content: None if path.name == ray_executor.TOKEN else write(path, content)
+"""
+
+
+def test_local_cluster_whose_worker_does_not_see_the_folder(toy_settings, tmp_path) -> None:
+    """No token in the folder, so the worker takes it for another machine's and its files come through Ray."""
+    settings = {**toy_settings, "n_tasks_list": [2, 8], "seeds": [0], "devices": "auto"}
+    config_file, out = tmp_path / "c.yaml", tmp_path / "out"
+    config_file.write_text(yaml.safe_dump(settings))
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_SHARED_FOLDER + PLAIN, "run", str(config_file), "--out", str(out)]
+        + ["--executor", "ray"],
+        capture_output=True, text=True, timeout=200, env=environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    alone = RunDirectory(tmp_path / "alone")
+    run_sweep(plan_sweep(make_config({**settings, "devices": "cpu"}), alone), alone)
+    same_results(RunDirectory(out), alone)
+    assert (RunDirectory(out).cell(Cell(8, 0)).adapter_folder / "adapter_model.safetensors").is_file()
 
 
 def test_worker_that_does_not_see_the_folder_sends_its_files(toy_settings, tmp_path) -> None:

@@ -11,7 +11,7 @@ from reptile_scaling.config import make_config
 from reptile_scaling.runs import RunDirectory
 from reptile_scaling.sweep import plan_sweep, run_sweep
 
-SECONDS_BETWEEN_KILLS = 12.0
+SECONDS_BETWEEN_KILLS = 8.0
 
 
 def resident_megabytes(pid: int) -> float:
@@ -47,7 +47,7 @@ def test_soak(toy_settings, tmp_path) -> None:
         finished.set()
         thread.join()
     assert len(run.results()) == 200
-    assert len(kills) >= 1
+    assert len(kills) >= 2
     assert len(run.read_baselines()) == 5
     for samples in memory.values():
         if len(samples) > 40:  # a worker that lived for ten seconds

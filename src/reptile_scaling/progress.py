@@ -89,16 +89,27 @@ def status_table(statuses: Statuses) -> Table:
     caption = f"{counts} · ETA {duration(eta) if eta is not None else 'after the first steps'}"
     table = Table(title="cells", caption=caption, title_justify="left", caption_justify="left")
     table.add_column("N_tasks", justify="right")
-    for column in ("seed", "state", "device", "step", "support loss", "validation loss / acc.", "tasks/s", "note"):
+    for column in (
+        "seed",
+        "state",
+        "device",
+        "step",
+        "support loss",
+        "validation loss / acc.",
+        "tasks/s",
+        "ETA",
+        "note",
+    ):
         table.add_column(column)
     for cell, status in statuses:
-        table.add_row(str(cell.n_tasks), str(cell.seed), *_row(status))
+        at_work = sum(s.state == "running" and s.device == status.device for _, s in statuses)
+        table.add_row(str(cell.n_tasks), str(cell.seed), *_row(status, at_work))
     return table
 
 
-def _row(status: CellStatus) -> list[str]:
+def _row(status: CellStatus, cells_at_work: int) -> list[str]:
     if status.state == "pending" and not status.meta_step:
-        return ["pending", "", "", "", "", "", ""]
+        return ["pending", "", "", "", "", "", "", ""]
     validation = ""
     if status.validation_loss is not None and status.validation_accuracy is not None:
         validation = f"{status.validation_loss:.3f} / {status.validation_accuracy:.0%}"
@@ -109,8 +120,17 @@ def _row(status: CellStatus) -> list[str]:
         f"{status.support_loss:.3f}" if status.support_loss is not None else "",
         validation,
         f"{status.tasks_per_second:.1f}" if status.tasks_per_second is not None else "",
+        _cell_eta(status, cells_at_work),
         status.reason,
     ]
+
+
+def _cell_eta(status: CellStatus, cells_at_work: int) -> str:
+    """Of a running cell: its share of the time per step, times the cells that share its device."""
+    if status.state != "running" or not status.meta_step or not status.wall_seconds:
+        return ""
+    seconds_per_step = status.wall_seconds / status.meta_step * cells_at_work
+    return duration((status.num_meta_steps - status.meta_step) * seconds_per_step)
 
 
 @contextmanager

@@ -21,7 +21,8 @@ from reptile_scaling.interruption import Flag, StopRequested, share_flag
 from reptile_scaling.storage import write_bytes
 
 SECONDS_BETWEEN_FETCHES = 2.0
-SECONDS_WITHOUT_NODES = 60.0
+SECONDS_WITHOUT_NODES = 90.0
+SECONDS_UNTIL_DEATH_IS_KNOWN = 30.0
 TOKEN = ".ray_token"
 Files = dict[str, bytes]
 """Path below the run's folder → content."""
@@ -139,8 +140,8 @@ class _Cluster(Generic[Job]):
     give_up: GiveUp[Job]
     queue: deque[Task[Job]]
     members: list[_Member[Job]] = field(default_factory=list)
-    unusable: set[str] = field(default_factory=set)
-    """Nodes that were lost, or take no worker."""
+    avoided_until: dict[str, float] = field(default_factory=dict)
+    """Nodes that have just lost or refused a worker: a cluster takes a while to notice that one is dead."""
 
     def run(self, stop: Flag) -> None:
         told = False
@@ -176,7 +177,7 @@ class _Cluster(Generic[Job]):
         for node in self.ray.nodes():
             resources, node_id = node["Resources"], node["NodeID"]
             n_gpus, n_cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-            if not node["Alive"] or node_id in self.unusable:
+            if not node["Alive"] or time.monotonic() < self.avoided_until.get(node_id, 0.0):
                 continue
             for i in range(n_gpus or min(1, n_cpus)):
                 name = f"node_{node_id[:8]}" + (f"-{i + 1}" if n_gpus else "")
@@ -232,14 +233,11 @@ class _Cluster(Generic[Job]):
         assert member.task is not None
         self.members.remove(member)
         task = member.task
-        alive = {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}
         never_began = isinstance(error, self.ray.exceptions.ActorUnschedulableError)
-        if never_began or member.node not in alive:
-            self.unusable.add(member.node)
+        self.avoided_until[member.node] = time.monotonic() + (3.0 if never_began else SECONDS_UNTIL_DEATH_IS_KNOWN)
         task.deaths += not never_began
         if task.deaths < ATTEMPTS:
             self.queue.appendleft(task)
         else:
             reason = " ".join(str(error).split())[:200]
             self.give_up(task.job, f"its worker was lost {ATTEMPTS} times ({type(error).__name__}: {reason})")
-        time.sleep(1.0)  # the cluster takes a moment to notice a dead node
