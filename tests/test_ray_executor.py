@@ -19,6 +19,7 @@ from test_faults import PLAIN, same_results
 
 RAY = str(Path(sys.executable).with_name("ray"))
 PORT = 6399
+SMALL = ("--object-store-memory=100000000", "--disable-usage-stats")
 
 
 def ray_cli(*arguments: str) -> None:
@@ -28,16 +29,18 @@ def ray_cli(*arguments: str) -> None:
 
 def environment() -> dict[str, str]:
     paths = os.pathsep.join(p for p in sys.path if p)
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": paths, "COLUMNS": "200"}
+    # A token that one local cluster leaves in the home folder locks the next one's nodes out.
+    ray = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    return {**os.environ, **ray, "HF_HUB_OFFLINE": "1", "PYTHONPATH": paths, "COLUMNS": "200"}
 
 
 @pytest.fixture
 def cluster() -> Iterator[subprocess.Popen[bytes]]:
     """The head runs nothing; the second node, which is handed over, works beside a third."""
-    ray_cli("start", "--head", f"--port={PORT}", "--num-cpus=0", "--include-dashboard=false", "--disable-usage-stats")
+    ray_cli("start", "--head", f"--port={PORT}", "--num-cpus=0", "--include-dashboard=false", *SMALL)
     nodes = [
         subprocess.Popen(
-            [RAY, "start", f"--address=127.0.0.1:{PORT}", "--num-cpus=1", "--block"],
+            [RAY, "start", f"--address=127.0.0.1:{PORT}", "--num-cpus=1", "--block", *SMALL],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(), start_new_session=True,
         )
         for _ in range(2)

@@ -89,17 +89,8 @@ def status_table(statuses: Statuses) -> Table:
     caption = f"{counts} · ETA {duration(eta) if eta is not None else 'after the first steps'}"
     table = Table(title="cells", caption=caption, title_justify="left", caption_justify="left")
     table.add_column("N_tasks", justify="right")
-    for column in (
-        "seed",
-        "state",
-        "device",
-        "step",
-        "support loss",
-        "validation loss / acc.",
-        "tasks/s",
-        "ETA",
-        "note",
-    ):
+    columns = ("seed", "state", "device", "step", "support loss", "validation loss / acc.", "tasks/s", "ETA", "note")
+    for column in columns:
         table.add_column(column)
     for cell, status in statuses:
         at_work = sum(s.state == "running" and s.device == status.device for _, s in statuses)
