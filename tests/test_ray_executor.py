@@ -34,17 +34,26 @@ def environment() -> dict[str, str]:
     return {**os.environ, **ray, "HF_HUB_OFFLINE": "1", "PYTHONPATH": paths, "COLUMNS": "200"}
 
 
+def start_node(log: Path) -> subprocess.Popen[bytes]:
+    """A working node in a process group of its own, once it has joined; nodes that start at once may collide."""
+    with open(log, "wb") as file:
+        node = subprocess.Popen(
+            [RAY, "start", f"--address=127.0.0.1:{PORT}", "--num-cpus=1", "--block", *SMALL],
+            stdout=file, stderr=subprocess.STDOUT, env=environment(), start_new_session=True,
+        )  # fmt: skip
+    for _ in range(600):
+        if "Ray runtime started" in log.read_text():
+            return node
+        assert node.poll() is None, log.read_text()
+        time.sleep(0.1)
+    raise AssertionError(log.read_text())
+
+
 @pytest.fixture
-def cluster() -> Iterator[subprocess.Popen[bytes]]:
+def cluster(tmp_path) -> Iterator[subprocess.Popen[bytes]]:
     """The head runs nothing; the second node, which is handed over, works beside a third."""
     ray_cli("start", "--head", f"--port={PORT}", "--num-cpus=0", "--include-dashboard=false", *SMALL)
-    nodes = [
-        subprocess.Popen(
-            [RAY, "start", f"--address=127.0.0.1:{PORT}", "--num-cpus=1", "--block", *SMALL],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(), start_new_session=True,
-        )
-        for _ in range(2)
-    ]  # fmt: skip
+    nodes = [start_node(tmp_path / f"node_{i}.log") for i in range(2)]
     yield nodes[0]
     for node in nodes:
         if node.poll() is None:
@@ -75,6 +84,7 @@ def test_cluster_gives_what_one_machine_gives_though_a_node_is_killed(cluster, t
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert killed.is_set()
+    assert len(RunDirectory(out).read_workers()) == 2
     alone = RunDirectory(tmp_path / "alone")
     run_sweep(plan_sweep(make_config({**settings, "devices": "cpu"}), alone), alone)
     same_results(RunDirectory(out), alone)

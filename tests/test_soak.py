@@ -11,7 +11,7 @@ from reptile_scaling.config import make_config
 from reptile_scaling.runs import RunDirectory
 from reptile_scaling.sweep import plan_sweep, run_sweep
 
-SECONDS_BETWEEN_KILLS = 8.0
+SECONDS_BETWEEN_KILLS = 5.0
 
 
 def resident_megabytes(pid: int) -> float:
@@ -21,7 +21,7 @@ def resident_megabytes(pid: int) -> float:
 def test_soak(toy_settings, tmp_path) -> None:
     settings = {
         **toy_settings, "n_tasks_list": list(range(1, 101)), "devices": ["cpu", "cpu"], "cells_per_cohort": 8,
-        "num_meta_steps": 4, "eval_interval": 2, "num_meta_test_tasks": 2, "num_validation_tasks": 2,
+        "num_meta_steps": 8, "eval_interval": 4, "num_meta_test_tasks": 2, "num_validation_tasks": 2,
     }  # fmt: skip
     run = RunDirectory(tmp_path / "run")
     plan = plan_sweep(make_config(settings), run)
