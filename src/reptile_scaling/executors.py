@@ -70,7 +70,6 @@ class _Remote(Generic[Job]):
     process: Any
     connection: Any
     task: Task[Job] | None = None
-    jobs_done: int = 0
 
 
 @dataclass

@@ -30,12 +30,7 @@ def share_flag(flag: Flag) -> None:
     """Lets a worker process follow its parent's flag; signals are then the parent's to handle."""
     global _flag
     _flag = flag
-    for number in SIGNALS[:1]:  # a terminal sends Ctrl-C to every process of the group
-        signal.signal(number, signal.SIG_IGN)
-
-
-def stop_requested() -> bool:
-    return _flag.is_set()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to every process of the group
 
 
 def stop_if_requested() -> None:
