@@ -13,6 +13,8 @@ from reptile_scaling.config import Config
 from reptile_scaling.model.adapters import Adapters, join_adapters
 from reptile_scaling.model.encoder import PromptEncoder
 from reptile_scaling.model.heads import logits, prototype_head, task_losses
+from reptile_scaling.model.lanes import leave_if_abandoned
+from reptile_scaling.model.stacked_lora import in_working_order
 from reptile_scaling.tasks import Episode
 
 # β1 = 0 as in Nichol et al. 2018, §6: momentum would carry the last task's direction into few, short steps.
@@ -66,12 +68,14 @@ def adapt(
     needed only where `loop` uses them. `owners` are the cells the tasks belong to, rising; a cell that diverges
     leaves the others untouched. The result does not depend on how tasks are grouped.
     """
-    groups = []
-    for start in range(0, len(episodes), encoder.tasks_in_flight):
-        stop = min(start + encoder.tasks_in_flight, len(episodes))
-        own_rngs = rngs[start:stop] if rngs is not None else ()
-        own_cells = owners[start:stop] if owners is not None else [0] * (stop - start)
-        groups.append(_adapt_group(encoder, theta.rows(start, stop), episodes[start:stop], loop, own_rngs, own_cells))
+    encoder.remember(np.concatenate([episode.support.ravel() for episode in episodes]))
+    owners = owners if owners is not None else [0] * len(episodes)
+
+    def adapt_tasks(tasks: slice) -> Adapted:
+        own_rngs = rngs[tasks] if rngs is not None else ()
+        return _adapt_group(encoder, theta.rows(tasks), episodes[tasks], loop, own_rngs, owners[tasks])
+
+    groups = encoder.in_groups(adapt_tasks, len(episodes))
     return Adapted(join_adapters(g.adapters for g in groups), torch.cat([g.losses for g in groups], dim=1))
 
 
@@ -93,7 +97,7 @@ def _adapt_group(
     support = [episode.support for episode in episodes]
     labels_S = slots(support[0], device)
     whole = encoder.prepare(support, owners)
-    phi = theta.map(lambda tensor: tensor.clone(memory_format=torch.contiguous_format))
+    phi = in_working_order(theta)
     if loop.head == "prototype":
         with torch.no_grad():
             features = encoder.features(whole, phi).unflatten(0, (len(episodes), -1))
@@ -104,6 +108,7 @@ def _adapt_group(
     dropout = _dropout_streams(loop, rngs, device)
     losses = torch.empty(loop.steps, len(episodes), device=device)
     for step in range(loop.steps):
+        leave_if_abandoned()
         batch, batch_labels = whole, labels_S.expand(len(episodes), -1)
         if loop.batch_size is not None and loop.batch_size < support[0].size:
             chosen = np.stack([rng.permutation(support[0].size)[: loop.batch_size] for rng in rngs])
@@ -114,7 +119,9 @@ def _adapt_group(
         # Each task's loss depends on its own parameters alone, so the gradient of the sum is every task's own.
         gradients = torch.autograd.grad(losses_T.sum(), variables)
         for variable, gradient in zip(variables, gradients, strict=True):
-            variable.grad = gradient.contiguous()  # the fused kernel walks both in memory order
+            # The fused kernel walks both in memory order.
+            is_alike = gradient.stride() == variable.stride()
+            variable.grad = gradient if is_alike else torch.empty_like(variable).copy_(gradient)
         optimizer.step()
         optimizer.zero_grad()
         losses[step] = losses_T.detach()

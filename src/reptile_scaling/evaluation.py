@@ -75,11 +75,20 @@ def starting_points(theta: Adapters, n_tasks: int, head: str) -> Adapters:
     return theta.repeated(n_tasks)
 
 
-@torch.no_grad()
 def _query(
     encoder: PromptEncoder, adapters: Adapters, episodes: Sequence[Episode]
 ) -> tuple[Float[np.ndarray, "T"], Float[np.ndarray, "T"]]:
     """Loss and accuracy of each task's query set under its own parameters."""
+    encoder.remember(np.concatenate([episode.query.ravel() for episode in episodes]))
+    shares = encoder.in_groups(lambda tasks: _read(encoder, adapters.rows(tasks), episodes[tasks]), len(episodes))
+    losses, accuracies = zip(*shares, strict=True)
+    return np.concatenate(losses), np.concatenate(accuracies)
+
+
+@torch.no_grad()
+def _read(
+    encoder: PromptEncoder, adapters: Adapters, episodes: Sequence[Episode]
+) -> tuple[Float[np.ndarray, "T"], Float[np.ndarray, "T"]]:
     query = [episode.query for episode in episodes]
     labels = slots(query[0], encoder.backbone.device).expand(len(episodes), -1)
     features: Tensor = encoder.features(encoder.prepare(query), adapters).unflatten(0, (len(episodes), -1))

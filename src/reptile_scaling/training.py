@@ -142,7 +142,7 @@ def _meta_step(experiment: Experiment, trainings: Sequence[CellTraining]) -> Non
     for r, training in enumerate(trainings):
         own = slice(r * batch, (r + 1) * batch)
         meta_lr = scheduled_meta_lr(config, training.meta_step)
-        theta = META_UPDATES[config.algorithm](training.theta, adapted.adapters.rows(own.start, own.stop), meta_lr)
+        theta = META_UPDATES[config.algorithm](training.theta, adapted.adapters.rows(own), meta_lr)
         training.meta_step += 1
         if theta.is_finite():
             training.theta = theta

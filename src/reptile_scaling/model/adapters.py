@@ -32,9 +32,9 @@ class Adapters:
         """One set `[…]` as a stack of `n_tasks` equal sets `[T, …]`."""
         return self.map(lambda tensor: tensor.expand(n_tasks, *tensor.shape))
 
-    def rows(self, start: int, stop: int) -> "Adapters":
-        """The sets `start : stop` of a stack."""
-        return self.map(lambda tensor: tensor[start:stop])
+    def rows(self, tasks: slice) -> "Adapters":
+        """Some sets of a stack, as a stack."""
+        return self.map(lambda tensor: tensor[tasks])
 
     def is_finite(self) -> bool:
         """Whether no parameter is NaN or infinite; waits for the device once."""

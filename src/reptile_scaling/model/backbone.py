@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,8 +20,8 @@ from reptile_scaling.model.adapters import LORA_A, LORA_B, Adapters
 from reptile_scaling.model.attention import RAGGED_ATTENTION, READS_ANSWERS_ONLY, RaggedLayout, ragged_layout
 from reptile_scaling.model.loading import LanguageModel
 from reptile_scaling.model.rms_norm import quicken_norms
-from reptile_scaling.model.stacked_lora import ForwardContext, StackedLora, TaskRows, task_rows
-from reptile_scaling.tasks import PackedTokens
+from reptile_scaling.model.stacked_lora import ForwardContext, StackedLora, TaskRows, join_readers, task_rows
+from reptile_scaling.tasks import PackedTokens, pack_tokens
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,12 @@ class Backbone:
         self.sites = self._install_lora()
         if answers_only:
             _compute_answers_only(self._layers[-1], self._context)
-        below, above = list(self._layers[: self.first_adapted]), list(self._layers[self.first_adapted :])
-        self._lower = nn.ModuleList([*below, *(_Bypass(layer, self._context) for layer in above)])
-        self._upper = nn.ModuleList([*(_Bypass(layer, self._context) for layer in below), *above])
+        one_token = np.zeros(1, dtype=np.int64)
+        probe = self.place(pack_tokens([[0]], [one_token]))
+        join_readers(self.model, lambda: self._run(probe, range(n_layers)))
+        if self.first_adapted > 0:
+            for number, layer in enumerate(self._layers):
+                self._layers[number] = _Gate(layer, number, self._context)
 
     def fresh_lora(self, generator: torch.Generator) -> dict[str, Tensor]:
         """A random A and zero B for every site, so that the adapted model starts as the frozen one.
@@ -132,35 +136,31 @@ class Backbone:
         `entering_P [P, D]` are activations that enter the first adapted layer; without them they are computed.
         """
         context = self._context
-        context.adapters, context.injected, context.dropout = adapters, entering_P, dropout
-        output = self._run(batch, self._layers if entering_P is None else self._upper)
-        rows_S = context.answer_rows
-        context.adapters = context.injected = context.dropout = context.passing = None
-        return output[0, rows_S].float()
+        context.adapters, context.dropout, context.ahead = adapters, dropout, {}
+        context.entering = None if entering_P is None else entering_P[None]
+        output = self._run(batch, range(0 if entering_P is None else self.first_adapted, self.n_layers))
+        context.adapters = context.dropout = context.entering = None
+        return output[0, batch.layout.answer_S].float()
 
     @torch.no_grad()
     def entering_activations(self, batch: PlacedBatch) -> Float[Tensor, "P D"]:
         """Activations that enter the first adapted layer, of the frozen model."""
-        self._run(batch, self._lower)
-        entering = self._context.passing
+        self._run(batch, range(self.first_adapted))
+        entering, self._context.entering = self._context.entering, None
         assert entering is not None
         return entering[0]
 
-    def _run(self, batch: PlacedBatch, layers: nn.ModuleList) -> Tensor:
-        """The Hub's own forward over a list of layers; `[1, P, D]`."""
+    def _run(self, batch: PlacedBatch, layers: range) -> Tensor:
+        """The Hub's own forward, in which only these layers compute; `[1, P, D]`."""
         context = self._context
-        context.rows, context.prompts = batch.tokens, batch.prompts
+        context.rows, context.prompts, context.runs = batch.tokens, batch.prompts, layers
         context.answer_rows = batch.layout.answer_S
-        setattr(self._decoder, self._layers_name, layers)
-        try:
-            output = self._decoder(
-                input_ids=batch.token_ids[None],
-                position_ids=batch.positions[None],
-                use_cache=False,
-                ragged=batch.layout,
-            )
-        finally:
-            setattr(self._decoder, self._layers_name, self._layers)
+        output = self._decoder(
+            input_ids=batch.token_ids[None],
+            position_ids=batch.positions[None],
+            use_cache=False,
+            ragged=batch.layout,
+        )
         hidden: Tensor = output.last_hidden_state
         return hidden
 
@@ -184,24 +184,30 @@ class Backbone:
         return sites
 
 
-class _Bypass(nn.Module):
-    """Stands in for a decoder layer that need not run: passes the activations on, or the cached ones instead."""
+class _Gate(nn.Module):
+    """A decoder layer that computes only where the forward in progress wants it to."""
 
-    def __init__(self, layer: nn.Module, context: ForwardContext) -> None:
+    def __init__(self, layer: nn.Module, number: int, context: ForwardContext) -> None:
         super().__init__()
-        self._stands_for = [layer]  # in a list, so that it is not registered as a submodule
+        self.layer = layer
+        self.number = number
         self.context = context
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(self._stands_for[0], name)  # e.g. the kind of attention a model asks its layers for
+            return getattr(self.layer, name)  # e.g. the kind of attention a model asks its layers for
 
-    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
-        injected = self.context.injected
-        self.context.passing = hidden if injected is None else injected[None]
-        return self.context.passing
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        runs = self.context.runs
+        if self.number in runs:
+            if self.number == runs.start and self.context.entering is not None:
+                hidden = self.context.entering
+            return self.layer(hidden, *args, **kwargs)
+        if self.number == runs.stop:
+            self.context.entering = hidden
+        return hidden
 
 
 class _AnswerRows(nn.Module):

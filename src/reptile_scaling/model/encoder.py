@@ -1,6 +1,6 @@
 """Utterances of a data set as features of the backbone: tokenised once, computed once below the adapters."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.backbone import Backbone, PlacedBatch
+from reptile_scaling.model.lanes import Result, in_lanes
 from reptile_scaling.model.prefix_cache import PrefixCache
 from reptile_scaling.tasks import PackedTokens, pack_tokens
 
@@ -47,6 +48,14 @@ class PromptEncoder:
         packed = pack_tokens(self.token_ids, utterances_of_task, owner_of_task)
         entering_P = self._cache.rows(packed) if self._cache else None
         return PreparedBatch(packed, self.backbone.place(packed), entering_P)
+
+    def in_groups(self, work: Callable[[slice], Result], n_tasks: int) -> list[Result]:
+        """`work` on `tasks_in_flight` tasks at a time, these side by side on a CPU; results in the order of tasks."""
+        results = []
+        for start in range(0, n_tasks, self.tasks_in_flight):
+            group = range(start, min(start + self.tasks_in_flight, n_tasks))
+            results += in_lanes(work, group, self.backbone.device)
+        return results
 
     def remember(self, utterances: np.ndarray) -> None:
         """Fills the prefix cache ahead of time, as far as it has room."""

@@ -9,6 +9,7 @@ Suffixes: P packed tokens · D width.
 import hashlib
 import os
 import struct
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class PrefixCache:
         self._lengths = np.array([len(ids) for ids in token_ids], dtype=np.int64)
         self._start_of = np.full(len(token_ids), -1, dtype=np.int64)
         self._n_tokens = 0
+        self._filling = threading.Lock()
         room = min(int(self._lengths.sum()), most_bytes // (backbone.width * backbone.dtype.itemsize))
         # Memory that is not written to yet costs a CPU nothing.
         self._hidden_PD = torch.empty(room, backbone.width, dtype=backbone.dtype, device=backbone.device)
@@ -62,6 +64,10 @@ class PrefixCache:
 
     def fill(self, utterances: Int[np.ndarray, "..."]) -> None:
         """Computes what is missing of these utterances, as long as there is room."""
+        with self._filling:
+            self._fill(utterances)
+
+    def _fill(self, utterances: Int[np.ndarray, "..."]) -> None:
         missing = np.unique(utterances)
         missing = missing[self._start_of[missing] < 0]
         missing = missing[self._n_tokens + np.cumsum(self._lengths[missing]) <= len(self._hidden_PD)]
