@@ -2,8 +2,9 @@
 
     python scripts/engine_profile.py [KEY=VALUE …]      e.g. dataset=banking77 data_dir=… dtype=bfloat16
 
-Prints one JSON object: milliseconds of one inner step of 4 tasks by kind of operation, and the floor. A minute on two
-cores. The profiler itself costs a few percent.
+Prints one JSON object: milliseconds of one inner step of one lane, that is of 2 tasks on one thread, by kind of
+operation, and the floor at one thread's rate. What lanes cost each other is not in it. A minute. The profiler itself
+costs a few percent.
 """
 
 import json
@@ -12,6 +13,7 @@ import sys
 from collections import defaultdict
 from dataclasses import replace
 
+import torch
 from torch.profiler import ProfilerActivity, profile
 
 from reptile_scaling.adaptation import adapt, training_loop
@@ -21,7 +23,7 @@ from reptile_scaling.config import make_config, parse_override
 from reptile_scaling.experiment import fresh_initialisation, open_corpus, open_experiment
 from reptile_scaling.tasks import training_pool
 
-N_TASKS, N_STEPS = 4, 4
+N_TASKS, N_STEPS = 2, 4
 KINDS = {
     "matrix products: frozen layers and the low-rank path": r"^aten::(mm|addmm_?)$",
     "matrix products: attention": r"^aten::bmm$",
@@ -34,6 +36,7 @@ KINDS = {
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     settings = dict(map(parse_override, sys.argv[1:]))
     config = make_config(settings)
     corpus = open_corpus(config)
@@ -57,6 +60,7 @@ def main() -> None:
         "machine": describe_machine(),
         "settings": settings,
         "tasks": N_TASKS,
+        "threads": 1,
         "tokens": len(packed.token_ids),
         "floor_milliseconds": round(floor * 1e3),
         "matrix_rate_gflops": round(rate / 1e9),

@@ -36,6 +36,9 @@ class ToyWorker:
             stop_if_requested()
         (self.folder / f"{job}.done").write_text(self.name)
 
+    def close(self) -> None:
+        (self.folder / "closed").touch()
+
 
 def perform(jobs: list[str], folder: Path, stop: threading.Event | None = None) -> dict[str, str]:
     """The jobs that were given up, with reasons."""

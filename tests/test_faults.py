@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import reptile_scaling.sweep as sweep
 import reptile_scaling.training as training
 from reptile_scaling.config import Config, make_config
 from reptile_scaling.errors import InputError, StorageError
+from reptile_scaling.interruption import StopRequested
 from reptile_scaling.report.law_table import losses_of_run
 from reptile_scaling.runs import Cell, RunDirectory
 from reptile_scaling.storage import write_bytes
@@ -350,3 +352,19 @@ def test_lost_worker_shows_as_stale_and_status_reads_the_folder_alone(small, tmp
     (tmp_path / "workers" / "cpu.json").write_text(json.dumps(dead))
     (line,) = worker_lines(run, [(Cell(2, 0), run.cell(Cell(2, 0)).read_status())])
     assert "no sign of life for 2 min: run the same command again" in line
+
+
+def test_nothing_of_a_sweep_lives_on_in_the_process_that_ran_it(small, tmp_path, monkeypatch) -> None:
+    """A notebook goes on after its sweep: no thread says that a worker lives, or holds its model."""
+    swept({**small, "n_tasks_list": [2], "num_meta_steps": 3}, tmp_path / "one")
+    monkeypatch.setattr(sweep, "run_baseline", stop_the_user_asked_for)
+    with pytest.raises(StopRequested):
+        swept({**small, "n_tasks_list": [2], "num_meta_steps": 3}, tmp_path / "stopped")
+    for thread in threading.enumerate():
+        if thread.name == "heartbeat":
+            thread.join(5.0)
+    assert [thread for thread in threading.enumerate() if thread.name == "heartbeat"] == []
+
+
+def stop_the_user_asked_for(*_: object) -> None:
+    raise StopRequested

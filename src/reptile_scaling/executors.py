@@ -11,15 +11,25 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from reptile_scaling.errors import InputError
 from reptile_scaling.interruption import Flag, StopRequested, share_flag
 
 Job = TypeVar("Job")
-Perform = Callable[[Job], None]
-MakeWorker = Callable[[str, str], Perform[Job]]
-"""(name, device) → what performs a job there. Processes need it, and the jobs, to be picklable."""
+JobIn = TypeVar("JobIn", contravariant=True)
+
+
+@runtime_checkable
+class Performer(Protocol[JobIn]):
+    """Performs jobs on one device until it is closed."""
+
+    def __call__(self, job: JobIn, /) -> None: ...
+    def close(self) -> None: ...
+
+
+MakeWorker = Callable[[str, str], Performer[Job]]
+"""(name, device) → what performs jobs there. Processes need it, and the jobs, to be picklable."""
 GiveUp = Callable[[Job, str], None]
 
 ATTEMPTS = 3
@@ -47,14 +57,17 @@ def map_devices(
     names = worker_names(devices)
     if list(devices) == ["cpu"]:
         perform = make_worker(names[0], devices[0])
-        for job in jobs:
-            perform(job)
+        try:
+            for job in jobs:
+                perform(job)
+        finally:
+            perform.close()
         return
-    _Pool(make_worker, deque(Task(job) for job in jobs), give_up).run(list(zip(names, devices, strict=True)), stop)
+    _Pool(make_worker, deque(Queued(job) for job in jobs), give_up).run(list(zip(names, devices, strict=True)), stop)
 
 
 @dataclass
-class Task(Generic[Job]):
+class Queued(Generic[Job]):
     """A job and how often it has taken its worker down."""
 
     job: Job
@@ -69,7 +82,7 @@ class _Remote(Generic[Job]):
     device: str
     process: Any
     connection: Any
-    task: Task[Job] | None = None
+    queued: Queued[Job] | None = None
 
 
 @dataclass
@@ -77,7 +90,7 @@ class _Pool(Generic[Job]):
     """Worker processes over a queue."""
 
     make_worker: MakeWorker[Job]
-    queue: deque[Task[Job]]
+    queue: deque[Queued[Job]]
     give_up: GiveUp[Job]
     remotes: list[_Remote[Job]] = field(default_factory=list)
     idle_deaths: dict[str, int] = field(default_factory=dict)
@@ -97,8 +110,8 @@ class _Pool(Generic[Job]):
                 self._listen(context, shared, stop)
             if stop.is_set():
                 raise StopRequested
-            for task in self.queue:  # every device has been given up
-                self.give_up(task.job, "no worker is left: their processes died again and again")
+            for queued in self.queue:  # every device has been given up
+                self.give_up(queued.job, "no worker is left: their processes died again and again")
         finally:
             for remote in self.remotes:
                 remote.process.terminate()
@@ -113,20 +126,20 @@ class _Pool(Generic[Job]):
 
     def _feed(self, remote: _Remote[Job], stop: Flag) -> None:
         """Gives an idle worker its next job, or sends it home."""
-        if remote.task is not None or remote.connection.closed:
+        if remote.queued is not None or remote.connection.closed:
             return
-        task = self.queue.popleft() if self.queue and not stop.is_set() else None
+        queued = self.queue.popleft() if self.queue and not stop.is_set() else None
         # A job that is being done may come back, so idle workers wait until none is.
-        if task is None and not stop.is_set() and any(r.task is not None for r in self.remotes):
+        if queued is None and not stop.is_set() and any(r.queued is not None for r in self.remotes):
             return
         try:
-            remote.connection.send(task.job if task else None)
+            remote.connection.send(queued.job if queued else None)
         except (BrokenPipeError, ConnectionResetError):
-            if task:
-                self.queue.appendleft(task)
+            if queued:
+                self.queue.appendleft(queued)
             return
-        remote.task = task
-        if task is None:
+        remote.queued = queued
+        if queued is None:
             remote.connection.close()
 
     def _listen(self, context: Any, shared: Flag, stop: Flag) -> None:
@@ -140,7 +153,7 @@ class _Pool(Generic[Job]):
             except (EOFError, ConnectionResetError):
                 message = None
             if message == "done":
-                remote.task, self.idle_deaths[remote.name] = None, 0
+                remote.queued, self.idle_deaths[remote.name] = None, 0
             elif message is not None:
                 raise InputError(message)
             elif not remote.process.is_alive() or remote.process.join(5.0) is None:
@@ -149,19 +162,21 @@ class _Pool(Generic[Job]):
     def _bury(self, remote: _Remote[Job], context: Any, shared: Flag, stop: Flag) -> None:
         """A worker has ended: sent home, stopped, or dead in the middle of a job."""
         self.remotes.remove(remote)
-        task = remote.task
+        queued = remote.queued
         if remote.process.exitcode == 0 or stop.is_set():
-            if task is not None:
-                self.queue.appendleft(task)
+            if queued is not None:
+                self.queue.appendleft(queued)
             return
         self.idle_deaths[remote.name] = self.idle_deaths.get(remote.name, 0) + 1
-        if task is not None:
-            task.deaths += 1
-            if task.deaths < ATTEMPTS:
-                self.queue.appendleft(task)
+        if queued is not None:
+            queued.deaths += 1
+            if queued.deaths < ATTEMPTS:
+                self.queue.appendleft(queued)
             else:
-                self.give_up(task.job, f"its worker process died {ATTEMPTS} times ({_cause(remote.process.exitcode)})")
-        if self.idle_deaths[remote.name] < ATTEMPTS and (self.queue or task):
+                self.give_up(
+                    queued.job, f"its worker process died {ATTEMPTS} times ({_cause(remote.process.exitcode)})"
+                )
+        if self.idle_deaths[remote.name] < ATTEMPTS and (self.queue or queued):
             self.remotes.append(self._start(context, remote.name, remote.device, shared))
 
 

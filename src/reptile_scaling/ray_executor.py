@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 from reptile_scaling.errors import InputError
-from reptile_scaling.executors import ATTEMPTS, GiveUp, Job, MakeWorker, Task
+from reptile_scaling.executors import ATTEMPTS, GiveUp, Job, MakeWorker, Queued
 from reptile_scaling.interruption import Flag, StopRequested, share_flag
 from reptile_scaling.storage import write_bytes
 
@@ -43,7 +43,7 @@ def map_cluster(
     ray = _connected()
     token = secrets.token_hex(8)
     write_bytes(folder / TOKEN, token.encode())
-    cluster = _Cluster(ray, make_worker, folder.resolve(), token, folders_of, give_up, deque(map(Task, jobs)))
+    cluster = _Cluster(ray, make_worker, folder.resolve(), token, folders_of, give_up, deque(map(Queued, jobs)))
     try:
         cluster.run(stop)
     finally:
@@ -124,7 +124,7 @@ class _Member(Generic[Job]):
     node: str
     device: str
     actor: Any
-    task: Task[Job] | None = None
+    queued: Queued[Job] | None = None
     outcome: Any = None
 
 
@@ -138,7 +138,7 @@ class _Cluster(Generic[Job]):
     token: str
     folders_of: Callable[[Job], list[str]]
     give_up: GiveUp[Job]
-    queue: deque[Task[Job]]
+    queue: deque[Queued[Job]]
     members: list[_Member[Job]] = field(default_factory=list)
     avoided_until: dict[str, float] = field(default_factory=dict)
     """Nodes that have just lost or refused a worker: a cluster takes a while to notice that one is dead."""
@@ -146,18 +146,18 @@ class _Cluster(Generic[Job]):
     def run(self, stop: Flag) -> None:
         told = False
         deserted = time.monotonic()
-        while self.queue or any(m.task for m in self.members):
+        while self.queue or any(m.queued for m in self.members):
             if stop.is_set():
                 if not told:
                     for member in self.members:
                         member.actor.stop.remote()
                 told = True
-                if not any(m.task for m in self.members):
+                if not any(m.queued for m in self.members):
                     return
             else:
                 self._hire()
                 for member in self.members:
-                    if member.task is None and self.queue:
+                    if member.queued is None and self.queue:
                         self._give(member, self.queue.popleft())
             if self.members:
                 deserted = time.monotonic()
@@ -195,9 +195,9 @@ class _Cluster(Generic[Job]):
         actor = wrapped(ClusterWorker).remote(self.make_worker, self.folder, self.token, name)
         return _Member(name, node_id, device, actor)
 
-    def _give(self, member: _Member[Job], task: Task[Job]) -> None:
-        member.task = task
-        member.outcome = member.actor.perform.remote(task.job, self._files(task.job), member.device)
+    def _give(self, member: _Member[Job], queued: Queued[Job]) -> None:
+        member.queued = queued
+        member.outcome = member.actor.perform.remote(queued.job, self._files(queued.job), member.device)
 
     def _files(self, job: Job) -> Files:
         """What the job resumes from, for workers that do not see the folder."""
@@ -206,7 +206,7 @@ class _Cluster(Generic[Job]):
 
     def _listen(self) -> None:
         """Waits for news, a moment at most; fetches what was written meanwhile."""
-        busy = [m for m in self.members if m.task]
+        busy = [m for m in self.members if m.queued]
         self.ray.wait([m.outcome for m in busy], timeout=SECONDS_BETWEEN_FETCHES)
         for member in busy:
             try:
@@ -217,10 +217,10 @@ class _Cluster(Generic[Job]):
                 self._lost(member, error)
                 continue
             if message == "stopped":
-                assert member.task is not None
-                self.queue.appendleft(member.task)
+                assert member.queued is not None
+                self.queue.appendleft(member.queued)
             if message in ("done", "stopped"):
-                member.task = None
+                member.queued = None
             elif message is not None:
                 raise InputError(message)
 
@@ -230,14 +230,14 @@ class _Cluster(Generic[Job]):
 
     def _lost(self, member: _Member[Job], error: Exception) -> None:
         """A worker or its node has died; its job goes back into the queue."""
-        assert member.task is not None
+        assert member.queued is not None
         self.members.remove(member)
-        task = member.task
+        queued = member.queued
         never_began = isinstance(error, self.ray.exceptions.ActorUnschedulableError)
         self.avoided_until[member.node] = time.monotonic() + (3.0 if never_began else SECONDS_UNTIL_DEATH_IS_KNOWN)
-        task.deaths += not never_began
-        if task.deaths < ATTEMPTS:
-            self.queue.appendleft(task)
+        queued.deaths += not never_began
+        if queued.deaths < ATTEMPTS:
+            self.queue.appendleft(queued)
         else:
             reason = " ".join(str(error).split())[:200]
-            self.give_up(task.job, f"its worker was lost {ATTEMPTS} times ({type(error).__name__}: {reason})")
+            self.give_up(queued.job, f"its worker was lost {ATTEMPTS} times ({type(error).__name__}: {reason})")

@@ -4,7 +4,6 @@ import contextlib
 import importlib.metadata
 import platform
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -190,7 +189,9 @@ class SweepWorker:
         in_flight = experiment.encoder.tasks_in_flight
         worker = Worker(name, device, in_flight, experiment.peak_memory_bytes, experiment.memory_sentence)
         self._run.write_worker(worker)
-        threading.Thread(target=self._beat, args=(worker,), daemon=True).start()
+        self._closed = threading.Event()
+        # The thread knows nothing of the model, which goes when this worker does.
+        threading.Thread(target=_beat, args=(self._run, worker, self._closed), name="heartbeat", daemon=True).start()
 
     def __call__(self, job: Job) -> None:
         """What goes wrong with a job is recorded; what only the user can mend is raised."""
@@ -204,6 +205,10 @@ class SweepWorker:
                     self(CohortJob((cell,)))
             case _:
                 _give_up(self._run, job, reason)
+
+    def close(self) -> None:
+        """No more signs of life."""
+        self._closed.set()
 
     def _attempt(self, job: Job) -> str | None:
         """None where the job is done, or why it is not. Out of memory it is done in smaller groups of tasks."""
@@ -234,9 +239,9 @@ class SweepWorker:
         encoder.tasks_in_flight = max(1, used // 2)
         return used > 1
 
-    def _beat(self, worker: Worker) -> None:
-        """Says every few seconds that this process lives, as long as it does."""
-        while True:
-            time.sleep(SECONDS_BETWEEN_HEARTBEATS)
-            with contextlib.suppress(OSError, StorageError):  # the step in progress will say so
-                self._run.write_worker(worker)
+
+def _beat(run: RunDirectory, worker: Worker, closed: threading.Event) -> None:
+    """Says every few seconds that a worker lives, until it is closed or its process ends."""
+    while not closed.wait(SECONDS_BETWEEN_HEARTBEATS):
+        with contextlib.suppress(OSError, StorageError):  # the step in progress will say so
+            run.write_worker(worker)
