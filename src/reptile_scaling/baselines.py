@@ -15,7 +15,15 @@ from torch import Tensor
 
 from reptile_scaling.adaptation import InnerLoop, slots
 from reptile_scaling.config import Config
-from reptile_scaling.evaluation import READINGS_PER_TASK, evaluate, test_episodes, test_loop, validation_episodes
+from reptile_scaling.evaluation import (
+    READINGS_PER_TASK,
+    adaptation_curve,
+    curve_work,
+    evaluate,
+    test_episodes,
+    test_loop,
+    validation_episodes,
+)
 from reptile_scaling.experiment import Experiment, fresh_initialisation
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.heads import logits, prototype_head, task_losses
@@ -29,7 +37,7 @@ UTTERANCES_PER_FORWARD = 256
 
 
 @dataclass(frozen=True)
-class _Scores:
+class Scores:
     """Per test task; and whatever the baseline chose."""
 
     accuracy: np.ndarray
@@ -60,22 +68,30 @@ def run_baseline(experiment: Experiment, name: str) -> BaselineResult:
         settings=scores.settings,
         task_accuracies=scores.accuracy.tolist(),
         task_losses=loss.tolist() if loss is not None else None,
+        adaptation_curve=_curve(experiment, episodes) if name == "no_meta" else [],
     )
 
 
-def zero_step(experiment: Experiment, episodes: Sequence[Episode]) -> _Scores:
+def _curve(experiment: Experiment, episodes: Sequence[Episode]) -> list[dict[str, float | int]]:
+    """Fine-tuning from the pretrained model, on the tasks that cells draw their curves on."""
+    config = experiment.config
+    shown = episodes[: config.num_validation_tasks]
+    return adaptation_curve(experiment.encoder, fresh_initialisation(experiment, 0), shown, test_loop(config))
+
+
+def zero_step(experiment: Experiment, episodes: Sequence[Episode]) -> Scores:
     """The pretrained model under a fresh head, before any step: chance, or the slots leak."""
     loop = replace(test_loop(experiment.config), steps=1)
     figures = evaluate(experiment.encoder, fresh_initialisation(experiment, 0), episodes, loop)
-    return _Scores(figures.zero_step_accuracy, None, {})
+    return Scores(figures.zero_step_accuracy, None, {})
 
 
-def no_meta(experiment: Experiment, episodes: Sequence[Episode]) -> _Scores:
+def no_meta(experiment: Experiment, episodes: Sequence[Episode]) -> Scores:
     """The cells' own inner loop from the pretrained model."""
     return _fine_tuned(experiment, episodes, test_loop(experiment.config))
 
 
-def no_meta_tuned(experiment: Experiment, episodes: Sequence[Episode]) -> _Scores:
+def no_meta_tuned(experiment: Experiment, episodes: Sequence[Episode]) -> Scores:
     """Fine-tuning from the pretrained model with rate and steps chosen by loss on the validation tasks."""
     own = test_loop(experiment.config)
     choices = [
@@ -95,14 +111,14 @@ def _mean_loss(losses: np.ndarray | None) -> float:
     return mean if np.isfinite(mean) else float("inf")
 
 
-def _fine_tuned(experiment: Experiment, episodes: Sequence[Episode], loop: InnerLoop) -> _Scores:
+def _fine_tuned(experiment: Experiment, episodes: Sequence[Episode], loop: InnerLoop) -> Scores:
     figures = evaluate(experiment.encoder, fresh_initialisation(experiment, 0), episodes, loop)
-    return _Scores(figures.accuracy, figures.loss, {"inner_lr": loop.learning_rate, "inner_steps": loop.steps})
+    return Scores(figures.accuracy, figures.loss, {"inner_lr": loop.learning_rate, "inner_steps": loop.steps})
 
 
-def nearest_mean(experiment: Experiment, episodes: Sequence[Episode]) -> _Scores:
+def nearest_mean(experiment: Experiment, episodes: Sequence[Episode]) -> Scores:
     """Nearest class mean on frozen last-token features (Snell et al. 2017, without training); no adaptation."""
-    vectors, row_of = _frozen_features(experiment, episodes)
+    vectors, row_of = frozen_features(experiment, episodes)
     accuracies, losses = [], []
     for episode in episodes:
         support, query = (
@@ -113,16 +129,16 @@ def nearest_mean(experiment: Experiment, episodes: Sequence[Episode]) -> _Scores
         scores = logits(head, query[None])
         accuracies.append(float((scores.argmax(-1) == labels).float().mean()))
         losses.append(float(task_losses(scores, labels)))
-    return _Scores(np.array(accuracies), np.array(losses), {"features": "last token, after the final norm"})
+    return Scores(np.array(accuracies), np.array(losses), {"features": "last token, after the final norm"})
 
 
-def zero_shot_labels(experiment: Experiment, episodes: Sequence[Episode]) -> _Scores:
+def zero_shot_labels(experiment: Experiment, episodes: Sequence[Episode]) -> Scores:
     """The frozen LM alone: which label's words does it expect next after the prompt?
 
     The score of a class is the mean log-probability of its name's tokens at the answer position, less their mean
     over the task's query set (a label must not win by being a common word; Holtzman et al. 2021).
     """
-    vectors, row_of = _frozen_features(experiment, episodes)
+    vectors, row_of = frozen_features(experiment, episodes)
     log_probabilities = _next_token_log_probabilities(experiment, vectors)
     names = experiment.corpus.dataset.class_names
     tokens_of = {c: _label_tokens(experiment, names[c]) for c in {c for e in episodes for c in e.classes}}
@@ -134,7 +150,7 @@ def zero_shot_labels(experiment: Experiment, episodes: Sequence[Episode]) -> _Sc
         labels = slots(episode.query, scores.device)[None]
         accuracies.append(float((scores.argmax(-1) == labels[0]).float().mean()))
         losses.append(float(task_losses(scores[None], labels)))
-    return _Scores(np.array(accuracies), np.array(losses), {"prompt": experiment.config.template})
+    return Scores(np.array(accuracies), np.array(losses), {"prompt": experiment.config.template})
 
 
 def label_words(class_name: str) -> str:
@@ -164,7 +180,7 @@ def _next_token_log_probabilities(experiment: Experiment, vectors: Tensor) -> Ca
 
 
 @torch.no_grad()
-def _frozen_features(experiment: Experiment, episodes: Sequence[Episode]) -> tuple[Tensor, dict[int, int]]:
+def frozen_features(experiment: Experiment, episodes: Sequence[Episode]) -> tuple[Tensor, dict[int, int]]:
     """Features of all utterances of the episodes, once each, and the row of each utterance."""
     used = np.unique(np.concatenate([np.concatenate([e.support.ravel(), e.query.ravel()]) for e in episodes]))
     parts = np.array_split(used, -(-len(used) // UTTERANCES_PER_FORWARD))
@@ -178,17 +194,24 @@ class Baseline:
     """How a baseline is named in figures, what measures it, and what that costs."""
 
     label: str
-    measure: Callable[[Experiment, Sequence[Episode]], _Scores]
+    measure: Callable[[Experiment, Sequence[Episode]], Scores]
     work: Callable[[Config], tuple[int, int]]
     """Inner steps of a task and readings of a query set over all its tasks, at most; for estimates."""
 
 
-def _readings_only(config: Config) -> tuple[int, int]:
+def readings_only(config: Config) -> tuple[int, int]:
     return 0, config.num_meta_test_tasks
 
 
 def _fine_tuning_work(n_tasks: int, steps: int) -> tuple[int, int]:
     return n_tasks * steps, n_tasks * READINGS_PER_TASK
+
+
+def _no_meta_work(config: Config) -> tuple[int, int]:
+    """With the adaptation curve."""
+    steps, readings = _fine_tuning_work(config.num_meta_test_tasks, config.test_steps)
+    curve_steps, curve_readings = curve_work(config)
+    return steps + curve_steps, readings + curve_readings
 
 
 def _tuning_work(config: Config) -> tuple[int, int]:
@@ -203,12 +226,8 @@ BASELINES = {
     "zero_step": Baseline(
         "chance: fresh head, no step", zero_step, lambda config: _fine_tuning_work(config.num_meta_test_tasks, 1)
     ),
-    "zero_shot_labels": Baseline("zero-shot: the LM scores label words", zero_shot_labels, _readings_only),
-    "nearest_mean": Baseline("nearest class mean, frozen features", nearest_mean, _readings_only),
-    "no_meta": Baseline(
-        "fine-tuning, same inner loop",
-        no_meta,
-        lambda config: _fine_tuning_work(config.num_meta_test_tasks, config.test_steps),
-    ),
+    "zero_shot_labels": Baseline("zero-shot: the LM scores label words", zero_shot_labels, readings_only),
+    "nearest_mean": Baseline("nearest class mean, frozen features", nearest_mean, readings_only),
+    "no_meta": Baseline("fine-tuning, same inner loop", no_meta, _no_meta_work),
     "no_meta_tuned": Baseline("fine-tuning, tuned rate and steps", no_meta_tuned, _tuning_work),
 }

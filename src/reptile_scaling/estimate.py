@@ -11,7 +11,7 @@ import numpy as np
 
 from reptile_scaling.adaptation import adapt, training_loop
 from reptile_scaling.baselines import BASELINES
-from reptile_scaling.evaluation import READINGS_PER_TASK, evaluate, test_episodes
+from reptile_scaling.evaluation import READINGS_PER_TASK, curve_work, evaluate, test_episodes
 from reptile_scaling.experiment import Experiment, fresh_initialisation, open_experiment
 from reptile_scaling.progress import duration
 from reptile_scaling.runs import RunDirectory
@@ -100,12 +100,15 @@ def training_work(plan: Plan, run: RunDirectory) -> Work:
 
 
 def evaluation_work(plan: Plan) -> Work:
-    """Validation at every interval and the meta-test, of every cell."""
+    """Validation at every interval and the meta-test, of every cell; adaptation curves of the first seed's."""
     config = plan.config
     n_cells = sum(len(job.cells) for job in plan.jobs if isinstance(job, CohortJob))
     n_validations = -(-config.num_meta_steps // config.eval_interval)
     n_tasks = n_cells * (n_validations * config.num_validation_tasks + config.num_meta_test_tasks)
-    return Work(n_tasks * config.test_steps, n_tasks * READINGS_PER_TASK)
+    cells = [cell for job in plan.jobs if isinstance(job, CohortJob) for cell in job.cells]
+    n_curves = sum(cell.seed == config.seeds[0] for cell in cells)
+    steps, readings = curve_work(config)
+    return Work(n_tasks * config.test_steps + n_curves * steps, n_tasks * READINGS_PER_TASK + n_curves * readings)
 
 
 def baseline_work(plan: Plan) -> Work:

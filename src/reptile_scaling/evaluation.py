@@ -1,11 +1,12 @@
 """Meta-test: how well an initialisation adapts to the tasks of a fixed pool."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from reptile_scaling.adaptation import InnerLoop, adapt, slots, training_loop
@@ -14,12 +15,13 @@ from reptile_scaling.experiment import Experiment
 from reptile_scaling.interruption import stop_if_requested
 from reptile_scaling.model.adapters import HEAD_WEIGHT, Adapters
 from reptile_scaling.model.encoder import PromptEncoder
-from reptile_scaling.model.heads import fresh_head, logits, task_losses
+from reptile_scaling.model.heads import HEADS, logits, task_losses
 from reptile_scaling.randomness import stream
 from reptile_scaling.tasks import Episode, evaluation_pool
 
 # Forwards of a task's query set in `evaluate`: after adaptation and before.
 READINGS_PER_TASK = 2
+CURVE_STEPS = (1, 2, 5, 10, 20, 50)
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,10 @@ class QueryLosses:
 
     loss: Float[np.ndarray, "T"]
     accuracy: Float[np.ndarray, "T"]
+    zero_step_loss: Float[np.ndarray, "T"]
     zero_step_accuracy: Float[np.ndarray, "T"]
+    predicted: Int[np.ndarray, "T Q"]
+    """The slot given to each query utterance after adaptation, in the order of the query set."""
 
 
 def test_loop(config: Config) -> InnerLoop:
@@ -62,36 +67,74 @@ def evaluate(encoder: PromptEncoder, theta: Adapters, episodes: Sequence[Episode
         # Mini-batches belong to the test task alone, so every initialisation meets the same ones.
         rngs = [stream(start + i, "test_batches") for i in range(len(group))]
         adapted = adapt(encoder, stack, group, loop, rngs).adapters
-        parts.append((*_query(encoder, adapted, group), _query(encoder, stack, group)[1]))
-    loss, accuracy, zero_step = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return QueryLosses(loss, accuracy, zero_step)
+        after, before = _query(encoder, adapted, group), _query(encoder, stack, group)
+        parts.append((after[0], after[1], before[0], before[1], after[2]))
+    return QueryLosses(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def adaptation_curve(
+    encoder: PromptEncoder, theta: Adapters, episodes: Sequence[Episode], loop: InnerLoop
+) -> list[dict[str, float | int]]:
+    """Query loss and accuracy after 0 to 50 inner steps, means over the episodes: how fast θ adapts, and to what.
+
+    Each number of steps is an adaptation of its own, so a row equals what `evaluate` gives for that loop.
+    """
+    rows: list[dict[str, float | int]] = []
+    for steps in CURVE_STEPS:
+        figures = evaluate(encoder, theta, episodes, replace(loop, steps=steps))
+        if not rows:
+            before = {"loss": figures.zero_step_loss.mean(), "accuracy": figures.zero_step_accuracy.mean()}
+            rows.append({"inner_step": 0, **{name: float(value) for name, value in before.items()}})
+        after = {"loss": figures.loss.mean(), "accuracy": figures.accuracy.mean()}
+        rows.append({"inner_step": steps, **{name: float(value) for name, value in after.items()}})
+    return rows
+
+
+def curve_work(config: Config) -> tuple[int, int]:
+    """Inner steps of a task and readings of a query set that one curve takes over all its tasks; for estimates."""
+    n_tasks = min(config.num_validation_tasks, config.num_meta_test_tasks)
+    return n_tasks * sum(CURVE_STEPS), n_tasks * len(CURVE_STEPS) * READINGS_PER_TASK
+
+
+def count_confusions(
+    episodes: Sequence[Episode], predicted: Int[np.ndarray, "T Q"], class_names: Sequence[str]
+) -> list[dict[str, str | int]]:
+    """How often query utterances of a class were taken for which class, over all episodes; pairs that occur."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for episode, slots_Q in zip(episodes, predicted, strict=True):
+        names = [class_names[c] for c in episode.classes]
+        own = np.repeat(np.arange(len(names)), episode.query.shape[1])
+        counts.update((names[truth], names[guess]) for truth, guess in zip(own, slots_Q, strict=True))
+    return [{"class": truth, "predicted": guess, "n": n} for (truth, guess), n in sorted(counts.items())]
 
 
 def starting_points(theta: Adapters, n_tasks: int, head: str) -> Adapters:
-    """θ once per task `[T, …]`; head `zero` starts every task from a head that knows nothing."""
-    if head == "zero":
+    """θ once per task `[T, …]`, under the head that every task starts from where θ's own is not kept."""
+    if (reset := HEADS[head].reset) is not None:
         n_way, width = theta.tensors[HEAD_WEIGHT].shape
-        theta = Adapters(theta.tensors | fresh_head(n_way, width, theta.tensors[HEAD_WEIGHT].device))
+        theta = Adapters(theta.tensors | reset(n_way, width, theta.tensors[HEAD_WEIGHT].device))
     return theta.repeated(n_tasks)
 
 
-def _query(
-    encoder: PromptEncoder, adapters: Adapters, episodes: Sequence[Episode]
-) -> tuple[Float[np.ndarray, "T"], Float[np.ndarray, "T"]]:
-    """Loss and accuracy of each task's query set under its own parameters."""
+Reading = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Of a query set: loss `[T]`, accuracy `[T]`, predicted slots `[T, Q]`."""
+
+
+def _query(encoder: PromptEncoder, adapters: Adapters, episodes: Sequence[Episode]) -> Reading:
+    """Each task's query set under its own parameters."""
     encoder.remember(np.concatenate([episode.query.ravel() for episode in episodes]))
     shares = encoder.in_groups(lambda tasks: _read(encoder, adapters.rows(tasks), episodes[tasks]), len(episodes))
-    losses, accuracies = zip(*shares, strict=True)
-    return np.concatenate(losses), np.concatenate(accuracies)
+    losses, accuracies, predicted = zip(*shares, strict=True)
+    return np.concatenate(losses), np.concatenate(accuracies), np.concatenate(predicted)
 
 
 @torch.no_grad()
-def _read(
-    encoder: PromptEncoder, adapters: Adapters, episodes: Sequence[Episode]
-) -> tuple[Float[np.ndarray, "T"], Float[np.ndarray, "T"]]:
+def _read(encoder: PromptEncoder, adapters: Adapters, episodes: Sequence[Episode]) -> Reading:
     query = [episode.query for episode in episodes]
     labels = slots(query[0], encoder.backbone.device).expand(len(episodes), -1)
     features: Tensor = encoder.features(encoder.prepare(query), adapters).unflatten(0, (len(episodes), -1))
     scores = logits(adapters, features)
-    correct = (scores.argmax(-1) == labels).float().mean(1)
-    return task_losses(scores, labels).double().cpu().numpy(), correct.double().cpu().numpy()
+    predicted = scores.argmax(-1)
+    correct = (predicted == labels).float().mean(1)
+    losses = task_losses(scores, labels)
+    return losses.double().cpu().numpy(), correct.double().cpu().numpy(), predicted.cpu().numpy()

@@ -47,6 +47,13 @@ class Experiment:
         return self.memory.peak(self.config.tasks_per_step, self.encoder.tasks_in_flight)
 
     @property
+    def tokens_per_inner_step(self) -> float:
+        """Support tokens of one task in one inner step, on average."""
+        n_support = self.config.n_way * self.config.k_support
+        share = min(self.config.inner_batch_size or n_support, n_support) / n_support
+        return self.memory.tokens_per_task * share
+
+    @property
     def memory_sentence(self) -> str:
         """The formula with its figures."""
         return self.memory.sentence(self.config.tasks_per_step, self.encoder.tasks_in_flight)

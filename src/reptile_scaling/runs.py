@@ -108,6 +108,8 @@ class CellResult:
     """Tasks adapted per second of meta-training, without evaluation."""
     num_meta_test_tasks: int
     chance_accuracy: float
+    tokens_per_second: float | None = None
+    """Support tokens through an inner step (forward and backward) per second of meta-training."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,8 @@ class BaselineResult:
     settings: dict[str, Any]
     task_accuracies: list[float]
     task_losses: list[float] | None
+    adaptation_curve: list[dict[str, float | int]] = field(default_factory=list)
+    """Of fine-tuning alone: `inner_step`, `loss`, `accuracy` on the tasks that cells draw theirs on."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +200,22 @@ class CellDirectory:
     def read_test_tasks(self) -> list[dict[str, Any]]:
         return read_csv(self.path / "test_tasks.csv")
 
+    def write_confusions(self, counts: Sequence[Mapping[str, object]]) -> None:
+        """How often a test class was taken for which: `class`, `predicted`, `n`. In JSON a name stays a string."""
+        write_json(self.path / "test_confusions.json", {"counts": list(counts)})
+
+    def read_confusions(self) -> list[dict[str, Any]]:
+        """Empty where none are written."""
+        found = read_json(self.path / "test_confusions.json")
+        return list(found["counts"]) if found is not None else []
+
+    def write_adaptation_curve(self, rows: Sequence[Mapping[str, object]]) -> None:
+        write_csv(self.path / "adaptation_curve.csv", rows)
+
+    def read_adaptation_curve(self) -> list[dict[str, Any]]:
+        """Empty where this cell measured none."""
+        return read_csv(self.path / "adaptation_curve.csv")
+
     def write_checkpoint(self, checkpoint: Checkpoint) -> None:
         """One safetensors file, replaced whole; the one before it is kept."""
         progress = {"meta_step": str(checkpoint.meta_step), "wall_seconds": repr(checkpoint.wall_seconds)}
@@ -247,6 +267,10 @@ class RunDirectory:
     @property
     def baseline_plot_path(self) -> Path:
         return self.path / "baseline_comparison.png"
+
+    def figure_path(self, name: str) -> Path:
+        """PNG of a figure that only the page shows; an SVG lies beside it."""
+        return self.path / "figures" / f"{name}.png"
 
     @property
     def report_path(self) -> Path:
@@ -330,6 +354,11 @@ class RunDirectory:
         """`task_pools/<name>.jsonl`: a task a line."""
         lines = "".join(json.dumps(task, separators=(",", ":")) + "\n" for task in tasks)
         write_bytes(self.path / "task_pools" / f"{name}.jsonl", lines.encode())
+
+    def read_pool(self, name: str) -> list[dict[str, Any]]:
+        """The tasks of a pool; empty where it is not written."""
+        path = self.path / "task_pools" / f"{name}.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
     def write_worker(self, worker: Worker) -> None:
         """`workers/<name>.json`, now: the heartbeat."""

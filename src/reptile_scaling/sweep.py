@@ -3,14 +3,16 @@
 import contextlib
 import importlib.metadata
 import platform
+import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from reptile_scaling.algorithms import META_UPDATES
 from reptile_scaling.baselines import BASELINES, run_baseline
 from reptile_scaling.config import Config
 from reptile_scaling.errors import InputError, StorageError
@@ -18,6 +20,7 @@ from reptile_scaling.event_files import check_event_files
 from reptile_scaling.executors import map_devices
 from reptile_scaling.experiment import Corpus, open_corpus, open_experiment
 from reptile_scaling.interruption import Flag
+from reptile_scaling.model.heads import HEADS
 from reptile_scaling.model.loading import check_model, check_quantization, choose_devices, share_threads
 from reptile_scaling.model.memory import is_device_lost, is_out_of_memory
 from reptile_scaling.ray_executor import map_cluster
@@ -81,12 +84,19 @@ def plan_sweep(config: Config, run: RunDirectory) -> Plan:
         check_quantization(config, device)
     if config.tensorboard:
         check_event_files()
+    _check_name("algorithm", config.algorithm, META_UPDATES)
+    _check_name("head", config.head, HEADS)
     check_model(config)
     corpus = open_corpus(config)
     cells = plan_cells(config)
     n_done = sum(run.cell(cell).is_done for cell in cells)
     baselines = [BaselineJob(name) for name in BASELINES if name not in run.read_baselines()]
     return Plan(config, corpus, devices, (*_cohorts(cells, config, run), *baselines), n_done)
+
+
+def _check_name(key: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise InputError(f"{key} = {name!r} is unknown: use {' or '.join(known)}")
 
 
 def plan_cells(config: Config) -> list[Cell]:
@@ -149,9 +159,21 @@ def _give_up(run: RunDirectory, job: Job, reason: str) -> None:
 
 
 def software_versions() -> dict[str, str]:
-    """Versions that a result may depend on."""
+    """Versions that a result may depend on; the git commit too where the package runs from a checkout."""
     found = {name: importlib.metadata.version(name) for name in RECORDED_PACKAGES}
-    return {"python": platform.python_version(), **found}
+    return {"python": platform.python_version(), **found, **_git_commit()}
+
+
+def _git_commit() -> dict[str, str]:
+    here = Path(__file__).parent
+    describe = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        asked = subprocess.run(describe, capture_output=True, text=True, timeout=10)
+        tracked = subprocess.run(["git", "-C", str(here), "ls-files", "--error-unmatch", __file__], capture_output=True)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    # Installed into some other project's checkout, that project's commit says nothing.
+    return {"git commit": asked.stdout.strip()} if asked.returncode == 0 == tracked.returncode else {}
 
 
 def write_pools(plan: Plan, run: RunDirectory) -> None:

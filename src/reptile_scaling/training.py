@@ -15,7 +15,15 @@ import torch
 from reptile_scaling.adaptation import adapt, training_loop
 from reptile_scaling.algorithms import META_UPDATES
 from reptile_scaling.config import Config
-from reptile_scaling.evaluation import evaluate, starting_points, test_episodes, test_loop, validation_episodes
+from reptile_scaling.evaluation import (
+    adaptation_curve,
+    count_confusions,
+    evaluate,
+    starting_points,
+    test_episodes,
+    test_loop,
+    validation_episodes,
+)
 from reptile_scaling.event_files import EventFile
 from reptile_scaling.experiment import Experiment, fresh_initialisation
 from reptile_scaling.interruption import StopRequested, stop_if_requested
@@ -235,8 +243,15 @@ def _finish_cell(experiment: Experiment, training: CellTraining) -> None:
     """Meta-test on the shared pool, the adapter, and last the result that marks the cell as done."""
     config, cell = experiment.config, training.cell
     began = time.perf_counter()
-    figures = evaluate(experiment.encoder, training.theta, test_episodes(experiment), test_loop(config))
+    episodes = test_episodes(experiment)
+    figures = evaluate(experiment.encoder, training.theta, episodes, test_loop(config))
+    if cell.seed == config.seeds[0]:
+        curve_episodes = episodes[: config.num_validation_tasks]
+        training.folder.write_adaptation_curve(
+            adaptation_curve(experiment.encoder, training.theta, curve_episodes, test_loop(config))
+        )
     training.wall_seconds += time.perf_counter() - began
+    training_seconds = sum(row["seconds"] for row in training.train_rows)
     n_visits = training.meta_step * config.meta_batch_size
     seen = coverage(training.pool, training.order[:n_visits])
     result = CellResult(
@@ -252,9 +267,10 @@ def _finish_cell(experiment: Experiment, training: CellTraining) -> None:
         distinct_utterances=seen.distinct_utterances,
         visits_per_task=n_visits / cell.n_tasks,
         wall_seconds=training.wall_seconds,
-        tasks_per_second=n_visits / sum(row["seconds"] for row in training.train_rows),
+        tasks_per_second=n_visits / training_seconds,
         num_meta_test_tasks=len(figures.loss),
         chance_accuracy=1 / config.n_way,
+        tokens_per_second=n_visits * config.k_inner * experiment.tokens_per_inner_step / training_seconds,
     )
     if not np.isfinite(result.meta_test_loss):
         _record_divergence(training)
@@ -268,5 +284,8 @@ def _finish_cell(experiment: Experiment, training: CellTraining) -> None:
     test_tasks = [{"task": i, **{name: float(c[i]) for name, c in columns.items()}} for i in range(len(figures.loss))]
     if training.events:
         training.events.close()
+    training.folder.write_confusions(
+        count_confusions(episodes, figures.predicted, experiment.corpus.dataset.class_names)
+    )
     training.folder.write_result(result, test_tasks)
     training.folder.write_status(replace(training.status, state="done"))

@@ -4,7 +4,7 @@ import ctypes
 import platform
 
 # Names and numbers from glibc's malloc.h.
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
 LARGEST_MMAP_THRESHOLD = 32 * 2**20
 KEEP = 2**31 - 1
 
@@ -20,4 +20,5 @@ def keep_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     libc.mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
     libc.mallopt(M_TRIM_THRESHOLD, KEEP)
+    libc.mallopt(M_ARENA_MAX, 1)  # lanes share one heap, or each would hold on to a peak of its own
     libc.mallopt(M_TOP_PAD, 64 * 2**20)

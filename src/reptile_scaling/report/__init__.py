@@ -3,7 +3,10 @@
 from dataclasses import asdict
 
 from reptile_scaling.laws import Law, verdict_sentence
-from reptile_scaling.report.figures import draw_baselines, draw_scaling
+from reptile_scaling.report.curves import draw_adaptation, draw_difficulty, draw_learning
+from reptile_scaling.report.difficulty import class_difficulties
+from reptile_scaling.report.drawing import Chart
+from reptile_scaling.report.figures import draw_accuracy, draw_baselines, draw_scaling
 from reptile_scaling.report.law_table import law_of_run
 from reptile_scaling.report.page import render_page
 from reptile_scaling.report.standing import standing_sentence
@@ -11,28 +14,43 @@ from reptile_scaling.runs import RunDirectory
 
 
 def write_report(run: RunDirectory) -> Law:
-    """Writes the results table, the law, both figures, the summary and `report.html`; returns the law."""
+    """Writes the results table, the law, every figure, the summary and `report.html`; returns the law."""
     run.write_results_table()
     law = law_of_run(run)
     run.write_fit(law.as_json())
-    results, baselines = run.results(), list(run.read_baselines().values())
-    sentence = verdict_sentence(law)
-    draw_scaling(results, law, sentence, run.plot_path)
-    draw_baselines(results, baselines, run.baseline_plot_path)
+    charts = draw_charts(run, law)
+    charts["scaling"].save(run.plot_path)
+    charts["baselines"].save(run.baseline_plot_path)
+    for name in charts.keys() - {"scaling", "baselines"}:
+        charts[name].save(run.figure_path(name))
     run.write_summary(
         {
-            "verdict_sentence": sentence,
+            "verdict_sentence": verdict_sentence(law),
             "standing_sentence": standing_sentence(run),
             "verdict": law.as_json()["verdict"],
             "n_cells": len(run.cells()),
-            "n_cells_done": len(results),
-            "results": [asdict(result) for result in results],
+            "n_cells_done": len(run.results()),
+            "results": [asdict(result) for result in run.results()],
             "baselines": {
                 b.name: {"label": b.label, "accuracy": b.accuracy, "loss": b.loss, "settings": b.settings}
-                for b in baselines
+                for b in run.read_baselines().values()
             },
             **run.experiment(),
         }
     )
-    render_page(run, law, sentence)
+    render_page(run, law, charts)
     return law
+
+
+def draw_charts(run: RunDirectory, law: Law) -> dict[str, Chart]:
+    """Every figure of a run by name; what was not measured has none."""
+    results, baselines = run.results(), list(run.read_baselines().values())
+    drawn = (
+        draw_scaling(results, law, verdict_sentence(law)),
+        draw_accuracy(results, baselines),
+        draw_baselines(results, baselines),
+        draw_adaptation(run),
+        draw_learning(run),
+        draw_difficulty(class_difficulties(run)),
+    )
+    return {chart.name: chart for chart in drawn if chart is not None}

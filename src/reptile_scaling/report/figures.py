@@ -1,62 +1,98 @@
-"""The two figures people paste into slides. Colours are Okabe & Ito's, safe for the colour-blind."""
+"""The figures people paste into slides: the law, accuracy over N, and what it is compared with."""
 
 import textwrap
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 from scipy.stats import t
 
 from reptile_scaling.laws import Law
+from reptile_scaling.laws.verdict import curve
+from reptile_scaling.report.drawing import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    Chart,
+    drawing_style,
+    label_ends,
+    level_ticks,
+    loss_ticks,
+    new_chart,
+)
 from reptile_scaling.runs import BaselineResult, CellResult
-from reptile_scaling.storage import write_bytes
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
-# The form a verdict names, or the one whose curve is shown beside it.
-CURVE_OF_VERDICT = {"power": "power", "power_floor": "power_floor", "log_linear": "log_linear"}
-CURVE_LABELS = {"power": "power law", "power_floor": "power law with floor", "log_linear": "log-linear law"}
-STYLE: Any = {
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "figure.dpi": 160,
+# Verdicts that name a form whose curve is the law; the others are drawn thin.
+CURVE_LABELS = {
+    "power": "power law",
+    "power_floor": "power law with floor",
+    "log_linear": "log-linear",
+    "constant": "constant",
 }
 
 
-def draw_scaling(results: list[CellResult], law: Law | None, sentence: str, path: Path) -> None:
-    """Meta-test loss over N_tasks, log-log: cells, level means with 95 % intervals, and the law where there is one."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7.2, 4.8), layout="constrained")
+def draw_scaling(results: list[CellResult], law: Law | None, sentence: str) -> Chart:
+    """Meta-test loss over N, log-log: cells, level means with 95 % intervals, the law with its band, and its rivals."""
+    chart = new_chart("scaling", "Meta-test loss over the number of meta-training tasks, log-log", 7.2, 4.8)
+    with drawing_style():
+        axes = chart.axes
         levels = np.array(sorted({r.n_tasks for r in results}), dtype=float)
         of_level = [np.array([r.meta_test_loss for r in results if r.n_tasks == n]) for n in levels]
-        for n, losses in zip(levels, of_level, strict=True):
-            axes.scatter(np.full(len(losses), n), losses, s=22, color=BLUE, alpha=0.45, linewidths=0, zorder=3)
-        means = np.array([losses.mean() for losses in of_level])
-        axes.errorbar(
-            levels, means, yerr=_half_widths(of_level), fmt="o", ms=7, color=BLUE, capsize=3, lw=1.4, zorder=4
-        )
+        level_ticks(axes, levels)
+        loss_ticks(axes, np.concatenate(of_level))
         if law is not None:
-            _draw_law(axes, law, levels)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        _plain_ticks(axes, levels, np.concatenate(of_level))
+            _draw_law(chart, law, levels)
+        _draw_cells(chart, results, "meta_test_loss", _half_widths(of_level), "{:.3f} nats")
         axes.set_xlabel("meta-training tasks, N")
         axes.set_ylabel("meta-test loss, nats per query utterance")
-        axes.set_title(_wrapped(sentence), fontsize=10.5)
-        n_seeds, n_test = len({r.seed for r in results}), results[0].num_meta_test_tasks
-        note = f"small dots: cells · large: mean of {n_seeds} seeds, 95 % interval · {n_test} shared test tasks"
-        figure.supxlabel(note, fontsize=8.5, color=GREY)
-        _save(figure, path)
+        axes.set_title("\n".join(textwrap.wrap(sentence, 92)), fontsize=10.5)
+        chart.figure.supxlabel(_legend(results), fontsize=8.5, color=GREY)
+    return chart
+
+
+def draw_accuracy(results: list[CellResult], baselines: list[BaselineResult]) -> Chart:
+    """Query accuracy over N with the baselines as lines across."""
+    chart = new_chart("accuracy", "Query accuracy on the test tasks over the number of meta-training tasks")
+    with drawing_style():
+        axes = chart.axes
+        levels = np.array(sorted({r.n_tasks for r in results}), dtype=float)
+        of_level = [np.array([r.meta_test_accuracy for r in results if r.n_tasks == n]) for n in levels]
+        level_ticks(axes, levels)
+        ends = []
+        for b in baselines:
+            line = axes.axhline(b.accuracy, color=GREY, lw=1, ls=(0, (4, 3)))
+            chart.say(line, f"{b.label}: {b.accuracy:.1%}")
+            ends.append((float(levels[-1]), b.accuracy, f"  {b.label}, {b.accuracy:.0%}", GREY))
+        _draw_cells(chart, results, "meta_test_accuracy", _half_widths(of_level), "{:.1%}")
+        axes.set_ylim(0, 1)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.set_xlabel("meta-training tasks, N")
+        axes.set_ylabel("query accuracy")
+        label_ends(axes, ends)
+        chart.figure.supxlabel(_legend(results) + " · dashed: baselines", fontsize=8.5, color=GREY)
+    return chart
+
+
+def _draw_cells(chart: Chart, results: list[CellResult], field: str, half_widths: np.ndarray, unit: str) -> None:
+    """A small dot for every cell, a large one with its interval for every level."""
+    axes = chart.axes
+    levels = sorted({r.n_tasks for r in results})
+    for r in results:
+        value = getattr(r, field)
+        (dot,) = axes.plot([r.n_tasks], [value], "o", ms=5, color=BLUE, alpha=0.45, mew=0, zorder=3)
+        chart.say(dot, f"N = {r.n_tasks}, seed {r.seed}: {unit.format(value)}")
+        chart.rows.append({"n_tasks": r.n_tasks, "seed": r.seed, field: value})
+    for n, half_width in zip(levels, half_widths, strict=True):
+        mean = float(np.mean([getattr(r, field) for r in results if r.n_tasks == n]))
+        axes.errorbar([n], [mean], yerr=[half_width], color=BLUE, capsize=3, lw=1.4, zorder=4)
+        (dot,) = axes.plot([n], [mean], "o", ms=7, color=BLUE, zorder=5)
+        chart.say(dot, f"N = {n}, mean: {unit.format(mean)} ± {unit.format(half_width)}")
+
+
+def _legend(results: list[CellResult]) -> str:
+    n_seeds, n_test = len({r.seed for r in results}), results[0].num_meta_test_tasks
+    return f"small dots: cells · large: mean of {n_seeds} seeds, 95 % interval · {n_test} shared test tasks"
 
 
 def _half_widths(of_level: list[np.ndarray]) -> np.ndarray:
@@ -70,84 +106,78 @@ def _half_widths(of_level: list[np.ndarray]) -> np.ndarray:
     return np.array([t.ppf(0.975, degrees) * relative * x.mean() / np.sqrt(len(x)) for x in of_level])
 
 
-def _draw_law(axes: Axes, law: Law, levels: np.ndarray) -> None:
-    verdict = law.as_json()["verdict"]["form"]
-    if verdict not in CURVE_OF_VERDICT:
-        return
-    grid = np.geomspace(levels.min(), levels.max(), 120)
-    predicted = law.predict(grid)
-    axes.fill_between(grid, predicted.low, predicted.high, color=ORANGE, alpha=0.15, linewidth=0)
-    axes.plot(grid, predicted.value, color=ORANGE, lw=1.8)
-    # Above the band at a quarter of the way: a falling curve leaves that corner free.
-    place = len(grid) // 4
-    anchor = (grid[place], predicted.high[place])
-    axes.annotate(CURVE_LABELS[verdict], anchor, xytext=(8, 14), textcoords="offset points", color=ORANGE)
+def _draw_law(chart: Chart, law: Law, levels: np.ndarray) -> None:
+    """The verdict's curve with its band, and the other forms thin; all are named at their ends."""
+    axes, grid = chart.axes, np.geomspace(levels.min(), levels.max(), 120)
+    ends = []
+    for name, label in CURVE_LABELS.items():
+        candidate = law.candidates.get(name)
+        if candidate is None or not candidate.identified:
+            continue
+        values = curve(candidate, grid)
+        is_law = name == law.verdict.form
+        if np.any(values <= 0):
+            continue
+        (line,) = axes.plot(grid, values, color=ORANGE if is_law else GREY, lw=1.8 if is_law else 0.9, zorder=2)
+        missed = (
+            ""
+            if candidate.holdout_error is None
+            else f"; misses the largest N, left out, by {candidate.holdout_error:.1%}"
+        )
+        chart.say(line, f"{label}: weight {candidate.weight:.2f}{missed}")
+        ends.append((float(grid[-1]), float(values[-1]), f" {label}", ORANGE if is_law else GREY))
+        if is_law:
+            line.set_zorder(2.5)
+            predicted = law.predict(grid)
+            axes.fill_between(grid, predicted.low, predicted.high, color=ORANGE, alpha=0.15, linewidth=0)
+    label_ends(axes, ends)
 
 
-def _plain_ticks(axes: Axes, levels: np.ndarray, losses: np.ndarray) -> None:
-    """Ticks at the levels themselves, and round losses, as plain numbers."""
-    axes.set_xticks(levels, [f"{n:.0f}" for n in levels])
-    axes.xaxis.set_minor_locator(NullLocator())
-    candidates = np.array([m * 10.0**e for e in range(-4, 4) for m in (1, 1.5, 2, 3, 5, 7)])
-    inside = candidates[(candidates >= losses.min() * 0.9) & (candidates <= losses.max() * 1.1)]
-    if len(inside) >= 2:
-        axes.set_yticks(inside)
-        axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
-def draw_baselines(results: list[CellResult], baselines: list[BaselineResult], path: Path) -> None:
+def draw_baselines(results: list[CellResult], baselines: list[BaselineResult]) -> Chart:
     """Accuracy on the shared test tasks: smallest, best and largest N beside every baseline, 95 % intervals."""
-    rows = [(b.label, b.accuracy, _interval(b.accuracy_std, len(b.task_accuracies)), GREY) for b in baselines]
-    for n in _shown_levels(results):
+    rows: list[tuple[str, float, float, str]] = [
+        (b.label, b.accuracy, _interval(b.accuracy_std, len(b.task_accuracies)), GREY) for b in baselines
+    ]
+    for n in shown_levels(results):
         cells = [r for r in results if r.n_tasks == n]
         accuracy = float(np.mean([r.meta_test_accuracy for r in cells]))
         spread = float(np.mean([r.meta_test_accuracy_std for r in cells]))
         rows.append((f"meta-trained on N = {n} tasks", accuracy, _interval(spread, cells[0].num_meta_test_tasks), BLUE))
     rows.sort(key=lambda row: row[1])
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7.8, 0.48 * len(rows) + 1.4), layout="constrained")
-        places = [float(place) for place in range(len(rows))]
-        axes.barh(
-            places,
-            [r[1] for r in rows],
-            xerr=[r[2] for r in rows],
-            color=[r[3] for r in rows],
-            height=0.62,
-            error_kw={"ecolor": "#333333", "lw": 1.2, "capsize": 2.5},
-        )
-        for place, (_, accuracy, half_width, _) in zip(places, rows, strict=True):
+    title = "Query accuracy of meta-trained initialisations and baselines on the same test tasks"
+    chart = new_chart("baselines", title, 7.8, 0.48 * len(rows) + 1.4)
+    with drawing_style():
+        axes = chart.axes
+        for place, (label, accuracy, half_width, colour) in enumerate(rows):
+            (bar,) = axes.barh([place], [accuracy], color=colour, height=0.62)
+            axes.errorbar([accuracy], [place], xerr=[half_width], color=INK, lw=1.2, capsize=2.5)
+            chart.say(bar, f"{label}: {accuracy:.1%} ± {half_width:.1%}")
+            chart.rows.append({"what": label, "accuracy": accuracy, "ci95_half_width": half_width})
             axes.text(accuracy + half_width + 0.01, place, f"{accuracy:.1%}", va="center", fontsize=10)
         chance = results[0].chance_accuracy
-        axes.axvline(chance, color="#333333", lw=1, ls=":")
+        axes.axvline(chance, color=INK, lw=1, ls=":")
         axes.text(chance, len(rows) - 0.4, "chance", ha="center", va="bottom", fontsize=9)
-        axes.set_yticks(places, [r[0] for r in rows])
+        axes.set_yticks(range(len(rows)), [r[0] for r in rows])
         axes.set_xlim(0, 1.08)
         axes.set_xticks(np.linspace(0, 1, 6))
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_xlabel(f"query accuracy on the same {results[0].num_meta_test_tasks} test tasks of unseen classes")
-        _save(figure, path)
+    return chart
 
 
-def _shown_levels(results: list[CellResult]) -> list[int]:
+def shown_levels(results: list[CellResult]) -> list[int]:
     """Smallest, best (by loss) and largest N, each once."""
     levels = sorted({r.n_tasks for r in results})
-    best = min(levels, key=lambda n: np.mean([r.meta_test_loss for r in results if r.n_tasks == n]))
-    return sorted({levels[0], best, levels[-1]})
+    return sorted({levels[0], best_level(results), levels[-1]})
+
+
+def best_level(results: list[CellResult]) -> int:
+    """The N of lowest mean loss, the smaller of equals."""
+    levels = sorted({r.n_tasks for r in results})
+    means: dict[int, Any] = {n: np.mean([r.meta_test_loss for r in results if r.n_tasks == n]) for n in levels}
+    return min(levels, key=lambda n: (means[n], n))
 
 
 def _interval(standard_deviation: float, n_tasks: int) -> float:
     """Half-width of the 95 % interval of a mean over test tasks."""
     return 1.96 * standard_deviation / float(np.sqrt(n_tasks))
-
-
-def _wrapped(text: str, width: int = 92) -> str:
-    return "\n".join(textwrap.wrap(text, width))
-
-
-def _save(figure: Figure, path: Path) -> None:
-    """Whole or not at all."""
-    png = BytesIO()
-    figure.savefig(png, format="png")
-    plt.close(figure)
-    write_bytes(path, png.getvalue())

@@ -1,36 +1,90 @@
-"""`report.html`: one file that opens from disk, with the figures inside it."""
+"""`report.html`: one file that opens from disk, with its figures and their data inside it."""
 
 import base64
 from importlib.resources import files
-from pathlib import Path
+from typing import Any
 
 import jinja2
+import yaml
+from markupsafe import Markup
 
-from reptile_scaling.laws import Law
+from reptile_scaling.config import Config
+from reptile_scaling.laws import Law, verdict_sentence
+from reptile_scaling.report.difficulty import class_difficulties, task_difficulties
+from reptile_scaling.report.drawing import Chart
+from reptile_scaling.report.findings import (
+    best_n,
+    convergence_sentence,
+    cost_of_run,
+    gain_sentence,
+    level_coverage,
+    meaning_sentence,
+)
 from reptile_scaling.report.standing import standing_sentence
 from reptile_scaling.runs import RunDirectory
 from reptile_scaling.storage import write_bytes
 
 TEMPLATE = "page.html.jinja"
+HARDEST_TASKS = 8
 
 
-def render_page(run: RunDirectory, law: Law, sentence: str) -> None:
+def render_page(run: RunDirectory, law: Law, charts: dict[str, Chart]) -> None:
     """Fills the template; every text from data or configuration is escaped."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": _number, "percent": lambda share: f"{share:.1%}", "duration": _duration}
     template = environment.from_string((files("reptile_scaling.report") / TEMPLATE).read_text(encoding="utf-8"))
     page = template.render(
-        sentence=sentence,
-        standing=standing_sentence(run),
+        charts={name: Markup(chart.inline()) for name, chart in charts.items()},
+        data_links={name: chart.data_link() for name, chart in charts.items()},
         law=law.as_json(),
-        experiment=run.experiment(),
-        results=run.results(),
-        statuses=[(cell, run.cell(cell).read_status()) for cell in run.cells()],
-        baselines=sorted(run.read_baselines().values(), key=lambda b: -b.accuracy),
-        scaling_figure=_inlined(run.plot_path),
-        baseline_figure=_inlined(run.baseline_plot_path),
+        **_words(run, law),
+        **_tables(run),
     )
     write_bytes(run.report_path, page.encode())
 
 
-def _inlined(image: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(image.read_bytes()).decode()
+def _words(run: RunDirectory, law: Law) -> dict[str, str]:
+    """The sentences."""
+    return {
+        "sentence": verdict_sentence(law),
+        "meaning": meaning_sentence(law),
+        "gain": gain_sentence(run),
+        "standing": standing_sentence(run),
+        "convergence": convergence_sentence(run),
+    }
+
+
+def _tables(run: RunDirectory) -> dict[str, Any]:
+    """What the tables show."""
+    experiment = run.experiment()
+    config_yaml = yaml.safe_dump(experiment["config"], sort_keys=False, allow_unicode=True)
+    fields = Config.model_fields
+    return {
+        "experiment": experiment,
+        "settings": [(key, value, fields[key].description or "") for key, value in experiment["config"].items()],
+        "config_yaml": config_yaml,
+        "config_link": "data:text/yaml;charset=utf-8;base64," + base64.b64encode(config_yaml.encode()).decode(),
+        "results": run.results(),
+        "statuses": [(cell, run.cell(cell).read_status()) for cell in run.cells()],
+        "baselines": sorted(run.read_baselines().values(), key=lambda b: -b.accuracy),
+        "baseline_failures": run.read_baseline_failures(),
+        "coverage": level_coverage(run),
+        "best_n": best_n(run),
+        "classes": class_difficulties(run),
+        "hardest_tasks": task_difficulties(run)[:HARDEST_TASKS],
+        "cost": cost_of_run(run),
+    }
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+def _duration(hours: float) -> str:
+    """Seconds below two minutes, minutes below two hours."""
+    seconds = hours * 3600
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{hours:.1f} h"

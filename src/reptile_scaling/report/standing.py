@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from reptile_scaling.report.difficulty import best_cells
 from reptile_scaling.runs import Cell, RunDirectory
 
 
@@ -10,7 +11,8 @@ def standing_sentence(run: RunDirectory) -> str:
 
     A level's accuracy on a task is the mean over its seeds; the interval is over test tasks. Empty without baselines.
     """
-    best, accuracies = _best_level(run)
+    cells = best_cells(run)
+    best, accuracies = cells[0].n_tasks, task_accuracies(run, cells)
     verdicts: dict[str, list[str]] = {"beats": [], "is level with": [], "falls short of": []}
     for baseline in run.read_baselines().values():
         if baseline.name == "zero_step":
@@ -26,10 +28,8 @@ def standing_sentence(run: RunDirectory) -> str:
     return f"Meta-trained on N = {best} tasks ({accuracies.mean():.1%}), it {', and '.join(clauses)}."
 
 
-def _best_level(run: RunDirectory) -> tuple[int, np.ndarray]:
-    """The N of lowest mean loss, and its accuracy on each test task, mean over seeds."""
-    results = run.results()
-    losses = {n: np.mean([r.meta_test_loss for r in results if r.n_tasks == n]) for n in {r.n_tasks for r in results}}
-    best = min(losses, key=lambda n: (losses[n], n))
-    tasks = [run.cell(Cell(best, r.seed)).read_test_tasks() for r in results if r.n_tasks == best]
-    return best, np.array([[row["accuracy"] for row in rows] for rows in tasks]).mean(0)
+def task_accuracies(run: RunDirectory, cells: list[Cell]) -> np.ndarray:
+    """Accuracy on each test task, mean over the cells."""
+    tasks = [run.cell(cell).read_test_tasks() for cell in cells]
+    accuracies: np.ndarray = np.array([[row["accuracy"] for row in rows] for rows in tasks]).mean(0)
+    return accuracies

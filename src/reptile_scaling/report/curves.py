@@ -1,0 +1,133 @@
+"""Figures of what happens inside a cell: how it learns, how its initialisation adapts, what it confuses."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import to_hex
+from matplotlib.ticker import PercentFormatter
+
+from reptile_scaling.report.difficulty import ClassDifficulty
+from reptile_scaling.report.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    Chart,
+    drawing_style,
+    label_ends,
+    loss_ticks,
+    new_chart,
+)
+from reptile_scaling.report.figures import shown_levels
+from reptile_scaling.runs import Cell, RunDirectory
+
+SHOWN_CLASSES = 15
+
+
+def draw_learning(run: RunDirectory) -> Chart:
+    """Validation loss of every cell over meta-steps; light to dark is small to large N."""
+    chart = new_chart("learning", "Validation loss of every cell over meta-steps")
+    cells = [cell for cell in run.cells() if run.cell(cell).read_eval_stats()]
+    levels = sorted({cell.n_tasks for cell in cells})
+    shades = dict(zip(levels, plt.get_cmap("viridis")(np.linspace(0.05, 0.8, len(levels)))[::-1], strict=True))
+    with drawing_style():
+        axes, ends, losses = chart.axes, {}, []
+        for cell in cells:
+            rows = run.cell(cell).read_eval_stats()
+            steps, values = [row["meta_step"] for row in rows], [row["validation_loss"] for row in rows]
+            colour = to_hex(shades[cell.n_tasks])
+            (line,) = axes.plot(steps, values, color=colour, lw=1.4, marker="o", ms=3)
+            chart.say(line, f"N = {cell.n_tasks}, seed {cell.seed}: {values[-1]:.3f} after {steps[-1]} meta-steps")
+            chart.rows += [{"n_tasks": cell.n_tasks, "seed": cell.seed, **row} for row in rows]
+            ends[cell.n_tasks] = (float(steps[-1]), float(values[-1]), f"N = {cell.n_tasks}", colour)
+            losses += values
+        loss_ticks(axes, np.array(losses))
+        axes.set_xlabel("meta-step")
+        axes.set_ylabel("validation loss, nats")
+        label_ends(axes, list(ends.values()))
+    return chart
+
+
+def draw_adaptation(run: RunDirectory) -> Chart | None:
+    """Query accuracy over inner steps from the pretrained model and from smallest, best and largest N."""
+    curves = _adaptation_curves(run)
+    if not curves:
+        return None
+    chart = new_chart("adaptation", "Query accuracy on test tasks over inner steps, from 0 to 50")
+    with drawing_style():
+        axes, ends = chart.axes, []
+        for (name, rows), colour in zip(curves.items(), (GREY, ORANGE, GREEN, BLUE), strict=False):
+            places = np.arange(len(rows))
+            accuracies = [row["accuracy"] for row in rows]
+            axes.plot(places, accuracies, color=colour, lw=1.6)
+            for place, row in zip(places, rows, strict=True):
+                (dot,) = axes.plot([place], [row["accuracy"]], "o", ms=4.5, color=colour)
+                said = f"{name}, {row['inner_step']} inner steps: {row['accuracy']:.1%}, loss {row['loss']:.3f}"
+                chart.say(dot, said)
+                chart.rows.append({"start": name, **row})
+            ends.append((float(places[-1]), float(accuracies[-1]), name, colour))
+        steps = [row["inner_step"] for row in next(iter(curves.values()))]
+        axes.set_xticks(range(len(steps)), [str(step) for step in steps])
+        config = run.config()
+        if config.test_steps in steps:
+            axes.axvline(steps.index(config.test_steps), color=INK, lw=0.8, ls=":")
+            axes.text(steps.index(config.test_steps) + 0.06, 0.02, "the law's", fontsize=9)
+        axes.set_ylim(0, 1)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.set_xlabel("inner steps on the support set")
+        axes.set_ylabel("query accuracy")
+        label_ends(axes, ends)
+        n_tasks = min(config.num_validation_tasks, config.num_meta_test_tasks)
+        chart.figure.supxlabel(f"first seed · the first {n_tasks} test tasks", fontsize=8.5, color=GREY)
+    return chart
+
+
+def _adaptation_curves(run: RunDirectory) -> dict[str, list[dict[str, float | int]]]:
+    """By start: the pretrained model first, then rising N; those that were measured."""
+    curves = {}
+    pretrained = run.read_baselines().get("no_meta")
+    if pretrained is not None and pretrained.adaptation_curve:
+        curves["pretrained"] = pretrained.adaptation_curve
+    seed = run.config().seeds[0]
+    for n in shown_levels(run.results()):
+        if rows := run.cell(Cell(n, seed)).read_adaptation_curve():
+            curves[f"N = {n}"] = rows
+    return curves
+
+
+def draw_difficulty(classes: list[ClassDifficulty]) -> Chart | None:
+    """Recall of the hardest test classes, and what each is most often taken for."""
+    if not classes:
+        return None
+    shown = classes[:SHOWN_CLASSES][::-1]
+    chart = new_chart("difficulty", "Recall of the hardest test classes", 7.8, 0.36 * len(shown) + 1.3)
+    chart.rows = [
+        {
+            "class": c.name,
+            "recall": c.recall,
+            "queries": c.n,
+            "most_often_taken_for": c.taken_for or "",
+            "times": c.n_taken,
+        }
+        for c in classes
+    ]
+    with drawing_style():
+        axes = chart.axes
+        for place, c in enumerate(shown):
+            axes.plot([0, c.recall], [place, place], color=GREY, lw=0.8)
+            (dot,) = axes.plot([c.recall], [place], "o", ms=6, color=BLUE)
+            instead = f"; most often taken for {c.taken_for} ({c.n_taken / c.n:.0%})" if c.taken_for else ""
+            chart.say(dot, f"{c.name}: recall {c.recall:.1%} of {c.n} queries{instead}")
+            if c.taken_for:
+                taken = f"{c.n_taken / c.n:.0%} as {_short(c.taken_for)}"
+                axes.text(c.recall + 0.02, place, taken, va="center", fontsize=8.5, color=GREY)
+        axes.set_yticks(range(len(shown)), [_short(c.name) for c in shown], fontsize=9.5)
+        axes.set_xlim(0, 1.3)
+        axes.set_xticks(np.linspace(0, 1, 6))
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.set_xlabel("recall: share of a class's queries given its own label")
+    return chart
+
+
+def _short(name: str, most: int = 38) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"

@@ -1,0 +1,111 @@
+"""What the page says in words and small tables: numbers of a run and its law, ready to print."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from reptile_scaling.laws import Law
+from reptile_scaling.report.figures import best_level
+from reptile_scaling.runs import RunDirectory
+
+# A validation loss within this share of its lowest counts as having reached it.
+STILL = 0.01
+
+
+@dataclass(frozen=True)
+class LevelCoverage:
+    """What the cells of one N met in training; means over seeds."""
+
+    n_tasks: int
+    distinct_classes: float
+    distinct_utterances: float
+    visits_per_task: float
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the run took, summed over cells and baselines."""
+
+    cell_hours: float
+    tasks_per_second: float
+    tokens_per_second: float | None
+    baseline_hours: float
+    workers: list[str]
+
+
+def meaning_sentence(law: Law) -> str:
+    """What the verdict's exponent means for someone who can pay for more tasks; empty without a law."""
+    candidate = law.candidates.get(law.verdict.form)
+    if candidate is None or "beta" not in candidate.parameters:
+        return ""
+    what = "what is above the floor" if law.verdict.form == "power_floor" else "the loss"
+    beta = candidate.parameters["beta"]
+    sentence = f"Ten times the tasks multiplies {what} by {10**-beta:.2g}"
+    if "beta" in candidate.interval:
+        low, high = candidate.interval["beta"]
+        sentence += f" (95 % interval {10**-high:.2g} to {10**-low:.2g})"
+    return sentence + "."
+
+
+def gain_sentence(run: RunDirectory) -> str:
+    """From the smallest to the largest N, in loss and accuracy points."""
+    coverage = level_coverage(run)
+    first, last = coverage[0], coverage[-1]
+    if first is last:
+        return ""
+    return (
+        f"From N = {first.n_tasks} to N = {last.n_tasks} the loss goes from {first.loss:.3f} to {last.loss:.3f} nats "
+        f"and accuracy from {first.accuracy:.1%} to {last.accuracy:.1%} "
+        f"({100 * (last.accuracy - first.accuracy):+.1f} points)."
+    )
+
+
+def convergence_sentence(run: RunDirectory) -> str:
+    """Whether the largest N has stopped improving on validation tasks, which a fixed number of steps decides."""
+    largest = max(r.n_tasks for r in run.results())
+    curves = [
+        [row["validation_loss"] for row in run.cell(cell).read_eval_stats()]
+        for cell in run.cells()
+        if cell.n_tasks == largest and run.cell(cell).is_done
+    ]
+    losses = np.array([curve for curve in curves if len(curve) == len(curves[0])]).mean(0)
+    if len(losses) < 3:
+        return f"N = {largest} was validated {len(losses)} times, too few to say whether it had stopped improving."
+    best, steps = float(losses[:-1].min()), run.config().num_meta_steps
+    if losses[-1] < best * (1 - STILL):
+        return f"N = {largest} was still improving on validation tasks at meta-step {steps}: more may lower its loss."
+    if losses[-1] > losses.min() * (1 + STILL):
+        return f"N = {largest} was best on validation tasks before the end, by {losses[-1] / losses.min() - 1:.0%}."
+    return f"N = {largest} had stopped improving on validation tasks by meta-step {steps}."
+
+
+def level_coverage(run: RunDirectory) -> list[LevelCoverage]:
+    """A row per N, rising."""
+    results = run.results()
+    rows = []
+    for n in sorted({r.n_tasks for r in results}):
+        cells = [r for r in results if r.n_tasks == n]
+        fields = ("distinct_classes", "distinct_utterances", "visits_per_task", "meta_test_loss", "meta_test_accuracy")
+        rows.append(LevelCoverage(n, *(float(np.mean([getattr(r, field) for r in cells])) for field in fields)))
+    return rows
+
+
+def cost_of_run(run: RunDirectory) -> Cost:
+    """Time and rates; a cell's time is its share of its cohort's."""
+    results, config = run.results(), run.config()
+    tokens = [r.tokens_per_second for r in results if r.tokens_per_second is not None]
+    baselines = run.read_baselines().values()
+    return Cost(
+        cell_hours=sum(r.wall_seconds for r in results) / 3600,
+        tasks_per_second=float(np.mean([r.tasks_per_second for r in results])),
+        tokens_per_second=float(np.mean(tokens)) if tokens else None,
+        baseline_hours=sum(b.seconds_per_task for b in baselines) * config.num_meta_test_tasks / 3600,
+        workers=[f"{w.device} on {w.host}, {w.memory}" for w in run.read_workers()],
+    )
+
+
+def best_n(run: RunDirectory) -> int:
+    """The N whose initialisations the page looks into."""
+    return best_level(run.results())

@@ -1,0 +1,209 @@
+"""The page as people and browsers meet it: what it says, what hostile names do to it, what it asks the network for."""
+
+import base64
+import html
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from markupsafe import escape
+
+from reptile_scaling.config import make_config
+from reptile_scaling.evaluation import adaptation_curve, count_confusions, evaluate
+from reptile_scaling.evaluation import test_episodes as episodes_of
+from reptile_scaling.evaluation import test_loop as loop_of
+from reptile_scaling.experiment import fresh_initialisation, open_corpus, open_experiment
+from reptile_scaling.report import draw_charts, write_report
+from reptile_scaling.report.difficulty import class_difficulties, task_difficulties
+from reptile_scaling.report.findings import convergence_sentence, gain_sentence
+from reptile_scaling.report.law_table import law_of_run
+from reptile_scaling.runs import Cell, RunDirectory
+from reptile_scaling.sweep import plan_sweep, run_sweep
+
+HOSTILE = (
+    "<script>window.broken = 1</script>", '"><img src=x onerror="window.broken=1">', "$x^{2}$ & \\frac",
+    "</svg></pre>{{ 7*7 }}",
+    "007", "#000000", "übergröße 取消 🙂", "a" * 120, "' onclick='window.broken=1", "http://example.org/x.png",
+    "=1+1", "plain",
+)  # fmt: skip
+
+BROKEN_IMAGE = '<img src=x onerror="window.broken=1">'
+
+
+@pytest.fixture(scope="module")
+def finished(toy_settings, toy_rows, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A whole small run whose class names and texts do all they can to break the page."""
+    folder = tmp_path_factory.mktemp("hostile")
+    # Whichever classes the split makes test classes, each brings an element of its own.
+    names = dict(zip(sorted({label for _, label in toy_rows}), (name + BROKEN_IMAGE for name in HOSTILE), strict=True))
+    lines = [json.dumps({"text": f"{text} {names[label]}", "label": names[label]}) for text, label in toy_rows]
+    (folder / "hostile.jsonl").write_text("\n".join(lines))
+    split = {"train": 0.3, "validation": 0.26, "seed": 0}
+    settings = {
+        **toy_settings,
+        "class_split": split,
+        "dataset": str(folder / "hostile.jsonl"),
+        "num_meta_steps": 6,
+        "eval_interval": 1,
+    }
+    run = RunDirectory(folder / "run <b>&")
+    run_sweep(plan_sweep(make_config(settings), run), run)
+    write_report(run)
+    return run
+
+
+def test_every_figure_is_a_file_and_in_the_page(finished: RunDirectory) -> None:
+    page = finished.report_path.read_text()
+    charts = draw_charts(finished, law_of_run(finished))
+    assert set(charts) == {"scaling", "accuracy", "baselines", "adaptation", "learning", "difficulty"}
+    for name, chart in charts.items():
+        assert f'aria-label="{html.escape(chart.title)}"' in page
+        table = pd.read_csv(io.BytesIO(base64.b64decode(chart.data_link().partition("base64,")[2])))
+        assert len(table) == len(chart.rows) > 0, name
+    for stem in ("scaling_law_plot", "baseline_comparison", "figures/accuracy", "figures/difficulty"):
+        for kind in ("png", "svg"):
+            assert (finished.path / f"{stem}.{kind}").stat().st_size > 1000, (stem, kind)
+
+
+def test_same_run_draws_the_same_bytes(finished: RunDirectory) -> None:
+    before = finished.report_path.read_bytes(), (finished.path / "scaling_law_plot.svg").read_bytes()
+    write_report(finished)
+    assert before == (finished.report_path.read_bytes(), (finished.path / "scaling_law_plot.svg").read_bytes())
+
+
+def test_hostile_names_are_text(finished: RunDirectory) -> None:
+    page = finished.report_path.read_text()
+    assert page.count("<script>") == 1 and "<img" not in page
+    names = {name for task in finished.read_pool("test") for name in task["classes"]}
+    assert names and all(str(escape(name)) in page for name in names)
+    parser = Addresses()
+    parser.feed(page)
+    # Nothing that a browser would fetch, and nothing that runs but the page's own script.
+    assert parser.found and all(address.startswith(("data:", "#")) for address in parser.found)
+    assert parser.handlers == [] and parser.tags.isdisjoint({"img", "i", "iframe", "object"})
+
+
+class Addresses(HTMLParser):
+    """What the page refers to, its event handlers and its elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.handlers: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "action", "poster", "srcset"):
+                self.found.append(value or "")
+            self.found += re.findall(r"url\(([^)]*)\)", value or "") if name == "style" else []
+            self.handlers += [name] if name.startswith("on") else []
+
+
+def test_difficulty_counts_every_query(finished: RunDirectory) -> None:
+    config, pool = finished.config(), finished.read_pool("test")
+    n_seeds = len(config.seeds)
+    asked = Counter(name for task in pool for name in task["classes"])
+    found = class_difficulties(finished)
+    assert {c.name: c.n for c in found} == {name: n * config.k_query * n_seeds for name, n in asked.items()}
+    assert [c.recall for c in found] == sorted(c.recall for c in found)
+    tasks = task_difficulties(finished)
+    recall = sum(c.recall * c.n for c in found) / sum(c.n for c in found)
+    assert np.mean([t.accuracy for t in tasks]) == pytest.approx(recall)
+    assert tasks[0].accuracy == min(t.accuracy for t in tasks) and len(tasks[0].classes) == config.n_way
+
+
+def test_confusions_and_curve_equal_slow_twins(toy_settings) -> None:
+    config = make_config({**toy_settings, "lora_layers": "top-1"})
+    corpus = open_corpus(config)
+    experiment = open_experiment(config, corpus, "cpu")
+    episodes, theta = episodes_of(experiment), fresh_initialisation(experiment, 0)
+    loop = loop_of(config)
+    figures = evaluate(experiment.encoder, theta, episodes, loop)
+    names = corpus.dataset.class_names
+    counted = count_confusions(episodes, figures.predicted, names)
+    slow: Counter[tuple[str, str]] = Counter()
+    for t, episode in enumerate(episodes):
+        for way in range(config.n_way):
+            for q in range(config.k_query):
+                guess = figures.predicted[t, way * config.k_query + q]
+                slow[names[episode.classes[way]], names[episode.classes[guess]]] += 1
+    assert {(row["class"], row["predicted"]): row["n"] for row in counted} == slow
+    curve = {row["inner_step"]: row for row in adaptation_curve(experiment.encoder, theta, episodes, loop)}
+    alone = evaluate(experiment.encoder, theta, episodes, replace(loop, steps=5))
+    assert curve[5]["loss"] == pytest.approx(alone.loss.mean(), abs=1e-6)
+    assert curve[0]["loss"] == pytest.approx(np.log(config.n_way), abs=1e-6), "a head of zeros knows nothing"
+    assert curve[0]["accuracy"] == pytest.approx(alone.zero_step_accuracy.mean())
+
+
+def test_sentences_say_what_the_tables_hold(finished: RunDirectory, tmp_path) -> None:
+    results = finished.results()
+    first, last = (
+        np.mean([r.meta_test_loss for r in results if r.n_tasks == n])
+        for n in (min(r.n_tasks for r in results), max(r.n_tasks for r in results))
+    )
+    assert f"from {first:.3f} to {last:.3f} nats" in gain_sentence(finished)
+    copy = RunDirectory(tmp_path / "copy")
+    shutil.copytree(finished.path, copy.path)
+    for losses, expected in (((3, 2, 1), "still improving"), ((2, 1, 1), "had stopped"), ((2, 1, 2), "best on")):
+        for seed in finished.config().seeds:
+            rows = [{"meta_step": i, "validation_loss": float(loss)} for i, loss in enumerate(losses)]
+            copy.cell(Cell(16, seed)).write_eval_stats(rows)
+        assert expected in convergence_sentence(copy)
+
+
+def browser() -> str:
+    """A Chromium; its absence fails CI and skips the test elsewhere."""
+    found = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
+    if found is None:
+        assert not os.environ.get("CI"), "CI needs chromium: see .ci/run"
+        pytest.skip("no chromium on this machine: install it to test the page in a browser")
+    return found
+
+
+PROBE = """
+<script>
+addEventListener("load", () => {
+  const mark = document.querySelector("#scaling-0");
+  mark.dispatchEvent(new Event("mouseenter"));
+  const said = document.getElementById("tip").textContent;
+  mark.dispatchEvent(new Event("mouseleave"));
+  document.documentElement.dataset.probe = JSON.stringify({
+    said, expected: mark.getAttribute("aria-label"), hidden: document.getElementById("tip").hidden,
+    broken: window.broken ?? 0, fetched: performance.getEntriesByType("resource").map((e) => e.name),
+    charts: document.querySelectorAll("figure svg").length,
+    overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+  });
+});
+</script>
+"""
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_page_in_a_real_browser(width: int, finished: RunDirectory, tmp_path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(finished.report_path.read_text().replace("</body>", PROBE + "</body>"))
+    command = [
+        browser(), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+        f"--window-size={width},900", "--enable-logging=stderr", "--virtual-time-budget=4000", "--dump-dom", str(page),
+    ]  # fmt: skip
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0, shown.stderr[-2000:]
+    assert "CONSOLE" not in shown.stderr, shown.stderr[-2000:]
+    found = re.search(r'data-probe="([^"]*)"', shown.stdout)
+    assert found, shown.stdout[:500]
+    probe = json.loads(html.unescape(found[1]))
+    assert probe["said"] == probe["expected"] != ""
+    assert probe["hidden"] and probe["broken"] == 0 and probe["fetched"] == []
+    assert probe["charts"] == 6
+    assert probe["overflow"] <= 0, "the page itself must not scroll sideways"
