@@ -71,7 +71,7 @@ def draw_adaptation(run: RunDirectory) -> Chart | None:
         config = run.config()
         if config.test_steps in steps:
             axes.axvline(steps.index(config.test_steps), color=INK, lw=0.8, ls=":")
-            axes.text(steps.index(config.test_steps) + 0.06, 0.02, "the law's", fontsize=9)
+            axes.text(steps.index(config.test_steps) + 0.06, 0.02, "as in the law", fontsize=9)
         axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_xlabel("inner steps on the support set")

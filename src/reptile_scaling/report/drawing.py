@@ -45,6 +45,7 @@ STYLE: Any = {
     "svg.hashsalt": "reptile-scaling",  # the same figure, the same file
     "text.parse_math": False,  # a class may be called $x$
 }
+HEADLINE_SIZE = 10.5
 NO_METADATA: Any = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
@@ -81,8 +82,11 @@ class Chart:
             write_bytes(png.with_suffix(f".{kind}"), self._rendered(kind))
 
     def inline(self) -> str:
-        """The SVG element, every text in it escaped; colours are left to the page."""
+        """The SVG element, every text in it escaped; colours, and the headline, are left to the page."""
+        headline = self.axes.get_title("left")
+        self.axes.set_title("", loc="left")
         svg = self._rendered("svg", transparent=True).decode()
+        self.axes.set_title(headline, loc="left", fontsize=HEADLINE_SIZE)
         _, _, body = svg[svg.index("<svg") :].partition(">")
         width, height = self.figure.get_size_inches() * 72
         for mark, text in self._said.items():
@@ -111,8 +115,9 @@ NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/
 
 def new_chart(name: str, title: str, width: float = 7.2, height: float = 4.4) -> Chart:
     """An empty chart; sizes in inches. Draw on it inside `drawing_style()`."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return Chart(name, title, figure, figure.subplots())
+    with drawing_style():
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return Chart(name, title, figure, figure.subplots())
 
 
 def level_ticks(axes: Axes, levels: np.ndarray) -> None:

@@ -12,6 +12,7 @@ from reptile_scaling.laws.verdict import curve
 from reptile_scaling.report.drawing import (
     BLUE,
     GREY,
+    HEADLINE_SIZE,
     INK,
     ORANGE,
     Chart,
@@ -46,7 +47,7 @@ def draw_scaling(results: list[CellResult], law: Law | None, sentence: str) -> C
         _draw_cells(chart, results, "meta_test_loss", _half_widths(of_level), "{:.3f} nats")
         axes.set_xlabel("meta-training tasks, N")
         axes.set_ylabel("meta-test loss, nats per query utterance")
-        axes.set_title("\n".join(textwrap.wrap(sentence, 92)), fontsize=10.5)
+        axes.set_title("\n".join(textwrap.wrap(sentence, 92)), fontsize=HEADLINE_SIZE)
         chart.figure.supxlabel(_legend(results), fontsize=8.5, color=GREY)
     return chart
 
@@ -60,10 +61,11 @@ def draw_accuracy(results: list[CellResult], baselines: list[BaselineResult]) ->
         of_level = [np.array([r.meta_test_accuracy for r in results if r.n_tasks == n]) for n in levels]
         level_ticks(axes, levels)
         ends = []
+        axes.set_xlim(levels[0] / 1.2, levels[-1] * 1.2)
         for b in baselines:
             line = axes.axhline(b.accuracy, color=GREY, lw=1, ls=(0, (4, 3)))
             chart.say(line, f"{b.label}: {b.accuracy:.1%}")
-            ends.append((float(levels[-1]), b.accuracy, f"  {b.label}, {b.accuracy:.0%}", GREY))
+            ends.append((axes.get_xlim()[1], b.accuracy, f"{b.label}, {b.accuracy:.0%}", GREY))
         _draw_cells(chart, results, "meta_test_accuracy", _half_widths(of_level), "{:.1%}")
         axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
