@@ -95,7 +95,7 @@ class Chart:
         for colour, variable in ON_PAGE.items():
             body = body.replace(f": {colour}", f": {variable}")  # in style attributes
         label = html.escape(self.title, quote=True)
-        return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{label}" {NAMESPACES}>{body}'
+        return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{label}">{body}'
 
     def data_link(self) -> str:
         """A `data:` address with the rows as CSV."""
@@ -108,9 +108,6 @@ class Chart:
             metadata = NO_METADATA if kind == "svg" else None
             self.figure.savefig(buffer, format=kind, metadata=metadata, transparent=transparent)
         return buffer.getvalue()
-
-
-NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 
 
 def new_chart(name: str, title: str, width: float = 7.2, height: float = 4.4) -> Chart:
