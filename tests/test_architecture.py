@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "reptile_scaling"
 # From the roof to the ground; rooms on one line may not import each other.
 FLOORS = [
     {"cli"},
+    {"api"},
     {"report", "bench", "estimate"},
     {"progress"},
     {"sweep"},
@@ -58,7 +59,12 @@ def test_room_imports_without_torch(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
 
 
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    check = "import sys, reptile_scaling; sys.exit(bool({'torch', 'pandas', 'matplotlib'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
 @pytest.mark.parametrize("room", ["report", "bench"])
-def test_removing_a_leaf_room_breaks_the_command_line_alone(room: str) -> None:
+def test_removing_a_leaf_room_breaks_the_roof_alone(room: str) -> None:
     importers = {room_of(path) for path in PACKAGE.rglob("*.py") if room in imported_rooms(path)}
-    assert importers <= {room, "cli"}
+    assert importers <= {room, "cli", "api"}

@@ -114,7 +114,7 @@ def test_report_draws_again(finished) -> None:
     (out / "report.html").unlink()
     assert call("report", out).returncode == 0
     page = (out / "report.html").read_text()
-    assert "data:image/png;base64," in page and "http://" not in page and 'src="https' not in page
+    assert "<svg" in page and "http://" not in page and 'src="https' not in page
 
 
 def test_diverging_cells_give_exit_3_and_a_reason(config_file, tmp_path) -> None:
@@ -167,6 +167,8 @@ MISTAKES = {
     "NaN rate": (["--set", "inner_lr=.nan"], "inner_lr = nan cannot work"),
     "published split of other data": (["--set", "class_split=protaugment-01"], "belongs to banking77"),
     "too many layers": (["--set", "lora_layers=top-9"], "the model has 3 layers: use 'all', or top-3"),
+    "unknown algorithm": (["--set", "algorithm=reptil"], "algorithm = 'reptil' is unknown: use reptile"),
+    "unknown head": (["--set", "head=linear"], "head = 'linear' is unknown: use classifier or zero or prototype"),
     "unknown executor": (["--executor", "slurm"], "executor = 'slurm' cannot work"),
 }
 

@@ -28,8 +28,6 @@ BAD = {
         "leaves no test classes: lower one of them",
     ),
     "unknown split": ({"class_split": "protaugment-06"}, "class_split = 'protaugment-06' is unknown: use one of"),
-    "unknown algorithm": ({"algorithm": "reptil"}, "algorithm = 'reptil' cannot work"),
-    "unknown head": ({"head": "linear"}, "head = 'linear' cannot work"),
     "unknown layers": ({"lora_layers": "top-0"}, "lora_layers = 'top-0' is not a choice: use 'all' or 'top-2'"),
     "template without text": ({"template": "one word:"}, "template = 'one word:' must contain {text} exactly once"),
     "full dropout": ({"lora_dropout": 1.0}, "lora_dropout = 1.0 cannot work"),

@@ -12,7 +12,7 @@ from torch import Tensor
 from reptile_scaling.config import Config
 from reptile_scaling.model.adapters import Adapters, join_adapters
 from reptile_scaling.model.encoder import PromptEncoder
-from reptile_scaling.model.heads import logits, prototype_head, task_losses
+from reptile_scaling.model.heads import HEADS, logits, task_losses
 from reptile_scaling.model.lanes import leave_if_abandoned
 from reptile_scaling.model.stacked_lora import in_working_order
 from reptile_scaling.tasks import Episode
@@ -98,10 +98,10 @@ def _adapt_group(
     labels_S = slots(support[0], device)
     whole = encoder.prepare(support, owners)
     phi = in_working_order(theta)
-    if loop.head == "prototype":
+    if (head_from := HEADS[loop.head].from_support) is not None:
         with torch.no_grad():
             features = encoder.features(whole, phi).unflatten(0, (len(episodes), -1))
-        phi = Adapters(phi.tensors | prototype_head(features, labels_S, len(support[0])))
+        phi = Adapters(phi.tensors | head_from(features, labels_S, len(support[0])))
     phi = phi.map(lambda tensor: tensor.requires_grad_())
     variables = list(phi.tensors.values())
     optimizer = _OPTIMIZERS[loop.optimizer](variables, lr=loop.learning_rate)

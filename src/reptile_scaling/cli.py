@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import sys
-import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,33 +64,22 @@ def run(
 
 
 def run_config(config: Config, out: Path, *, dry_run: bool = False) -> int:
-    """The whole job of `run`, for scripts and notebooks too; returns the exit code."""
-    from reptile_scaling.baselines import BASELINES
-    from reptile_scaling.interruption import StopRequested, graceful_stop
-    from reptile_scaling.progress import shown_progress
-    from reptile_scaling.sweep import plan_sweep, run_sweep
+    """The whole job of `run`, for scripts too; returns the exit code."""
+    from reptile_scaling.api import performed, show_plan
+    from reptile_scaling.sweep import plan_sweep
 
     folder = RunDirectory(out)
     plan = plan_sweep(config, folder)
-    for line in plan.summary():
-        console.print(line, soft_wrap=True)
+    show_plan(plan, console)
     if dry_run:
         for line in _cost_lines(plan, folder):
             console.print(line, soft_wrap=True, markup=False)
         return 0
-    stop = threading.Event()
-    with folder.locked(), graceful_stop(stop):
-        console.print(f"Writing to {out}/ (run the same command again to resume).", soft_wrap=True)
-        try:
-            with shown_progress(folder, len(BASELINES), console):
-                run_sweep(plan, folder, stop)
-        except StopRequested:
-            console.print(f"Stopped after its last step, which is saved in {out}/: run the same command to go on.")
-            return 130
-        except KeyboardInterrupt:
-            console.print(f"Stopped at once. Checkpoints are in {out}/: run the same command to go on from them.")
-            return 130
-        return _conclude(folder)
+    try:
+        with performed(plan, folder, console):
+            return _conclude(folder)
+    except KeyboardInterrupt:
+        return 130
 
 
 @app.command()

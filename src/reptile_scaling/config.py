@@ -70,7 +70,7 @@ class Config(BaseModel):
     dataset: str = "home_assistant"
     """`home_assistant`, `banking77`, or a csv/jsonl/parquet file with a text and a label column."""
     data_dir: str | None = None
-    """Folder with a local copy of the data set; null asks the Hub where the data set lives there."""
+    """Folder with a local copy of the data set; null takes `banking77` from the Hub."""
     class_split: str | FractionSplit = FractionSplit()
     """Class-disjoint split: `protaugment-01` … `-05` (Banking77 only) or fractions and a seed."""
     n_way: Annotated[int, Field(ge=2)] = 5
@@ -95,9 +95,9 @@ class Config(BaseModel):
     """Added to a cell's seed before its training pool is drawn."""
 
     # --- meta-training
-    algorithm: Literal["reptile"] = "reptile"
-    """How adapted parameters become a new initialisation."""
-    head: Literal["classifier", "zero", "prototype"] = "classifier"
+    algorithm: str = "reptile"
+    """How adapted parameters become a new initialisation; `reptile`, or a name that was added."""
+    head: str = "classifier"
     """`classifier`: meta-learned; `zero`: reset per task; `prototype`: initialised from the support features."""
     num_meta_steps: Count = 10_000
     """Meta-steps of each cell."""

@@ -1,7 +1,10 @@
 """Classifier heads of many tasks at once: `n_way` logits from the features of a prompt.
 
-Suffixes: T tasks · S prompts per task · W ways · D width.
+A new head is a function here and a line in HEADS. Suffixes: T tasks · S prompts per task · W ways · D width.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -48,3 +51,20 @@ def prototype_head(features_TSD: Float[Tensor, "T S D"], slots_S: Int[Tensor, "S
 
 PROTOTYPE_SHARPNESS = 5.0
 """Mean squared distance in units of logits: assumed, so that a typical class gap is of order one."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a task's head is before its first inner step; with neither function it is θ's own, meta-learned."""
+
+    reset: Callable[[int, int, torch.device], dict[str, Tensor]] | None = None
+    """(n_way, width, device) → head `[…]` that replaces θ's, before the zero-step reading."""
+    from_support: Callable[[Tensor, Tensor, int], dict[str, Tensor]] | None = None
+    """(support features `[T, S, D]`, their slots `[S]`, n_way) → heads `[T, …]`, after the zero-step reading."""
+
+
+HEADS = {
+    "classifier": Head(),
+    "zero": Head(reset=fresh_head),
+    "prototype": Head(from_support=prototype_head),
+}

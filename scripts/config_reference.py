@@ -1,0 +1,91 @@
+"""Writes docs/config.md from the fields of Config: `python scripts/config_reference.py`.
+
+Keys, types, defaults and sentences are those of src/reptile_scaling/config.py, groups are its comment headings.
+"""
+
+import inspect
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reptile_scaling.config import Config, FractionSplit
+from reptile_scaling.runs import CHANGEABLE_KEYS
+
+PAGE = Path(__file__).parents[1] / "docs" / "config.md"
+WIDTH = 118
+INTRODUCTION = """\
+# Every key of a configuration
+
+Made from `src/reptile_scaling/config.py` by `python scripts/config_reference.py`; edit there, not here.
+
+A key stands in a YAML file (`configs/*.yaml`), behind `--set` (`--set k_inner=3`), or in the dict that
+`run_experiment` takes. Each line below gives `key: default`, what it may be, and what it does. A key that is not given
+keeps its default. Losses are nats per query utterance.
+
+Keys marked ↻ may change between two starts in the same folder: the grid may grow, the machine may differ. Any other
+change is another experiment and wants a folder of its own.
+"""
+BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+
+
+def reference() -> str:
+    """The whole page."""
+    properties = Config.model_json_schema()["properties"]
+    parts = [INTRODUCTION]
+    for group, keys in keys_by_group().items():
+        parts.append(f"## {group[0].upper()}{group[1:]}\n\n" + "".join(entry(k, properties[k]) for k in keys))
+    fractions = FractionSplit.model_json_schema()["properties"]
+    parts.append("## Fractions of `class_split`\n\n" + "".join(entry(k, fractions[k]) for k in fractions))
+    return "\n".join(parts)
+
+
+def keys_by_group() -> dict[str, list[str]]:
+    """The keys under the comment headings of the class."""
+    groups: dict[str, list[str]] = {}
+    for line in inspect.getsource(Config).splitlines():
+        if heading := re.fullmatch(r"    # --- (.+)", line):
+            groups[heading[1]] = []
+        elif (field := re.match(r"    (\w+):", line)) and field[1] in Config.model_fields:
+            groups[list(groups)[-1]].append(field[1])
+    return groups
+
+
+def entry(key: str, schema: dict[str, Any]) -> str:
+    """One key as a list item."""
+    mark = " ↻" if key in CHANGEABLE_KEYS else ""
+    text = f"- **`{key}: {as_yaml(schema['default'])}`**{mark} ({allowed(schema)}). {schema['description']}"
+    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False) + "\n"
+
+
+def as_yaml(value: object) -> str:
+    """A value as it stands in a configuration file."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=1000, allow_unicode=True, sort_keys=False)
+    return text.removesuffix("...\n").strip()
+
+
+def allowed(schema: dict[str, Any]) -> str:
+    """What a key may be, in words."""
+    match schema:
+        case {"anyOf": choices}:
+            return " or ".join(map(allowed, choices))
+        case {"$ref": _}:
+            return "fractions, see below"
+        case {"const": value}:
+            return f"`{value}`"
+        case {"enum": values}:
+            return " or ".join(f"`{value}`" for value in values)
+        case {"type": "array", "items": items}:
+            return f"list: {allowed(items)}"
+        case {"type": "integer" | "number" as kind}:
+            bounds = [f"{sign} {schema[name]:g}" for name, sign in BOUNDS.items() if name in schema]
+            return " ".join(["whole number" if kind == "integer" else "number", ", ".join(bounds)]).strip()
+        case {"type": kind}:
+            return {"boolean": "`true` or `false`", "null": "`null`", "string": "text"}[kind]
+    raise AssertionError(schema)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(reference(), encoding="utf-8")

@@ -1,0 +1,43 @@
+"""docs/config.md is what its script makes of the code."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from reptile_scaling.algorithms import META_UPDATES
+from reptile_scaling.config import Config
+from reptile_scaling.datasets import READERS
+from reptile_scaling.model.heads import HEADS
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+# Names that others rely on: the mission's, and ours.
+PROMISED = {
+    "model_name", "n_way", "k_support", "k_query", "inner_lr", "meta_lr", "k_inner", "meta_batch_size",
+    "inner_batch_size", "num_meta_steps", "eval_interval", "num_meta_test_tasks", "devices", "load_in_8bit", "lora_r",
+    "lora_alpha", "lora_dropout", "max_length", "seed_meta_test", "seed_train_base", "n_tasks_list", "seeds",
+    "dataset", "data_dir", "class_split", "task_examples", "algorithm", "head", "lora_layers", "lora_targets",
+    "dtype", "executor",
+}  # fmt: skip
+
+
+def test_committed_page_is_the_generated_one() -> None:
+    made = runpy.run_path(str(ROOT / "scripts" / "config_reference.py"))["reference"]()
+    assert made == PAGE, "run python scripts/config_reference.py"
+
+
+def test_page_has_every_key_once_and_in_the_order_of_the_code() -> None:
+    keys = re.findall(r"^- \*\*`(\w+):", PAGE.split("## Fractions")[0], flags=re.MULTILINE)
+    assert keys == list(Config.model_fields)
+    assert set(keys) >= PROMISED
+
+
+@pytest.mark.parametrize("key, known", [("dataset", READERS), ("algorithm", META_UPDATES), ("head", HEADS)])
+def test_sentence_of_a_key_names_what_its_dict_holds(key: str, known: dict[str, object]) -> None:
+    assert all(f"`{name}`" in str(Config.model_fields[key].description) for name in known)
+
+
+def test_lines_of_the_page_are_short() -> None:
+    assert max(map(len, PAGE.splitlines())) <= 120

@@ -1,0 +1,91 @@
+"""The examples of docs/extending.md, run as they stand."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from reptile_scaling import run_experiment
+from reptile_scaling.algorithms import META_UPDATES
+from reptile_scaling.baselines import BASELINES
+from reptile_scaling.config import make_config
+from reptile_scaling.datasets import READERS
+from reptile_scaling.errors import InputError
+from reptile_scaling.experiment import open_corpus
+from reptile_scaling.model.adapters import Adapters
+from reptile_scaling.model.heads import HEADS
+from reptile_scaling.runs import RunDirectory
+from reptile_scaling.sweep import plan_sweep
+
+PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
+DICTS = (READERS, META_UPDATES, HEADS, BASELINES)
+
+
+@pytest.fixture
+def names() -> Iterator[dict[str, object]]:
+    """What the page's code defines; the dicts are put back afterwards."""
+    before = [dict(known) for known in DICTS]
+    defined: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL):
+        exec(block, defined)
+    yield defined
+    for known, entries in zip(DICTS, before, strict=True):
+        known.clear()
+        known.update(entries)
+
+
+@pytest.fixture
+def lines_folder(toy_rows, tmp_path) -> Path:
+    folder = tmp_path / "lines"
+    folder.mkdir()
+    for label in {label for _, label in toy_rows}:
+        texts = [text for text, own in toy_rows if own == label]
+        (folder / f"{label}.txt").write_text("\n".join([*texts, "", texts[0]]) + "\n")
+    return folder
+
+
+def test_page_adds_one_entry_to_each_dict(names) -> None:
+    assert {"lines"} <= READERS.keys() and {"median_reptile"} <= META_UPDATES.keys()
+    assert {"direction"} <= HEADS.keys() and {"ridge_probe"} <= BASELINES.keys()
+
+
+def test_data_set_is_read_and_tidied(names, lines_folder, toy_settings, toy_dataset) -> None:
+    config = make_config({**toy_settings, "dataset": "lines", "data_dir": str(lines_folder)})
+    dataset = open_corpus(config).dataset
+    assert dataset.class_names == toy_dataset.class_names
+    assert sorted(dataset.texts) == sorted(toy_dataset.texts)  # without the blank and the repeated line of each file
+    with pytest.raises(InputError, match="'lines' is read from a folder of text files: set data_dir"):
+        open_corpus(make_config({**toy_settings, "dataset": "lines"}))
+
+
+def test_algorithm_moves_towards_the_median(names) -> None:
+    theta = Adapters({"w": torch.tensor([1.0])})
+    adapted = Adapters({"w": torch.tensor([[2.0], [3.0], [900.0]])})
+    # The median of 2, 3 and 900 is 3; 1 + 0.5 · (3 − 1) = 2.
+    assert META_UPDATES["median_reptile"](theta, adapted, 0.5).tensors["w"].item() == 2.0
+
+
+def test_head_points_from_the_mean_of_the_task_to_the_class(names) -> None:
+    features = torch.tensor([[[5.0, 0.0], [7.0, 0.0], [1.0, 0.0], [3.0, 0.0]]])
+    head = HEADS["direction"].from_support(features, torch.tensor([0, 0, 1, 1]), 2)
+    # Class means 6 and 2, mean of the task 4: directions +1 and −1 along the first axis.
+    torch.testing.assert_close(head["head.weight"], torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]]))
+    assert (head["head.bias"] == 0).all()
+
+
+def test_all_four_run_together(names, lines_folder, toy_settings, tmp_path) -> None:
+    ours = {"dataset": "lines", "data_dir": str(lines_folder), "algorithm": "median_reptile", "head": "direction"}
+    grid = {"n_tasks_list": [2, 4], "seeds": [0]}
+    experiment = run_experiment({**toy_settings, **ours, **grid}, tmp_path / "out")
+    assert experiment.failures == {}
+    assert len(experiment.results) == 2
+    assert 0 <= experiment.baselines.accuracy["ridge_probe"] <= 1
+    assert (experiment.config.algorithm, experiment.config.head) == ("median_reptile", "direction")
+
+
+@pytest.mark.parametrize("key, value", [("algorithm", "median_reptile"), ("head", "direction")])
+def test_name_that_was_not_added_is_refused(key: str, value: str, toy_settings, tmp_path) -> None:
+    with pytest.raises(InputError, match=f"{key} = '{value}' is unknown: use "):
+        plan_sweep(make_config({**toy_settings, key: value}), RunDirectory(tmp_path))
