@@ -17,7 +17,7 @@ FLOORS = [
     {"sweep"},
     {"ray_executor", "training"},
     {"executors"},
-    {"baselines", "model_card"},
+    {"baselines", "labelling", "model_card"},
     {"evaluation"},
     {"experiment", "algorithms"},
     {"adaptation"},

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from reptile_scaling.config import Config
-from reptile_scaling.model.adapters import Adapters, join_adapters
+from reptile_scaling.model.adapters import HEAD_BIAS, Adapters, join_adapters
 from reptile_scaling.model.encoder import PromptEncoder
 from reptile_scaling.model.heads import HEADS, logits, task_losses
 from reptile_scaling.model.lanes import leave_if_abandoned
@@ -71,12 +71,29 @@ def adapt(
     encoder.remember(np.concatenate([episode.support.ravel() for episode in episodes]))
     owners = owners if owners is not None else [0] * len(episodes)
 
+    support = [episode.support.ravel() for episode in episodes]
+    labels_S = slots(episodes[0].support, encoder.backbone.device)
+
     def adapt_tasks(tasks: slice) -> Adapted:
         own_rngs = rngs[tasks] if rngs is not None else ()
-        return _adapt_group(encoder, theta.rows(tasks), episodes[tasks], loop, own_rngs, owners[tasks])
+        return _adapt_group(encoder, theta.rows(tasks), support[tasks], labels_S, loop, own_rngs, owners[tasks])
 
     groups = encoder.in_groups(adapt_tasks, len(episodes))
     return Adapted(join_adapters(g.adapters for g in groups), torch.cat([g.losses for g in groups], dim=1))
+
+
+def adapt_to_support(
+    encoder: PromptEncoder,
+    theta: Adapters,
+    utterances: Int[np.ndarray, "S"],
+    labels: Int[np.ndarray, "S"],
+    loop: InnerLoop,
+    rng: np.random.Generator,
+) -> Adapted:
+    """The inner loop of one task whose classes may have different numbers of shots, from `theta [1, …]`."""
+    encoder.remember(utterances)
+    labels_S = torch.from_numpy(labels).to(encoder.backbone.device)
+    return _adapt_group(encoder, theta, [utterances], labels_S, loop, [rng], [0])
 
 
 def slots(examples: Int[np.ndarray, "n_way per_class"], device: torch.device) -> Int[Tensor, "S"]:
@@ -88,33 +105,32 @@ def slots(examples: Int[np.ndarray, "n_way per_class"], device: torch.device) ->
 def _adapt_group(
     encoder: PromptEncoder,
     theta: Adapters,
-    episodes: Sequence[Episode],
+    support: Sequence[Int[np.ndarray, "S"]],
+    labels_S: Int[Tensor, "S"],
     loop: InnerLoop,
     rngs: Sequence[np.random.Generator],
     owners: Sequence[int],
 ) -> Adapted:
-    device = encoder.backbone.device
-    support = [episode.support for episode in episodes]
-    labels_S = slots(support[0], device)
+    device, n_tasks, n_support = encoder.backbone.device, len(support), len(labels_S)
     whole = encoder.prepare(support, owners)
     phi = in_working_order(theta)
     if (head_from := HEADS[loop.head].from_support) is not None:
         with torch.no_grad():
-            features = encoder.features(whole, phi).unflatten(0, (len(episodes), -1))
-        phi = Adapters(phi.tensors | head_from(features, labels_S, len(support[0])))
+            features = encoder.features(whole, phi).unflatten(0, (n_tasks, -1))
+        phi = Adapters(phi.tensors | head_from(features, labels_S, phi.tensors[HEAD_BIAS].shape[1]))
     phi = phi.map(lambda tensor: tensor.requires_grad_())
     variables = list(phi.tensors.values())
     optimizer = _OPTIMIZERS[loop.optimizer](variables, lr=loop.learning_rate)
     dropout = _dropout_streams(loop, rngs, device)
-    losses = torch.empty(loop.steps, len(episodes), device=device)
+    losses = torch.empty(loop.steps, n_tasks, device=device)
     for step in range(loop.steps):
         leave_if_abandoned()
-        batch, batch_labels = whole, labels_S.expand(len(episodes), -1)
-        if loop.batch_size is not None and loop.batch_size < support[0].size:
-            chosen = np.stack([rng.permutation(support[0].size)[: loop.batch_size] for rng in rngs])
-            batch = encoder.prepare([s.ravel()[c] for s, c in zip(support, chosen, strict=True)], owners)
+        batch, batch_labels = whole, labels_S.expand(n_tasks, -1)
+        if loop.batch_size is not None and loop.batch_size < n_support:
+            chosen = np.stack([rng.permutation(n_support)[: loop.batch_size] for rng in rngs])
+            batch = encoder.prepare([s[c] for s, c in zip(support, chosen, strict=True)], owners)
             batch_labels = labels_S[torch.from_numpy(chosen).to(device)]
-        features = encoder.features(batch, phi, dropout).unflatten(0, (len(episodes), -1))
+        features = encoder.features(batch, phi, dropout).unflatten(0, (n_tasks, -1))
         losses_T = task_losses(logits(phi, features), batch_labels)
         # Each task's loss depends on its own parameters alone, so the gradient of the sum is every task's own.
         gradients = torch.autograd.grad(losses_T.sum(), variables)

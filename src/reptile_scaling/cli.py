@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,8 +20,10 @@ from reptile_scaling.config import Config, load_config
 from reptile_scaling.errors import InputError
 from reptile_scaling.laws import Law, Transform
 from reptile_scaling.runs import RunDirectory
+from reptile_scaling.storage import csv_text, write_bytes
 
 if TYPE_CHECKING:
+    from reptile_scaling.labelling import Evaluation
     from reptile_scaling.sweep import Plan
 
 RUN_FOLDER = Path("experiments_scaling_law")
@@ -32,8 +35,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console(highlight=False)
+errors = Console(highlight=False, stderr=True)
 
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder of the run; the same command resumes it.")]
+ModelOption = Annotated[str | None, typer.Option("--model", help="The base, where its folder has moved.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
@@ -154,6 +159,105 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folde
     """Draw the figures and report.html again."""
 
     sys.exit(_conclude(RunDirectory(folder)))
+
+
+@app.command()
+def adapt(
+    adapter: Annotated[Path, typer.Option("--adapter", metavar="DIR", help="The adapter/ folder of a finished cell.")],
+    support: Annotated[Path, typer.Option("--support", metavar="FILE", help="Labelled texts: csv, jsonl or parquet.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the adapted model goes; a new folder.")],
+    evaluate: Annotated[
+        Path | None, typer.Option("--evaluate", metavar="FILE", help="Labelled texts to measure it on.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Inner steps; by default as evaluated.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", min=1e-9, help="Inner learning rate; as evaluated.")] = None,
+    model: ModelOption = None,
+) -> None:
+    """Adapt a meta-trained initialisation to labels of one's own: any number of classes and shots."""
+    from reptile_scaling.datasets.files import read_file
+    from reptile_scaling.labelling import adapt_to_labels
+
+    labelled = read_file(support)
+    held_out = _labelled_texts(evaluate) if evaluate else None
+    for note in labelled.notes:
+        errors.print(f"note: {note}", markup=False)
+    with errors.status("loading the model and adapting"):
+        began = time.perf_counter()
+        labeller, done = adapt_to_labels(adapter, labelled, out, steps=steps, learning_rate=lr, model=model)
+    console.print(
+        f"{done.n_support} utterances of {len(labeller.labels)} labels, {done.steps} inner steps: support loss "
+        f"{done.first_loss:.3f} → {done.last_loss:.3f} nats; {time.perf_counter() - began:.1f} s with loading.",
+        soft_wrap=True,
+    )
+    console.print(f"Written to {out}/: label texts with `reptile-scaling predict --adapter {out}`.", soft_wrap=True)
+    if held_out:
+        _print_evaluation(labeller.evaluate(*held_out), console)
+
+
+@app.command()
+def predict(
+    adapter: Annotated[Path, typer.Option("--adapter", metavar="DIR", help="What `adapt` wrote.")],
+    source: Annotated[
+        str, typer.Option("--input", metavar="FILE|-", help="csv, jsonl or parquet with a text column; - reads lines.")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write here, not to the screen.")] = None,
+    evaluate: Annotated[bool, typer.Option("--evaluate", help="The input has labels too: say how many agree.")] = False,
+    model: ModelOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line, with all probabilities.")] = False,
+) -> None:
+    """Label texts, with probabilities: CSV with text, label, probability."""
+    from reptile_scaling.labelling import open_labeller
+
+    texts, truth = _texts_to_label(source, evaluate)
+    with errors.status("loading the model and labelling"):
+        labeller = open_labeller(adapter, model=model)
+        found = labeller.evaluate(texts, truth) if truth is not None else None
+        probabilities = labeller.predict(texts)
+    rows = [
+        {"text": text, "label": labeller.labels[p.argmax()], "probability": round(float(p.max()), 6)}
+        | ({"probabilities": dict(zip(labeller.labels, p.tolist(), strict=True))} if as_json else {})
+        for text, p in zip(texts, probabilities, strict=True)
+    ]
+    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) if as_json else csv_text(rows)
+    if out is not None:
+        write_bytes(out, content.encode())
+    else:
+        sys.stdout.write(content)
+    if found is not None:
+        _print_evaluation(found, errors)
+
+
+def _labelled_texts(path: Path) -> tuple[list[str], list[str]]:
+    from reptile_scaling.datasets.files import labels_of, read_table, texts_of
+
+    table = read_table(path)
+    return texts_of(table, str(path)), [label.strip() for label in labels_of(table, str(path))]
+
+
+def _texts_to_label(source: str, with_labels: bool) -> tuple[list[str], list[str] | None]:
+    from reptile_scaling.datasets.files import read_table, texts_of
+
+    if source == "-":
+        if with_labels:
+            raise InputError("--evaluate needs labels, and --input - reads texts alone: give a table with both")
+        texts = [line for line in sys.stdin.read().splitlines() if line.strip()]
+        if not texts:
+            raise InputError("--input - found no text on standard input: pipe in one text a line")
+        return texts, None
+    if with_labels:
+        return _labelled_texts(Path(source))
+    return texts_of(read_table(Path(source)), source), None
+
+
+def _print_evaluation(found: "Evaluation", where: Console) -> None:
+    low, high = found.accuracy_ci95
+    where.print(
+        f"accuracy {found.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}) on {found.n} texts, "
+        f"loss {found.loss:.3f} nats",
+        soft_wrap=True,
+    )
+    for label, recall in found.recall.items():
+        where.print(f"  {label}: recall {recall:.1%}", soft_wrap=True, markup=False)
 
 
 @app.command()

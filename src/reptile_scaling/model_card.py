@@ -26,6 +26,11 @@ base = AutoModelForCausalLM.from_pretrained({base!r})
 model = PeftModel.from_pretrained(base, "path/to/this/folder")
 ```
 
+```bash
+reptile-scaling adapt --adapter path/to/this/folder --support labelled.csv --out my_labels
+reptile-scaling predict --adapter my_labels --input texts.csv
+```
+
 The prompt is `{template}`; features are read at its last token after the final norm. `head.safetensors` holds the
 meta-learned classifier (`head.weight [n_way, width]`, `head.bias [n_way]`).
 """

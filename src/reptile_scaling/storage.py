@@ -53,12 +53,17 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    write_bytes(path, csv_text(rows).encode())
+
+
+def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
+    """A header and a line a row; nothing for no rows."""
     buffer = StringIO()
     if rows:
         writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    write_bytes(path, buffer.getvalue().encode())
+    return buffer.getvalue()
 
 
 def read_csv(path: Path) -> list[dict[str, Any]]:

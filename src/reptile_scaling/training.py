@@ -27,6 +27,7 @@ from reptile_scaling.evaluation import (
 from reptile_scaling.event_files import EventFile
 from reptile_scaling.experiment import Experiment, fresh_initialisation
 from reptile_scaling.interruption import StopRequested, stop_if_requested
+from reptile_scaling.labelling import adaptation_facts
 from reptile_scaling.model.adapters import Adapters, join_adapters
 from reptile_scaling.model.peft_io import save_adapter
 from reptile_scaling.model_card import model_card
@@ -277,9 +278,9 @@ def _finish_cell(experiment: Experiment, training: CellTraining) -> None:
         return
     card = model_card(config, experiment.corpus.dataset.name, result)
     with named_refusals(training.folder.adapter_folder):
-        save_adapter(
-            training.folder.adapter_folder, experiment.encoder.backbone, training.theta, config.model_name, card
-        )
+        facts = adaptation_facts(config)
+        folder, backbone = training.folder.adapter_folder, experiment.encoder.backbone
+        save_adapter(folder, backbone, training.theta, config.model_name, card, facts)
     columns = {"loss": figures.loss, "accuracy": figures.accuracy, "zero_step_accuracy": figures.zero_step_accuracy}
     test_tasks = [{"task": i, **{name: float(c[i]) for name, c in columns.items()}} for i in range(len(figures.loss))]
     if training.events:

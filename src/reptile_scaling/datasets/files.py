@@ -41,15 +41,26 @@ def read_table(path: Path) -> pd.DataFrame:
 
 def rows_of(table: pd.DataFrame, source: str) -> list[tuple[str, str]]:
     """(text, label) rows of a table; InputError if a column is missing or an entry is empty."""
-    text, label = _column(table, TEXT_COLUMNS, source), _column(table, LABEL_COLUMNS, source)
+    return list(zip(texts_of(table, source), labels_of(table, source), strict=True))
+
+
+def texts_of(table: pd.DataFrame, source: str) -> list[str]:
+    """The utterances of a table, in its order; InputError as for `rows_of`."""
+    return _entries(table, _column(table, TEXT_COLUMNS, source), source)
+
+
+def labels_of(table: pd.DataFrame, source: str) -> list[str]:
+    """The labels of a table, in its order; InputError as for `rows_of`."""
+    return _entries(table, _column(table, LABEL_COLUMNS, source), source)
+
+
+def _entries(table: pd.DataFrame, column: str, source: str) -> list[str]:
     # A table's null is an empty entry, not the word "None".
-    texts, labels = (table[column].astype(object).where(table[column].notna(), "") for column in (text, label))
-    rows = [(str(t), str(c)) for t, c in zip(texts, labels, strict=True)]
-    for number, (utterance, class_name) in enumerate(rows, start=1):
-        if not utterance.strip() or not class_name.strip():
-            empty = text if not utterance.strip() else label
-            raise InputError(f"{source}: row {number} has an empty {empty!r}: fill it in or delete the row")
-    return rows
+    entries = [str(entry) for entry in table[column].astype(object).where(table[column].notna(), "")]
+    for number, entry in enumerate(entries, start=1):
+        if not entry.strip():
+            raise InputError(f"{source}: row {number} has an empty {column!r}: fill it in or delete the row")
+    return entries
 
 
 def _column(table: pd.DataFrame, names: tuple[str, ...], source: str) -> str:

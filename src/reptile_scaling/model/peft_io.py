@@ -1,5 +1,6 @@
 """A meta-trained initialisation on disk, in PEFT's format: `PeftModel.from_pretrained` loads it as it is."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,26 @@ from torch import Tensor
 from reptile_scaling.errors import InputError
 from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, LORA_A, LORA_B, Adapters
 from reptile_scaling.model.backbone import Backbone
+from reptile_scaling.storage import read_json, write_json
 
 PEFT_PREFIX = "base_model.model."
-WEIGHTS, HEAD = "adapter_model.safetensors", "head.safetensors"
+WEIGHTS, HEAD, FACTS = "adapter_model.safetensors", "head.safetensors", "adaptation.json"
 
 
-def save_adapter(folder: Path, backbone: Backbone, theta: Adapters, base_model_name: str, card: str) -> None:
-    """Writes adapter_config.json, adapter_model.safetensors, head.safetensors and the model card README.md.
+def save_adapter(
+    folder: Path, backbone: Backbone, theta: Adapters, base_model_name: str, card: str, facts: Mapping[str, object]
+) -> None:
+    """Writes adapter_config.json, adapter_model.safetensors, head.safetensors, adaptation.json and the card README.md.
 
-    The head is the classifier `[n_way, D]` on the last token's features; PEFT itself does not read it.
+    The head is the classifier `[n_way, D]` on the last token's features; `facts` is what adapting and predicting with
+    it need to know. PEFT itself reads neither.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lora_config(backbone, base_model_name).save_pretrained(str(folder))
     (folder / WEIGHTS).write_bytes(safetensors.torch.save(_peft_state(theta), metadata={"format": "pt"}))
     head = {name: theta.tensors[name].cpu().contiguous() for name in (HEAD_WEIGHT, HEAD_BIAS)}
     (folder / HEAD).write_bytes(safetensors.torch.save(head))
+    write_json(folder / FACTS, facts)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -44,6 +50,17 @@ def load_adapter(folder: Path, device: torch.device) -> Adapters:
     if head.keys() != {HEAD_WEIGHT, HEAD_BIAS}:
         raise InputError(f"{str(folder / HEAD)!r} holds {', '.join(head) or 'nothing'}: give a cell's adapter/ folder")
     return Adapters(tensors | {name: tensor.to(device) for name, tensor in head.items()})
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What `save_adapter` wrote beside the weights; InputError where there is nothing."""
+    facts: dict[str, Any] | None = read_json(folder / FACTS)
+    if facts is None:
+        raise InputError(
+            f"adapter folder {str(folder)!r} has no {FACTS}: give the adapter/ folder of a cell that this version "
+            "finished, or the --out of `adapt`"
+        )
+    return facts
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,234 @@
+"""A meta-trained initialisation at work: adapted to one's own labels, then labelling texts.
+
+`adapt_to_labels` runs the inner loop of evaluation on a user's support set and writes a folder; `open_labeller` reads
+one back. Any number of classes, any and unequal shots.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from reptile_scaling.adaptation import InnerLoop, adapt_to_support
+from reptile_scaling.config import Config, make_config
+from reptile_scaling.datasets.dataset import IntentDataset
+from reptile_scaling.errors import InputError
+from reptile_scaling.evaluation import starting_points, test_loop
+from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters
+from reptile_scaling.model.backbone import Backbone, LoraShape
+from reptile_scaling.model.encoder import PromptEncoder, tokenize_prompts
+from reptile_scaling.model.heads import logits
+from reptile_scaling.model.loading import check_model, choose_devices, load_language_model
+from reptile_scaling.model.peft_io import load_adapter, read_facts, save_adapter
+from reptile_scaling.model.prefix_cache import PrefixCache
+from reptile_scaling.randomness import stream
+
+TEXTS_PER_FORWARD = 256
+# What a configuration must say for an adapter to be loaded and adapted again.
+FACT_KEYS = (
+    "model_name", "model_revision", "dtype", "load_in_8bit", "load_in_4bit", "max_length", "template",
+    "n_way", "k_support", "head", "k_inner", "k_inner_test", "inner_lr", "inner_optimizer", "inner_batch_size",
+    "lora_r", "lora_alpha", "lora_layers", "lora_targets",
+)  # fmt: skip
+
+CARD = """---
+base_model: {base}
+library_name: peft
+tags: [few-shot, intent-classification]
+---
+# Labels: {labels}
+
+Adapted from a meta-trained initialisation with {n_support} labelled utterances in {steps} inner steps
+(support loss {before:.3f} → {after:.3f} nats).
+
+```bash
+reptile-scaling predict --adapter path/to/this/folder --input texts.csv
+```
+"""
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How an adaptation went; losses in nats per support utterance, before the first and the last step."""
+
+    steps: int
+    n_support: int
+    first_loss: float
+    last_loss: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions beside the truth."""
+
+    n: int
+    accuracy: float
+    accuracy_ci95: tuple[float, float]
+    """Wilson's interval (Wilson 1927)."""
+    loss: float
+    """Mean cross-entropy, nats per text."""
+    recall: dict[str, float]
+    """By label, of those that occur."""
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """A model adapted to `labels`."""
+
+    labels: tuple[str, ...]
+    backbone: Backbone
+    adapters: Adapters
+    """One set, `[1, …]`."""
+    config: Config
+
+    @torch.no_grad()
+    def predict(self, texts: list[str]) -> Float[np.ndarray, "texts labels"]:
+        """Probabilities of each label, in the order of the texts."""
+        probabilities = [np.zeros((0, len(self.labels)))]
+        for start in range(0, len(texts), TEXTS_PER_FORWARD):
+            encoder = _encoder(self.backbone, texts[start : start + TEXTS_PER_FORWARD], self.config)
+            batch = encoder.prepare([np.arange(len(encoder.token_ids))])
+            scores = logits(self.adapters, encoder.features(batch, self.adapters)[None])[0]
+            probabilities.append(scores.double().softmax(-1).cpu().numpy())
+        return np.concatenate(probabilities)
+
+    def evaluate(self, texts: list[str], truth: list[str]) -> Evaluation:
+        """Predicts texts whose labels are known. InputError for a label that this model does not have."""
+        if not texts:
+            raise InputError("there is no text to evaluate on: give at least one labelled row")
+        if unknown := sorted(set(truth) - set(self.labels)):
+            raise InputError(f"label {unknown[0]!r} is none of this model's ({', '.join(self.labels)}): correct it")
+        probabilities = self.predict(texts)
+        slots = np.array([self.labels.index(label) for label in truth])
+        correct = probabilities.argmax(1) == slots
+        loss = -np.log(np.clip(probabilities[np.arange(len(slots)), slots], 1e-300, None))
+        return Evaluation(
+            n=len(texts),
+            accuracy=float(correct.mean()),
+            accuracy_ci95=wilson_interval(int(correct.sum()), len(texts)),
+            loss=float(loss.mean()),
+            recall={self.labels[slot]: float(correct[slots == slot].mean()) for slot in np.unique(slots)},
+        )
+
+
+def wilson_interval(n_correct: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Of a share, `z` standard errors wide on either side; stays inside 0 … 1."""
+    centre = (n_correct + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * np.sqrt(n_correct * (n - n_correct) / n + z * z / 4)
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def adaptation_facts(config: Config, labels: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """`adaptation.json`: the settings an adapter needs, and its labels once it is adapted to some."""
+    settings = config.model_dump(mode="json")
+    return {"config": {key: settings[key] for key in FACT_KEYS}, "labels": list(labels) if labels else None}
+
+
+def adapt_to_labels(
+    adapter: Path,
+    support: IntentDataset,
+    out: Path,
+    *,
+    steps: int | None = None,
+    learning_rate: float | None = None,
+    model: str | None = None,
+    device: str = "auto",
+) -> tuple[Labeller, Adaptation]:
+    """Adapts the initialisation in `adapter` to the classes of `support` and writes the result to the folder `out`.
+
+    By default it takes as many passes over the support set as the initialisation was evaluated with, in batches as
+    large as the support sets it was meta-trained on. `model` replaces the base's name, where its folder has moved.
+    Raises InputError for a folder that holds no initialisation, fewer than two classes, or an `out` that is in use.
+    """
+    if len(support.class_names) < 2:
+        raise InputError(
+            f"{support.name}: all rows have the label {support.class_names[0]!r}: give at least two labels"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {str(out)!r} is not empty: choose another folder")
+    config, labels = _read_adapter_config(adapter, model)
+    if labels is not None:
+        raise InputError(f"adapter {str(adapter)!r} is adapted to {', '.join(labels)} already: give its initialisation")
+    backbone, theta = _open(adapter, config, device)
+    start = starting_points(_head_for(theta, len(support.class_names)), 1, config.head)
+    loop = _loop(config, len(support.texts), steps, learning_rate)
+    encoder = _encoder(backbone, support.texts, config)
+    utterances = np.concatenate(support.utterances_by_class)
+    rng = stream(0, "test_batches")
+    adapted = adapt_to_support(encoder, start, utterances, support.labels[utterances], loop, rng)
+    single = adapted.adapters.map(lambda tensor: tensor[0])
+    if not single.is_finite():
+        raise InputError(f"adaptation diverged at --lr {loop.learning_rate:g}: lower it")
+    losses = adapted.losses[:, 0].tolist()
+    done = Adaptation(loop.steps, len(support.texts), losses[0], losses[-1])
+    card = CARD.format(
+        base=config.model_name, labels=", ".join(support.class_names), n_support=done.n_support, steps=done.steps,
+        before=done.first_loss, after=done.last_loss,
+    )  # fmt: skip
+    save_adapter(out, backbone, single, config.model_name, card, adaptation_facts(config, support.class_names))
+    return Labeller(support.class_names, backbone, adapted.adapters, config), done
+
+
+def open_labeller(adapter: Path, *, model: str | None = None, device: str = "auto") -> Labeller:
+    """What `adapt_to_labels` wrote. InputError for an initialisation that no labels belong to yet."""
+    config, labels = _read_adapter_config(adapter, model)
+    if labels is None:
+        raise InputError(f"adapter {str(adapter)!r} has no labels yet: run `adapt` first and give its --out folder")
+    backbone, theta = _open(adapter, config, device)
+    if len(theta.tensors[HEAD_BIAS]) != len(labels):
+        raise InputError(
+            f"adapter {str(adapter)!r} names {len(labels)} labels, but its head has another number: adapt again"
+        )
+    return Labeller(tuple(labels), backbone, theta.repeated(1), config)
+
+
+def _read_adapter_config(adapter: Path, model: str | None) -> tuple[Config, list[str] | None]:
+    facts = read_facts(adapter)
+    settings = dict(facts["config"]) | ({"model_name": model} if model else {})
+    return make_config(settings), facts["labels"]
+
+
+def _open(adapter: Path, config: Config, device: str) -> tuple[Backbone, Adapters]:
+    """The base on a device with LoRA where the adapter has it, and the adapter's parameters `[…]`."""
+    (name, *_) = choose_devices((device,))
+    check_model(config)
+    targets = None if config.lora_targets == "all" else config.lora_targets
+    shape = LoraShape(config.lora_r, config.lora_alpha, config.top_layers, targets)
+    backbone = Backbone(load_language_model(config, name), shape)
+    theta = load_adapter(adapter, backbone.device)
+    fits = backbone.fresh_lora(torch.Generator())
+    for key, tensor in fits.items():
+        if key not in theta.tensors or theta.tensors[key].shape != tensor.shape:
+            raise InputError(
+                f"adapter {str(adapter)!r} does not fit the model {config.model_name!r} ({key} differs): "
+                "give --model the base it was trained on"
+            )
+    return backbone, theta
+
+
+def _head_for(theta: Adapters, n_classes: int) -> Adapters:
+    """θ with a head of so many rows. Slots are drawn at random in meta-training, so its rows are exchangeable: another
+    number of classes starts from their mean, all alike, and is at chance before the first step."""
+    weight, bias = theta.tensors[HEAD_WEIGHT], theta.tensors[HEAD_BIAS]
+    if len(weight) == n_classes:
+        return theta
+    rows = {HEAD_WEIGHT: weight.mean(0).repeat(n_classes, 1), HEAD_BIAS: bias.mean().repeat(n_classes)}
+    return Adapters(theta.tensors | rows)
+
+
+def _loop(config: Config, n_support: int, steps: int | None, learning_rate: float | None) -> InnerLoop:
+    """The inner loop of evaluation, with more steps in mini-batches where the support set is larger than there."""
+    loop = test_loop(config)
+    trained_on = config.n_way * config.k_support
+    if n_support > trained_on:
+        passes = -(-n_support // trained_on)
+        loop = replace(loop, steps=loop.steps * passes, batch_size=loop.batch_size or trained_on)
+    return replace(loop, steps=steps or loop.steps, learning_rate=learning_rate or loop.learning_rate)
+
+
+def _encoder(backbone: Backbone, texts: tuple[str, ...] | list[str], config: Config) -> PromptEncoder:
+    token_ids = tokenize_prompts(backbone.tokenizer, texts, config.template, config.max_length)
+    return PromptEncoder(backbone, token_ids, PrefixCache(backbone, token_ids) if backbone.first_adapted > 0 else None)
