@@ -191,9 +191,28 @@ def test_refusals_name_value_and_cure(adapter, toy_dataset, tmp_path, monkeypatc
         adapted, tmp_path / "unknown.csv", monkeypatch, capsys, "--evaluate"
     )
     assert "needs labels" in predicting(adapted, "-", monkeypatch, capsys, "--evaluate")
+    adapting("--evaluate", tmp_path / "unknown.csv")  # before anything is written, as the last line sees
+    assert "does not fit the model" in adapting(start=with_facts(adapter, tmp_path / "fewer", lora_layers="top-1"))
+    assert "part of the path is a file" in adapting(to="one.csv/below")
+    (tmp_path / "empty.csv").write_text("text\n")
+    assert "has no row" in predicting(adapted, tmp_path / "empty.csv", monkeypatch, capsys)
+    assert "name a file" in predicting(adapted, support, monkeypatch, capsys, "--out", tmp_path / "used")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n")))
+    assert "is not UTF-8" in predicting(adapted, "-", monkeypatch, capsys)
+    for content, message in (("{}", "names no config"), ("[1]", "names no config"), ('{"con', "is not whole")):
+        (other / "adaptation.json").write_text(content)
+        assert message in adapting(start=other) and "copy it again" in adapting(start=other)
     (adapted / "head.safetensors").write_bytes(b"torn")
     assert "is not whole" in predicting(adapted, support, monkeypatch, capsys)
     assert not (tmp_path / "new").exists()
+
+
+def test_white_space_around_a_text_changes_nothing(adapter, toy_dataset, tmp_path) -> None:
+    labeller, _ = adapt_to_labels(adapter, support_of(toy_dataset, (0, 2, 3), (2, 2, 2)), tmp_path / "out")
+    one, other = labeller.predict(["open the door", "  open  the door \t"])
+    np.testing.assert_array_equal(one, other)
+    with pytest.raises(InputError, match="text 2 of 2 is empty: fill it in"):
+        labeller.predict(["open", " "])
 
 
 def predicting(adapter: Path, source: object, monkeypatch, capsys, *extra: object) -> str:

@@ -175,10 +175,12 @@ def adapt(
 ) -> None:
     """Adapt a meta-trained initialisation to labels of one's own: any number of classes and shots."""
     from reptile_scaling.datasets.files import read_file
-    from reptile_scaling.labelling import adapt_to_labels
+    from reptile_scaling.labelling import adapt_to_labels, check_truth
 
     labelled = read_file(support)
     held_out = _labelled_texts(evaluate) if evaluate else None
+    if held_out:
+        check_truth(held_out[1], labelled.class_names)
     for note in labelled.notes:
         errors.print(f"note: {note}", markup=False)
     with errors.status("loading the model and adapting"):
@@ -189,7 +191,9 @@ def adapt(
         f"{done.first_loss:.3f} → {done.last_loss:.3f} nats; {time.perf_counter() - began:.1f} s with loading.",
         soft_wrap=True,
     )
-    console.print(f"Written to {out}/: label texts with `reptile-scaling predict --adapter {out}`.", soft_wrap=True)
+    console.print(
+        f"Written to {out}/: label texts with `reptile-scaling predict --adapter {out}`.", soft_wrap=True, markup=False
+    )
     if held_out:
         _print_evaluation(labeller.evaluate(*held_out), console)
 
@@ -206,12 +210,13 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line, with all probabilities.")] = False,
 ) -> None:
     """Label texts, with probabilities: CSV with text, label, probability."""
-    from reptile_scaling.labelling import open_labeller
+    from reptile_scaling.labelling import check_truth, open_labeller
 
     texts, truth = _texts_to_label(source, evaluate)
     with errors.status("loading the model and labelling"):
         labeller = open_labeller(adapter, model=model)
-        found = labeller.evaluate(texts, truth) if truth is not None else None
+        if truth is not None:
+            check_truth(truth, labeller.labels)
         probabilities = labeller.predict(texts)
     rows = [
         {"text": text, "label": labeller.labels[p.argmax()], "probability": round(float(p.max()), 6)}
@@ -223,8 +228,8 @@ def predict(
         write_bytes(out, content.encode())
     else:
         sys.stdout.write(content)
-    if found is not None:
-        _print_evaluation(found, errors)
+    if truth is not None:
+        _print_evaluation(labeller.compare(probabilities, truth), errors)
 
 
 def _labelled_texts(path: Path) -> tuple[list[str], list[str]]:
@@ -240,13 +245,20 @@ def _texts_to_label(source: str, with_labels: bool) -> tuple[list[str], list[str
     if source == "-":
         if with_labels:
             raise InputError("--evaluate needs labels, and --input - reads texts alone: give a table with both")
-        texts = [line for line in sys.stdin.read().splitlines() if line.strip()]
+        try:
+            content = sys.stdin.buffer.read().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(f"--input - is not UTF-8 ({error.reason}): convert it, as with iconv") from error
+        texts = [line for line in content.splitlines() if line.strip()]
         if not texts:
             raise InputError("--input - found no text on standard input: pipe in one text a line")
         return texts, None
     if with_labels:
         return _labelled_texts(Path(source))
-    return texts_of(read_table(Path(source)), source), None
+    texts = texts_of(read_table(Path(source)), source)
+    if not texts:
+        raise InputError(f"{source} has no row: give at least one text")
+    return texts, None
 
 
 def _print_evaluation(found: "Evaluation", where: Console) -> None:

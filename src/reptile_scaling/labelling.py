@@ -25,6 +25,7 @@ from reptile_scaling.model.loading import check_model, choose_devices, load_lang
 from reptile_scaling.model.peft_io import load_adapter, read_facts, save_adapter
 from reptile_scaling.model.prefix_cache import PrefixCache
 from reptile_scaling.randomness import stream
+from reptile_scaling.storage import named_refusals
 
 TEXTS_PER_FORWARD = 256
 # What a configuration must say for an adapter to be loaded and adapted again.
@@ -86,10 +87,14 @@ class Labeller:
 
     @torch.no_grad()
     def predict(self, texts: list[str]) -> Float[np.ndarray, "texts labels"]:
-        """Probabilities of each label, in the order of the texts."""
+        """Probabilities of each label, in the order of the texts. InputError for a text without a word."""
+        # As `make_dataset` folds the support set: a blank at the end would be the token that features are read at.
+        folded = [" ".join(text.split()) for text in texts]
+        if "" in folded:
+            raise InputError(f"text {folded.index('') + 1} of {len(texts)} is empty: fill it in or leave it out")
         probabilities = [np.zeros((0, len(self.labels)))]
         for start in range(0, len(texts), TEXTS_PER_FORWARD):
-            encoder = _encoder(self.backbone, texts[start : start + TEXTS_PER_FORWARD], self.config)
+            encoder = _encoder(self.backbone, folded[start : start + TEXTS_PER_FORWARD], self.config)
             batch = encoder.prepare([np.arange(len(encoder.token_ids))])
             scores = logits(self.adapters, encoder.features(batch, self.adapters)[None])[0]
             probabilities.append(scores.double().softmax(-1).cpu().numpy())
@@ -97,21 +102,29 @@ class Labeller:
 
     def evaluate(self, texts: list[str], truth: list[str]) -> Evaluation:
         """Predicts texts whose labels are known. InputError for a label that this model does not have."""
-        if not texts:
-            raise InputError("there is no text to evaluate on: give at least one labelled row")
-        if unknown := sorted(set(truth) - set(self.labels)):
-            raise InputError(f"label {unknown[0]!r} is none of this model's ({', '.join(self.labels)}): correct it")
-        probabilities = self.predict(texts)
+        check_truth(truth, self.labels)
+        return self.compare(self.predict(texts), truth)
+
+    def compare(self, probabilities: Float[np.ndarray, "texts labels"], truth: list[str]) -> Evaluation:
+        """Predictions already made beside labels that `check_truth` has passed."""
         slots = np.array([self.labels.index(label) for label in truth])
         correct = probabilities.argmax(1) == slots
         loss = -np.log(np.clip(probabilities[np.arange(len(slots)), slots], 1e-300, None))
         return Evaluation(
-            n=len(texts),
+            n=len(truth),
             accuracy=float(correct.mean()),
-            accuracy_ci95=wilson_interval(int(correct.sum()), len(texts)),
+            accuracy_ci95=wilson_interval(int(correct.sum()), len(truth)),
             loss=float(loss.mean()),
             recall={self.labels[slot]: float(correct[slots == slot].mean()) for slot in np.unique(slots)},
         )
+
+
+def check_truth(truth: list[str], labels: tuple[str, ...]) -> None:
+    """InputError for nothing to evaluate on, or a label that is none of `labels`."""
+    if not truth:
+        raise InputError("there is no text to evaluate on: give at least one labelled row")
+    if unknown := sorted(set(truth) - set(labels)):
+        raise InputError(f"label {unknown[0]!r} is none of this model's ({', '.join(labels)}): correct it")
 
 
 def wilson_interval(n_correct: int, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -168,7 +181,8 @@ def adapt_to_labels(
         base=config.model_name, labels=", ".join(support.class_names), n_support=done.n_support, steps=done.steps,
         before=done.first_loss, after=done.last_loss,
     )  # fmt: skip
-    save_adapter(out, backbone, single, config.model_name, card, adaptation_facts(config, support.class_names))
+    with named_refusals(out):
+        save_adapter(out, backbone, single, config.model_name, card, adaptation_facts(config, support.class_names))
     return Labeller(support.class_names, backbone, adapted.adapters, config), done
 
 
@@ -187,7 +201,7 @@ def open_labeller(adapter: Path, *, model: str | None = None, device: str = "aut
 
 def _read_adapter_config(adapter: Path, model: str | None) -> tuple[Config, list[str] | None]:
     facts = read_facts(adapter)
-    settings = dict(facts["config"]) | ({"model_name": model} if model else {})
+    settings = dict(facts["config"]) | ({"model_name": model, "model_revision": None} if model else {})
     return make_config(settings), facts["labels"]
 
 
@@ -199,13 +213,13 @@ def _open(adapter: Path, config: Config, device: str) -> tuple[Backbone, Adapter
     shape = LoraShape(config.lora_r, config.lora_alpha, config.top_layers, targets)
     backbone = Backbone(load_language_model(config, name), shape)
     theta = load_adapter(adapter, backbone.device)
-    fits = backbone.fresh_lora(torch.Generator())
-    for key, tensor in fits.items():
-        if key not in theta.tensors or theta.tensors[key].shape != tensor.shape:
-            raise InputError(
-                f"adapter {str(adapter)!r} does not fit the model {config.model_name!r} ({key} differs): "
-                "give --model the base it was trained on"
-            )
+    fits = {key: tensor.shape for key, tensor in backbone.fresh_lora(torch.Generator()).items()}
+    stored = {key: tensor.shape for key, tensor in theta.tensors.items() if key not in (HEAD_WEIGHT, HEAD_BIAS)}
+    if differing := sorted(key for key in fits | stored if fits.get(key) != stored.get(key)):
+        raise InputError(
+            f"adapter {str(adapter)!r} does not fit the model {config.model_name!r} ({differing[0]} differs): "
+            "give --model the base it was trained on"
+        )
     return backbone, theta
 
 

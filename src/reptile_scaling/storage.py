@@ -19,6 +19,7 @@ REFUSALS = {
     errno.EROFS: "mount it for writing",
     errno.EACCES: "give yourself the right to write there",
     errno.EPERM: "give yourself the right to write there",
+    errno.EISDIR: "name a file, since this is a folder",
     errno.ENOTDIR: "choose another folder, since part of the path is a file",
 }
 

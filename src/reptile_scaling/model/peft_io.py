@@ -1,5 +1,6 @@
 """A meta-trained initialisation on disk, in PEFT's format: `PeftModel.from_pretrained` loads it as it is."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from reptile_scaling.errors import InputError
 from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, LORA_A, LORA_B, Adapters
 from reptile_scaling.model.backbone import Backbone
-from reptile_scaling.storage import read_json, write_json
+from reptile_scaling.storage import write_bytes, write_json
 
 PEFT_PREFIX = "base_model.model."
 WEIGHTS, HEAD, FACTS = "adapter_model.safetensors", "head.safetensors", "adaptation.json"
@@ -28,11 +29,11 @@ def save_adapter(
     """
     folder.mkdir(parents=True, exist_ok=True)
     lora_config(backbone, base_model_name).save_pretrained(str(folder))
-    (folder / WEIGHTS).write_bytes(safetensors.torch.save(_peft_state(theta), metadata={"format": "pt"}))
+    write_bytes(folder / WEIGHTS, safetensors.torch.save(_peft_state(theta), metadata={"format": "pt"}))
     head = {name: theta.tensors[name].cpu().contiguous() for name in (HEAD_WEIGHT, HEAD_BIAS)}
-    (folder / HEAD).write_bytes(safetensors.torch.save(head))
+    write_bytes(folder / HEAD, safetensors.torch.save(head))
     write_json(folder / FACTS, facts)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_bytes(folder / "README.md", card.encode())
 
 
 def load_adapter(folder: Path, device: torch.device) -> Adapters:
@@ -54,12 +55,17 @@ def load_adapter(folder: Path, device: torch.device) -> Adapters:
 
 def read_facts(folder: Path) -> dict[str, Any]:
     """What `save_adapter` wrote beside the weights; InputError where there is nothing."""
-    facts: dict[str, Any] | None = read_json(folder / FACTS)
-    if facts is None:
+    if not (folder / FACTS).is_file():
         raise InputError(
             f"adapter folder {str(folder)!r} has no {FACTS}: give the adapter/ folder of a cell that this version "
             "finished, or the --out of `adapt`"
         )
+    try:
+        facts: Any = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{str(folder / FACTS)!r} is not whole ({error}): copy it again from where it was") from error
+    if not (isinstance(facts, dict) and isinstance(facts.get("config"), dict) and "labels" in facts):
+        raise InputError(f"{str(folder / FACTS)!r} names no config and labels: copy it again from where it was")
     return facts
 
 
