@@ -21,9 +21,9 @@ def test_planned_work_is_the_work_done(toy_settings, tmp_path, monkeypatch: pyte
     done = {"steps": 0, "readings": 0}
     adapt_group, query = adaptation._adapt_group, evaluation._query
 
-    def counted_group(encoder, theta, episodes, loop, rngs, owners):
-        done["steps"] += len(episodes) * loop.steps
-        return adapt_group(encoder, theta, episodes, loop, rngs, owners)
+    def counted_group(encoder, theta, support, labels_S, loop, rngs, owners):
+        done["steps"] += len(support) * loop.steps
+        return adapt_group(encoder, theta, support, labels_S, loop, rngs, owners)
 
     def counted_query(encoder, adapters, episodes):
         done["readings"] += len(episodes)
