@@ -21,7 +21,8 @@ def resident_megabytes(pid: int) -> float:
 def test_soak(toy_settings, tmp_path) -> None:
     settings = {
         **toy_settings, "n_tasks_list": list(range(1, 21)), "seeds": list(range(10)), "devices": ["cpu", "cpu"],
-        "cells_per_cohort": 8, "num_meta_steps": 8, "eval_interval": 4, "num_meta_test_tasks": 2, "num_validation_tasks": 2,
+        "cells_per_cohort": 8, "num_meta_steps": 8, "eval_interval": 4,
+        "num_meta_test_tasks": 2, "num_validation_tasks": 2,
     }  # fmt: skip
     run = RunDirectory(tmp_path / "run")
     plan = plan_sweep(make_config(settings), run)
