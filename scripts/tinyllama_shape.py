@@ -19,10 +19,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from reptile_scaling.adaptation import adapt, training_loop
+from reptile_scaling.adaptation import adapt
 from reptile_scaling.bench.bench import describe_machine
 from reptile_scaling.bench.floor import floor_seconds, inner_step_products, synchronize
 from reptile_scaling.config import make_config, parse_override
+from reptile_scaling.evaluation import training_loop
 from reptile_scaling.experiment import Corpus, Experiment, fresh_initialisation, open_corpus, open_experiment
 from reptile_scaling.model.loading import choose_devices
 from reptile_scaling.tasks import training_pool

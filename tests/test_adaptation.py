@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from reptile_scaling.adaptation import InnerLoop, adapt, slots
+from reptile_scaling.adaptation import InnerLoop, adapt
 from reptile_scaling.bench.peers import PeerTask, SequentialPeft
 from reptile_scaling.config import make_config
 from reptile_scaling.datasets import load_dataset
+from reptile_scaling.examples import slots
 from reptile_scaling.model.adapters import Adapters, stack_adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.encoder import PromptEncoder

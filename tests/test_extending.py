@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from reptile_scaling import run_experiment
-from reptile_scaling.algorithms import META_UPDATES
+from reptile_scaling.algorithms import ALGORITHMS
 from reptile_scaling.baselines import BASELINES
 from reptile_scaling.config import make_config
 from reptile_scaling.datasets import READERS
@@ -20,7 +20,7 @@ from reptile_scaling.runs import RunDirectory
 from reptile_scaling.sweep import plan_sweep
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
-DICTS = (READERS, META_UPDATES, HEADS, BASELINES)
+DICTS = (READERS, ALGORITHMS, HEADS, BASELINES)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def lines_folder(toy_rows, tmp_path) -> Path:
 
 
 def test_page_adds_one_entry_to_each_dict(names) -> None:
-    assert {"lines"} <= READERS.keys() and {"median_reptile"} <= META_UPDATES.keys()
+    assert {"lines"} <= READERS.keys() and {"clipped_reptile"} <= ALGORITHMS.keys()
     assert {"direction"} <= HEADS.keys() and {"ridge_probe"} <= BASELINES.keys()
 
 
@@ -60,11 +60,12 @@ def test_data_set_is_read_and_tidied(names, lines_folder, toy_settings, toy_data
         open_corpus(make_config({**toy_settings, "dataset": "lines"}))
 
 
-def test_algorithm_moves_towards_the_median(names) -> None:
-    theta = Adapters({"w": torch.tensor([1.0])})
-    adapted = Adapters({"w": torch.tensor([[2.0], [3.0], [900.0]])})
-    # The median of 2, 3 and 900 is 3; 1 + 0.5 · (3 − 1) = 2.
-    assert META_UPDATES["median_reptile"](theta, adapted, 0.5).tensors["w"].item() == 2.0
+def test_algorithm_shortens_long_ways(names) -> None:
+    gradients = Adapters({"a": torch.tensor([[3.0], [0.3]]), "b": torch.tensor([[4.0], [0.4]])})
+    clipped = names["clipped"](gradients)
+    # Task 0 goes 5 = √(3² + 4²) far and is cut to 1, task 1 goes 0.5 and is left.
+    torch.testing.assert_close(clipped.tensors["a"], torch.tensor([[0.6], [0.3]]))
+    torch.testing.assert_close(clipped.tensors["b"], torch.tensor([[0.8], [0.4]]))
 
 
 def test_head_points_from_the_mean_of_the_task_to_the_class(names) -> None:
@@ -76,16 +77,16 @@ def test_head_points_from_the_mean_of_the_task_to_the_class(names) -> None:
 
 
 def test_all_four_run_together(names, lines_folder, toy_settings, tmp_path) -> None:
-    ours = {"dataset": "lines", "data_dir": str(lines_folder), "algorithm": "median_reptile", "head": "direction"}
+    ours = {"dataset": "lines", "data_dir": str(lines_folder), "algorithm": "clipped_reptile", "head": "direction"}
     grid = {"n_tasks_list": [2, 4], "seeds": [0]}
     experiment = run_experiment({**toy_settings, **ours, **grid}, tmp_path / "out")
     assert experiment.failures == {}
     assert len(experiment.results) == 2
     assert 0 <= experiment.baselines.accuracy["ridge_probe"] <= 1
-    assert (experiment.config.algorithm, experiment.config.head) == ("median_reptile", "direction")
+    assert (experiment.config.algorithm, experiment.config.head) == ("clipped_reptile", "direction")
 
 
-@pytest.mark.parametrize("key, value", [("algorithm", "median_reptile"), ("head", "direction")])
+@pytest.mark.parametrize("key, value", [("algorithm", "clipped_reptile"), ("head", "direction")])
 def test_name_that_was_not_added_is_refused(key: str, value: str, toy_settings, tmp_path) -> None:
     with pytest.raises(InputError, match=f"{key} = '{value}' is unknown: use "):
         plan_sweep(make_config({**toy_settings, key: value}), RunDirectory(tmp_path))

@@ -225,11 +225,11 @@ def test_baseline_that_raises_is_recorded_and_tried_again(small, tmp_path, monke
 def test_out_of_memory_is_retried_in_smaller_groups(error, small, tmp_path, whole, monkeypatch) -> None:
     group, sizes = adaptation._adapt_group, []
 
-    def starved(encoder, theta, episodes, *rest):
-        sizes.append(len(episodes))
-        if len(episodes) > 2:
+    def starved(support, *rest):
+        sizes.append(support.n_tasks)
+        if support.n_tasks > 2:
             raise error
-        return group(encoder, theta, episodes, *rest)
+        return group(support, *rest)
 
     monkeypatch.setattr(adaptation, "_adapt_group", starved)
     run = swept(small, tmp_path / "run")

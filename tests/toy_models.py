@@ -14,6 +14,11 @@ FAMILIES = {
     "qwen2": {"num_key_value_heads": 2},
     "gemma2": {"num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 8},
     "mistral": {"num_key_value_heads": 2},
+    "gemma": {"num_key_value_heads": 2, "head_dim": 8},
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 8},
+    "phi": {"num_key_value_heads": 2, "partial_rotary_factor": 0.5},
+    "phi3": {"num_key_value_heads": 2},
+    "gpt_neox": {},
     "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 64, "n_positions": 64},
 }
 

@@ -15,7 +15,6 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from reptile_scaling.baselines import BASELINES
 from reptile_scaling.config import Config, load_config, make_config
 from reptile_scaling.errors import InputError
 from reptile_scaling.interruption import StopRequested, graceful_stop
@@ -25,7 +24,7 @@ from reptile_scaling.report import write_report
 from reptile_scaling.report.law_table import law_of_run
 from reptile_scaling.report.standing import standing_sentence
 from reptile_scaling.runs import CellResult, RunDirectory
-from reptile_scaling.sweep import Plan, plan_sweep, run_sweep
+from reptile_scaling.sweep import Plan, baseline_names, plan_sweep, run_sweep
 
 BASELINE_COLUMNS = ["name", "label", "accuracy", "accuracy_std", "loss", "loss_std", "seconds_per_task"]
 
@@ -146,7 +145,7 @@ def performed(plan: Plan, run: RunDirectory, console: Console) -> Iterator[None]
     with run.locked(), graceful_stop(stop):
         console.print(f"Writing to {run.path}/ (run the same command again to resume).", soft_wrap=True)
         try:
-            with shown_progress(run, len(BASELINES), console):
+            with shown_progress(run, len(baseline_names(plan.config)), console):
                 run_sweep(plan, run, stop)
         except StopRequested:
             console.print(f"Stopped after its last step, which is saved in {run.path}/: run the same command to go on.")

@@ -277,15 +277,25 @@ def data(
     name: Annotated[str | None, typer.Argument(help="A data set's name, or a csv/jsonl/parquet file.")] = None,
     data_dir: Annotated[str | None, typer.Option("--data-dir", help="Folder with a local copy.")] = None,
     n_way: Annotated[int, typer.Option("--n-way", min=2, help="Classes per task.")] = 5,
+    class_split: Annotated[
+        str | None, typer.Option("--class-split", help="As class_split in a config: a name, or {train: 0.6, …}.")
+    ] = None,
 ) -> None:
-    """What a data set holds: classes, utterances, splits, how many distinct tasks it can give."""
+    """What a data set holds: classes, utterances, distinct tasks, near-duplicates (across a class split, if given)."""
+    from reptile_scaling.config import make_config, parse_override
     from reptile_scaling.datasets import READERS, load_dataset
     from reptile_scaling.report.data_table import data_lines
+    from reptile_scaling.tasks import split_classes
 
     if name is None:
         console.print(f"Data sets by name: {', '.join(READERS)}. Or give the path of a csv, jsonl or parquet file.")
         return
-    for line in data_lines(load_dataset(name, data_dir), n_way):
+    dataset, split = load_dataset(name, data_dir), None
+    if class_split is not None:
+        settings = {"dataset": name, "data_dir": data_dir, "n_way": n_way}
+        config = make_config({**settings, **dict([parse_override(f"class_split={class_split}")])})
+        split = split_classes(dataset, config)
+    for line in data_lines(dataset, n_way, split):
         console.print(line, soft_wrap=True, markup=False)
 
 

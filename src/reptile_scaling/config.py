@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from reptile_scaling.axes import AXES
 from reptile_scaling.errors import InputError
 
 PROTAUGMENT_SPLITS = tuple(f"protaugment-0{i}" for i in range(1, 6))
@@ -68,9 +69,20 @@ class Config(BaseModel):
 
     # --- data and protocol
     dataset: str = "home_assistant"
-    """`home_assistant`, `banking77`, or a csv/jsonl/parquet file with a text and a label column."""
+    """`home_assistant`, `banking77`, `clinc150`, `hwu64`, `massive_en`, `massive_de`, `snips`, `atis`, or a
+    csv/jsonl/parquet file with a text and a label column."""
     data_dir: str | None = None
-    """Folder with a local copy of the data set; null takes `banking77` from the Hub."""
+    """Folder with a local copy of the data set; null takes it from the Hub."""
+    text_column: str | None = None
+    """Column of the utterances in a table file; null finds it."""
+    label_column: str | None = None
+    """Column of the labels in a table file; null finds it."""
+    min_class_size: Count | None = None
+    """Classes with fewer utterances are left out; null keeps all, and a class too small for a task is an error."""
+    test_dataset: str | None = None
+    """Another data set that the test tasks come from (meta-train here, meta-test there); null takes the same."""
+    test_data_dir: str | None = None
+    """Folder with a local copy of test_dataset."""
     class_split: str | FractionSplit = FractionSplit()
     """Class-disjoint split: `protaugment-01` … `-05` (Banking77 only) or fractions and a seed."""
     n_way: Annotated[int, Field(ge=2)] = 5
@@ -79,10 +91,19 @@ class Config(BaseModel):
     """Support utterances per class."""
     k_query: Count = 15
     """Query utterances per class."""
+    k_support_train: Count | None = None
+    """Support utterances per class of the training tasks; null means k_support (Reptile's paper trains on more)."""
     task_examples: Literal["fixed", "resampled"] = "fixed"
     """`fixed`: a task owns its utterances. `resampled`: a task is its classes, utterances are drawn at each visit."""
+    n_classes: Count | None = None
+    """Training classes that tasks are drawn from, a random choice of each seed; null takes all of the split."""
+    axis: str = "n_tasks"
+    """What the levels of the sweep differ in, the x-axis of the law: `n_tasks`, `n_classes`, `k_support`, `k_inner`,
+    `lora_r` or `model_name`."""
+    axis_values: Annotated[tuple[Count | str, ...], BeforeValidator(_one_as_list)] = ()
+    """Levels of an axis other than `n_tasks`; `n_tasks_list` then holds the one N of all cells."""
     n_tasks_list: Annotated[tuple[Count, ...], BeforeValidator(_one_as_list)] = (2, 4, 8, 16, 50, 200)
-    """Levels of N_tasks, the x-axis of the law."""
+    """Levels of N_tasks, the x-axis of the law if `axis` is not another."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_one_as_list)] = (0, 1)
     """Repetitions: each seed has its own task pool, LoRA initialisation and visiting order."""
     num_meta_test_tasks: Count = 200
@@ -96,15 +117,20 @@ class Config(BaseModel):
 
     # --- meta-training
     algorithm: str = "reptile"
-    """How adapted parameters become a new initialisation; `reptile`, or a name that was added."""
+    """How tasks move the initialisation: `reptile`, `fomaml`, `maml`, `anil` or `joint`, or a name that was added."""
     head: str = "classifier"
-    """`classifier`: meta-learned; `zero`: reset per task; `prototype`: initialised from the support features."""
+    """What a task's head starts as. `classifier`: meta-learned; `zero`: knows nothing; `prototype`: from the support
+    features; `label_words`: the LM's own logits of the label's words."""
+    label_words: Literal["names", "symbols"] = "names"
+    """For head `label_words`: the classes' names, or one neutral letter per slot."""
     num_meta_steps: Count = 10_000
     """Meta-steps of each cell."""
     meta_batch_size: Count = 4
     """Tasks per meta-step."""
+    meta_optimizer: Literal["sgd", "adam"] = "sgd"
+    """Outer optimiser of the meta-gradient; Reptile's own update is `sgd`."""
     meta_lr: Rate = 0.1
-    """Reptile's ε: how far a meta-step moves the initialisation towards the adapted mean."""
+    """Learning rate of the outer optimiser; with Reptile and `sgd` its ε, the way towards the adapted mean."""
     meta_lr_schedule: Literal["constant", "linear"] = "constant"
     """`linear` anneals meta_lr to 0 over the run, as in the Reptile paper."""
     k_inner: Count = 5
@@ -114,7 +140,10 @@ class Config(BaseModel):
     inner_lr: Rate = 5e-4
     """Learning rate of the inner loop."""
     inner_optimizer: Literal["adam", "sgd"] = "adam"
-    """Inner optimiser; Adam has β1 = 0, as in the Reptile paper, and starts afresh in every task."""
+    """Inner optimiser; Adam has β1 = 0, as in the Reptile paper."""
+    keep_second_moments: bool = False
+    """Inner Adam's second moments go on from task to task and to the test tasks, as in the Reptile paper's code; false
+    starts every task afresh."""
     inner_batch_size: Count | None = None
     """Utterances per inner step; null takes the whole support set each time."""
     eval_interval: Count = 500
@@ -155,6 +184,11 @@ class Config(BaseModel):
         return chosen[0] if chosen else None
 
     @property
+    def train_shots(self) -> int:
+        """Support utterances per class of a training task."""
+        return self.k_support_train or self.k_support
+
+    @property
     def test_steps(self) -> int:
         """Inner steps per task at evaluation."""
         return self.k_inner_test or self.k_inner
@@ -179,6 +213,7 @@ class Config(BaseModel):
                 raise ValueError(f"{name} = [] leaves nothing to run: give it at least one value")
             if repeated := sorted({value for value in values if values.count(value) > 1}):
                 raise ValueError(f"{name} names {repeated[0]} twice: list each value once")
+        self._check_axis()
         if self.lora_layers != "all":
             count = self.lora_layers.removeprefix("top-")
             if not self.lora_layers.startswith("top-") or not count.isdecimal() or int(count) < 1:
@@ -193,6 +228,34 @@ class Config(BaseModel):
         if self.template.count("{text}") != 1:
             raise ValueError(f"template = {self.template!r} must contain {{text}} exactly once: add it")
         return self
+
+    def _check_axis(self) -> None:
+        if self.axis not in AXES:
+            raise ValueError(f"axis = {self.axis!r} is unknown: use one of {', '.join(AXES)}")
+        if self.axis == "n_tasks" and self.axis_values:
+            raise ValueError("axis_values are given, but axis is n_tasks: list the levels in n_tasks_list, or set axis")
+        if self.axis == "n_tasks":
+            return
+        if len(self.axis_values) < 1 or len(set(self.axis_values)) < len(self.axis_values):
+            raise ValueError(f"axis_values = {list(self.axis_values)} must list the levels of {self.axis} once each")
+        if len(self.n_tasks_list) > 1:
+            raise ValueError(f"n_tasks_list has {len(self.n_tasks_list)} levels, but axis is {self.axis!r}: keep one N")
+
+    @property
+    def levels(self) -> "tuple[Config, ...]":
+        """The configuration of each level of another axis than n_tasks; of that one, itself alone.
+
+        InputError for a level that cannot work.
+        """
+        if self.axis == "n_tasks":
+            return (self,)
+        return tuple(make_config({**self.model_dump(), self.axis: value}) for value in self.ordered_values)
+
+    @property
+    def ordered_values(self) -> tuple[int | str, ...]:
+        """`axis_values`: numbers rising, names as they are given."""
+        numbers = [value for value in self.axis_values if isinstance(value, int)]
+        return tuple(sorted(numbers)) if len(numbers) == len(self.axis_values) else self.axis_values
 
 
 def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:

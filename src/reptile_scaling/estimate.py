@@ -4,45 +4,51 @@ Work is counted in inner steps of one task and in readings of one query set; eve
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from reptile_scaling.adaptation import adapt, training_loop
+from reptile_scaling.adaptation import adapt
+from reptile_scaling.algorithms import ALGORITHMS
+from reptile_scaling.algorithms.algorithm import MetaBatch
 from reptile_scaling.baselines import BASELINES
-from reptile_scaling.evaluation import READINGS_PER_TASK, curve_work, evaluate, test_episodes
+from reptile_scaling.evaluation import (
+    READINGS_PER_TASK,
+    curve_work,
+    evaluate,
+    starting_points,
+    test_episodes,
+    training_loop,
+)
 from reptile_scaling.experiment import Experiment, fresh_initialisation, open_experiment
+from reptile_scaling.joint_baseline import JOINT, joint_work
 from reptile_scaling.progress import duration
 from reptile_scaling.runs import RunDirectory
 from reptile_scaling.sweep import BaselineJob, CohortJob, Plan
-from reptile_scaling.tasks import training_pool
-
-
-@dataclass(frozen=True)
-class Work:
-    """How often a sweep does its two things."""
-
-    inner_steps: int = 0
-    """Inner steps of one task."""
-    readings: int = 0
-    """Forwards of one task's query set."""
-
-    def __add__(self, other: "Work") -> "Work":
-        return Work(self.inner_steps + other.inner_steps, self.readings + other.readings)
+from reptile_scaling.tasks import Episode, training_pool
+from reptile_scaling.training import first_state
+from reptile_scaling.work import Work
 
 
 @dataclass(frozen=True)
 class Pace:
     """Seconds of each on one device, when tasks share forwards as in the sweep."""
 
+    seconds_per_visit: float
     seconds_per_inner_step: float
     seconds_per_reading: float
     seconds_per_utterance: float
     """Filling the prefix cache; 0 without one."""
+    seconds_per_whole_forward: float
 
     def seconds(self, work: Work) -> float:
-        return work.inner_steps * self.seconds_per_inner_step + work.readings * self.seconds_per_reading
+        return (
+            work.visits * self.seconds_per_visit
+            + work.inner_steps * self.seconds_per_inner_step
+            + work.readings * self.seconds_per_reading
+            + work.whole_forwards * self.seconds_per_whole_forward
+        )
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ def training_work(plan: Plan, run: RunDirectory) -> Work:
     cells = [cell for job in plan.jobs if isinstance(job, CohortJob) for cell in job.cells]
     steps_done = sum(min(run.cell(cell).read_status().meta_step, config.num_meta_steps) for cell in cells)
     n_steps = len(cells) * config.num_meta_steps - steps_done
-    return Work(inner_steps=n_steps * config.meta_batch_size * config.k_inner)
+    return Work(visits=n_steps * config.meta_batch_size)
 
 
 def evaluation_work(plan: Plan) -> Work:
@@ -107,8 +113,8 @@ def evaluation_work(plan: Plan) -> Work:
     n_tasks = n_cells * (n_validations * config.num_validation_tasks + config.num_meta_test_tasks)
     cells = [cell for job in plan.jobs if isinstance(job, CohortJob) for cell in job.cells]
     n_curves = sum(cell.seed == config.seeds[0] for cell in cells)
-    steps, readings = curve_work(config)
-    return Work(n_tasks * config.test_steps + n_curves * steps, n_tasks * READINGS_PER_TASK + n_curves * readings)
+    own = Work(inner_steps=n_tasks * config.test_steps, readings=n_tasks * READINGS_PER_TASK)
+    return sum([curve_work(config)] * n_curves, own)
 
 
 def baseline_work(plan: Plan) -> Work:
@@ -116,14 +122,14 @@ def baseline_work(plan: Plan) -> Work:
     total = Work()
     for job in plan.jobs:
         if isinstance(job, BaselineJob):
-            total += Work(*BASELINES[job.name].work(plan.config))
+            total += joint_work(plan.config) if job.name == JOINT else BASELINES[job.name].work(plan.config)
     return total
 
 
 def _utterances_at_most(plan: Plan) -> int:
     """Distinct utterances the sweep can meet: all of the data set, or what its tasks have places for."""
     config = plan.config
-    per_task = config.n_way * (config.k_support + config.k_query)
+    per_task = config.n_way * (max(config.k_support, config.train_shots) + config.k_query)
     n_tasks = max(config.n_tasks_list) * len(config.seeds) + config.num_meta_test_tasks + config.num_validation_tasks
     return min(len(plan.corpus.dataset.texts), n_tasks * per_task)
 
@@ -137,19 +143,48 @@ def measure_pace(experiment: Experiment) -> Pace:
     fresh = np.unique(np.concatenate([part.ravel() for e in (*episodes, *tested) for part in (e.support, e.query)]))
     filling = _seconds(lambda: encoder.remember(fresh))
     theta = fresh_initialisation(experiment, 0)
-    start, one_step = theta.repeated(len(episodes)), replace(training_loop(config), steps=1, batch_size=None)
+    start = starting_points(encoder, theta, [episode.classes for episode in episodes], config.head)
+    one_step = replace(training_loop(config), steps=1, batch_size=None)
     two_steps = replace(one_step, steps=2)
     rngs = [np.random.default_rng(i) for i in range(len(episodes))]
     adapt(encoder, start, episodes, one_step, rngs)
     step = _seconds(lambda: adapt(encoder, start, episodes, two_steps, rngs)) / (2 * len(episodes))
     evaluate(encoder, theta, tested[:1], one_step)
     reading = _seconds(lambda: evaluate(encoder, theta, tested, one_step)) / len(tested) - step
-    share = (config.inner_batch_size or config.n_way * config.k_support) / (config.n_way * config.k_support)
+    n_support = config.n_way * config.train_shots
+    step *= min(1.0, (config.inner_batch_size or n_support) / n_support)
+    reading = max(0.0, reading) / READINGS_PER_TASK
+    filling = filling / len(fresh) if encoder.has_cache else 0.0
     return Pace(
-        seconds_per_inner_step=step * min(1.0, share),
-        seconds_per_reading=max(0.0, reading) / READINGS_PER_TASK,
-        seconds_per_utterance=filling / len(fresh) if encoder.has_cache else 0.0,
+        seconds_per_visit=_visit_seconds(experiment, episodes, step),
+        seconds_per_inner_step=step,
+        seconds_per_reading=reading,
+        seconds_per_utterance=filling,
+        seconds_per_whole_forward=filling + reading / (config.n_way * config.k_query),
     )
+
+
+def _visit_seconds(experiment: Experiment, episodes: Sequence[Episode], inner_step: float) -> float:
+    """One task's part of a meta-step. Where that is more than its inner steps, it is timed with one step and with two,
+    since it grows by the same with every step."""
+    config, encoder = experiment.config, experiment.encoder
+    algorithm = ALGORITHMS[config.algorithm]
+    if not algorithm.reads_query:
+        return config.k_inner * inner_step
+    theta, _, _ = first_state(experiment, seed=0)
+    starts = starting_points(encoder, theta, [episode.classes for episode in episodes], config.head)
+
+    def visit(n_steps: int) -> None:
+        loop = replace(training_loop(config), steps=n_steps)
+        rngs = [np.random.default_rng(i) for i in range(len(episodes))]
+        owners = [0] * len(episodes)
+        algorithm.task_gradients(
+            encoder, MetaBatch(starts, episodes, loop, rngs, owners, experiment.corpus.split.train)
+        )
+
+    visit(1)
+    one, two = _seconds(lambda: visit(1)), _seconds(lambda: visit(2))
+    return max(one, one + (config.k_inner - 1) * (two - one)) / len(episodes)
 
 
 def _seconds(do: Callable[[], object]) -> float:

@@ -7,17 +7,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
-from reptile_scaling.adaptation import InnerLoop, adapt, slots, training_loop
+from reptile_scaling.adaptation import InnerLoop, adapt
+from reptile_scaling.algorithms import ALGORITHMS
 from reptile_scaling.config import Config
+from reptile_scaling.examples import query_examples
 from reptile_scaling.experiment import Experiment
 from reptile_scaling.interruption import stop_if_requested
+from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapters import HEAD_WEIGHT, Adapters
 from reptile_scaling.model.encoder import PromptEncoder
 from reptile_scaling.model.heads import HEADS, logits, task_losses
 from reptile_scaling.randomness import stream
 from reptile_scaling.tasks import Episode, evaluation_pool
+from reptile_scaling.work import Work
 
 # Forwards of a task's query set in `evaluate`: after adaptation and before.
 READINGS_PER_TASK = 2
@@ -34,6 +37,20 @@ class QueryLosses:
     zero_step_accuracy: Float[np.ndarray, "T"]
     predicted: Int[np.ndarray, "T Q"]
     """The slot given to each query utterance after adaptation, in the order of the query set."""
+
+
+def training_loop(config: Config) -> InnerLoop:
+    """The inner loop of meta-training."""
+    algorithm = ALGORITHMS.get(config.algorithm)  # an adapter's may be one that was added elsewhere
+    return InnerLoop(
+        steps=config.k_inner,
+        learning_rate=config.inner_lr,
+        optimizer=config.inner_optimizer,
+        batch_size=config.inner_batch_size,
+        dropout=config.lora_dropout,
+        head=config.head,
+        adapts=algorithm.adapts if algorithm else "all",
+    )
 
 
 def test_loop(config: Config) -> InnerLoop:
@@ -54,7 +71,13 @@ def validation_episodes(experiment: Experiment) -> tuple[Episode, ...]:
     return pool.episodes(config.num_validation_tasks)
 
 
-def evaluate(encoder: PromptEncoder, theta: Adapters, episodes: Sequence[Episode], loop: InnerLoop) -> QueryLosses:
+def evaluate(
+    encoder: PromptEncoder,
+    theta: Adapters,
+    episodes: Sequence[Episode],
+    loop: InnerLoop,
+    moments: AdamMoments | None = None,
+) -> QueryLosses:
     """Adapts θ to each episode's support set and reads its query set, before and after.
 
     Zero-step accuracy is read before any adaptation: above chance means that slots leak.
@@ -63,17 +86,22 @@ def evaluate(encoder: PromptEncoder, theta: Adapters, episodes: Sequence[Episode
     for start in range(0, len(episodes), encoder.tasks_in_flight):
         stop_if_requested()
         group = episodes[start : start + encoder.tasks_in_flight]
-        stack = starting_points(theta, len(group), loop.head)
+        stack = starting_points(encoder, theta, [episode.classes for episode in group], loop.head)
+        own_moments = moments.repeated(len(group)) if moments is not None else None
         # Mini-batches belong to the test task alone, so every initialisation meets the same ones.
         rngs = [stream(start + i, "test_batches") for i in range(len(group))]
-        adapted = adapt(encoder, stack, group, loop, rngs).adapters
+        adapted = adapt(encoder, stack, group, loop, rngs, moments=own_moments).adapters
         after, before = _query(encoder, adapted, group), _query(encoder, stack, group)
         parts.append((after[0], after[1], before[0], before[1], after[2]))
     return QueryLosses(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def adaptation_curve(
-    encoder: PromptEncoder, theta: Adapters, episodes: Sequence[Episode], loop: InnerLoop
+    encoder: PromptEncoder,
+    theta: Adapters,
+    episodes: Sequence[Episode],
+    loop: InnerLoop,
+    moments: AdamMoments | None = None,
 ) -> list[dict[str, float | int]]:
     """Query loss and accuracy after 0 to 50 inner steps, means over the episodes: how fast θ adapts, and to what.
 
@@ -81,7 +109,7 @@ def adaptation_curve(
     """
     rows: list[dict[str, float | int]] = []
     for steps in CURVE_STEPS:
-        figures = evaluate(encoder, theta, episodes, replace(loop, steps=steps))
+        figures = evaluate(encoder, theta, episodes, replace(loop, steps=steps), moments)
         if not rows:
             before = {"loss": figures.zero_step_loss.mean(), "accuracy": figures.zero_step_accuracy.mean()}
             rows.append({"inner_step": 0, **{name: float(value) for name, value in before.items()}})
@@ -90,10 +118,10 @@ def adaptation_curve(
     return rows
 
 
-def curve_work(config: Config) -> tuple[int, int]:
-    """Inner steps of a task and readings of a query set that one curve takes over all its tasks; for estimates."""
+def curve_work(config: Config) -> Work:
+    """What one adaptation curve takes."""
     n_tasks = min(config.num_validation_tasks, config.num_meta_test_tasks)
-    return n_tasks * sum(CURVE_STEPS), n_tasks * len(CURVE_STEPS) * READINGS_PER_TASK
+    return Work(inner_steps=n_tasks * sum(CURVE_STEPS), readings=n_tasks * len(CURVE_STEPS) * READINGS_PER_TASK)
 
 
 def count_confusions(
@@ -108,12 +136,18 @@ def count_confusions(
     return [{"class": truth, "predicted": guess, "n": n} for (truth, guess), n in sorted(counts.items())]
 
 
-def starting_points(theta: Adapters, n_tasks: int, head: str) -> Adapters:
-    """θ once per task `[T, …]`, under the head that every task starts from where θ's own is not kept."""
+def starting_points(
+    encoder: PromptEncoder, theta: Adapters, classes_of_task: Sequence[Sequence[int]], head: str
+) -> Adapters:
+    """θ once per task `[T, …]`, under the head that a task starts from where θ's own is not kept."""
     if (reset := HEADS[head].reset) is not None:
         n_way, width = theta.tensors[HEAD_WEIGHT].shape
         theta = Adapters(theta.tensors | reset(n_way, width, theta.tensors[HEAD_WEIGHT].device))
-    return theta.repeated(n_tasks)
+    stack = theta.repeated(len(classes_of_task))
+    if (from_words := HEADS[head].from_words) is not None:
+        assert encoder.label_vectors is not None, "head label_words needs the classes' words"
+        stack = Adapters(stack.tensors | from_words(encoder.label_vectors(classes_of_task)))
+    return stack
 
 
 Reading = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -130,10 +164,8 @@ def _query(encoder: PromptEncoder, adapters: Adapters, episodes: Sequence[Episod
 
 @torch.no_grad()
 def _read(encoder: PromptEncoder, adapters: Adapters, episodes: Sequence[Episode]) -> Reading:
-    query = [episode.query for episode in episodes]
-    labels = slots(query[0], encoder.backbone.device).expand(len(episodes), -1)
-    features: Tensor = encoder.features(encoder.prepare(query), adapters).unflatten(0, (len(episodes), -1))
-    scores = logits(adapters, features)
+    query = query_examples(encoder, episodes)
+    labels, scores = query.labels(), logits(adapters, query.features(adapters))
     predicted = scores.argmax(-1)
     correct = (predicted == labels).float().mean(1)
     losses = task_losses(scores, labels)

@@ -3,20 +3,24 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from reptile_scaling.algorithms import ALGORITHMS
 from reptile_scaling.config import Config
 from reptile_scaling.datasets import load_dataset
 from reptile_scaling.datasets.dataset import IntentDataset
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.encoder import PromptEncoder, tokenize_prompts
-from reptile_scaling.model.heads import fresh_head
+from reptile_scaling.model.heads import HEADS, fresh_head
+from reptile_scaling.model.label_words import label_vectors_of
 from reptile_scaling.model.loading import LanguageModel, load_language_model
 from reptile_scaling.model.memory import MemoryPlan, plan_memory, usable_memory
 from reptile_scaling.model.prefix_cache import PrefixCache
+from reptile_scaling.model.rms_norm import FrozenRmsNorm
 from reptile_scaling.randomness import stream_seed
-from reptile_scaling.tasks import ClassSplit, check_class_sizes, split_classes
+from reptile_scaling.tasks import ClassSplit, check_class_sizes, split_across, split_classes
 
 # Of what the weights leave of the memory budget; adaptation needs the rest.
 CACHE_SHARE = 0.3
@@ -49,9 +53,16 @@ class Experiment:
     @property
     def tokens_per_inner_step(self) -> float:
         """Support tokens of one task in one inner step, on average."""
-        n_support = self.config.n_way * self.config.k_support
-        share = min(self.config.inner_batch_size or n_support, n_support) / n_support
-        return self.memory.tokens_per_task * share
+        n_support = self.config.n_way * self.config.train_shots
+        utterances = min(self.config.inner_batch_size or n_support, n_support)
+        return utterances * float(np.mean([len(ids) for ids in self.encoder.token_ids]))
+
+    @property
+    def n_parameters(self) -> int:
+        """Of the model, adapters not counted; the engine keeps the frozen scales of norms as buffers."""
+        model = self.language_model.model
+        scales = (module.scale for module in model.modules() if isinstance(module, FrozenRmsNorm))
+        return sum(int(tensor.numel()) for tensor in (*scales, *model.parameters()))
 
     @property
     def memory_sentence(self) -> str:
@@ -61,9 +72,15 @@ class Experiment:
 
 def open_corpus(config: Config) -> Corpus:
     """Reads the data and splits its classes. Raises InputError for all that can be wrong with them."""
-    dataset = load_dataset(config.dataset, config.data_dir)
-    check_class_sizes(dataset, config)
-    return Corpus(dataset, split_classes(dataset, config))
+    columns = (config.text_column, config.label_column)
+    dataset = load_dataset(config.dataset, config.data_dir, *columns, config.min_class_size)
+    if config.test_dataset is None:
+        check_class_sizes(dataset, config)
+        return Corpus(dataset, split_classes(dataset, config))
+    tested = load_dataset(config.test_dataset, config.test_data_dir, min_class_size=config.min_class_size)
+    both, split = split_across(dataset, tested, config)
+    check_class_sizes(both, config)
+    return Corpus(both, split)
 
 
 def open_experiment(config: Config, corpus: Corpus, device: str) -> Experiment:
@@ -74,7 +91,7 @@ def open_experiment(config: Config, corpus: Corpus, device: str) -> Experiment:
     token_ids = tokenize_prompts(backbone.tokenizer, corpus.dataset.texts, config.template, config.max_length)
     budget = config.memory_gb * 1e9 if config.memory_gb else usable_memory(backbone.device)
     theta = _fresh(backbone, config.n_way, seed=0)
-    memory = plan_memory(backbone, theta, token_ids, config.n_way * config.k_support)
+    memory = plan_memory(backbone, theta, token_ids, _most_utterances(config))
     cache = None
     if backbone.first_adapted > 0:
         cache = PrefixCache(backbone, token_ids, int(max(0, budget - memory.peak(0, 0)) * CACHE_SHARE))
@@ -82,8 +99,17 @@ def open_experiment(config: Config, corpus: Corpus, device: str) -> Experiment:
             cache.keep_on_disk(Path(config.prefix_cache_dir).expanduser())
         memory = replace(memory, cache=cache.nbytes)
     encoder = PromptEncoder(backbone, token_ids, cache)
+    if HEADS[config.head].from_words is not None:
+        encoder.label_vectors = label_vectors_of(backbone, corpus.dataset.class_names, config.label_words)
     encoder.tasks_in_flight = min(config.max_tasks_in_flight, memory.tasks_within(budget, config.tasks_per_step))
     return Experiment(config, corpus, encoder, language_model, device, memory)
+
+
+def _most_utterances(config: Config) -> int:
+    """Utterances of one task whose activations are kept at once, in training or at meta-test."""
+    n_query = config.n_way * config.k_query
+    held = ALGORITHMS[config.algorithm].utterances_held(config.n_way * config.train_shots, n_query)
+    return max(held, config.n_way * config.k_support)
 
 
 def fresh_initialisation(experiment: Experiment, seed: int) -> Adapters:

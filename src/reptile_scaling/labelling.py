@@ -17,12 +17,14 @@ from reptile_scaling.config import Config, make_config
 from reptile_scaling.datasets.dataset import IntentDataset
 from reptile_scaling.errors import InputError
 from reptile_scaling.evaluation import starting_points, test_loop
+from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.encoder import PromptEncoder, tokenize_prompts
-from reptile_scaling.model.heads import logits
+from reptile_scaling.model.heads import HEADS, logits
+from reptile_scaling.model.label_words import label_vectors_of
 from reptile_scaling.model.loading import check_model, choose_devices, load_language_model
-from reptile_scaling.model.peft_io import load_adapter, read_facts, save_adapter
+from reptile_scaling.model.peft_io import load_adapter, load_moments, read_facts, save_adapter
 from reptile_scaling.model.prefix_cache import PrefixCache
 from reptile_scaling.randomness import stream
 from reptile_scaling.storage import named_refusals
@@ -31,7 +33,8 @@ TEXTS_PER_FORWARD = 256
 # What a configuration must say for an adapter to be loaded and adapted again.
 FACT_KEYS = (
     "model_name", "model_revision", "dtype", "load_in_8bit", "load_in_4bit", "max_length", "template",
-    "n_way", "k_support", "head", "k_inner", "k_inner_test", "inner_lr", "inner_optimizer", "inner_batch_size",
+    "n_way", "k_support", "algorithm", "head", "label_words",
+    "k_inner", "k_inner_test", "inner_lr", "inner_optimizer", "inner_batch_size",
     "lora_r", "lora_alpha", "lora_layers", "lora_targets",
 )  # fmt: skip
 
@@ -166,12 +169,18 @@ def adapt_to_labels(
     if labels is not None:
         raise InputError(f"adapter {str(adapter)!r} is adapted to {', '.join(labels)} already: give its initialisation")
     backbone, theta = _open(adapter, config, device)
-    start = starting_points(_head_for(theta, len(support.class_names)), 1, config.head)
-    loop = _loop(config, len(support.texts), steps, learning_rate)
+    n_classes = len(support.class_names)
     encoder = _encoder(backbone, support.texts, config)
+    if HEADS[config.head].from_words is not None:
+        encoder.label_vectors = label_vectors_of(backbone, support.class_names, config.label_words)
+    start = starting_points(encoder, _head_for(theta, n_classes), [range(n_classes)], config.head)
+    moments = load_moments(adapter, backbone.device)
+    if moments is not None:
+        moments = AdamMoments(_head_for(moments.squares, n_classes), moments.steps).repeated(1)
+    loop = _loop(config, len(support.texts), steps, learning_rate)
     utterances = np.concatenate(support.utterances_by_class)
     rng = stream(0, "test_batches")
-    adapted = adapt_to_support(encoder, start, utterances, support.labels[utterances], loop, rng)
+    adapted = adapt_to_support(encoder, start, utterances, support.labels[utterances], loop, rng, moments)
     single = adapted.adapters.map(lambda tensor: tensor[0])
     if not single.is_finite():
         raise InputError(f"adaptation diverged at --lr {loop.learning_rate:g}: lower it")

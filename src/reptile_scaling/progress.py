@@ -44,14 +44,23 @@ def eta_seconds(statuses: Statuses) -> float | None:
     return n_left * seconds_per_step / max(1, len({s.device for s in running}))
 
 
-def progress_line(statuses: Statuses, baselines_done: int, n_baselines: int) -> str:
+def baselines_line(run: RunDirectory, n_baselines: int) -> str:
+    """How many baselines are done, and where joint training is, which takes as long as a cell."""
+    line = f"baselines {len(run.read_baselines())}/{n_baselines} done"
+    joint = run.read_joint_status()
+    if joint is None or joint.state != "running":
+        return line
+    return f"{line}, joint training at step {joint.meta_step}/{joint.num_meta_steps}"
+
+
+def progress_line(statuses: Statuses, baselines: str) -> str:
     """The sweep in one line, for logs."""
     counts = count_states(statuses)
     parts = [f"{counts['done']}/{len(statuses)} cells done"]
     if counts["failed"]:
         parts.append(f"{counts['failed']} failed")
     if counts["done"] + counts["failed"] == len(statuses):
-        return " · ".join([*parts, f"baselines {baselines_done}/{n_baselines} done"])
+        return " · ".join([*parts, baselines])
     running = [(cell, s) for cell, s in statuses if s.state == "running"]
     if running:
         cell, status = running[-1]
@@ -88,13 +97,13 @@ def status_table(statuses: Statuses) -> Table:
     counts = ", ".join(f"{count} {state}" for state, count in count_states(statuses).items() if count)
     caption = f"{counts} · ETA {duration(eta) if eta is not None else 'after the first steps'}"
     table = Table(title="cells", caption=caption, title_justify="left", caption_justify="left")
-    table.add_column("N_tasks", justify="right")
+    table.add_column("level", justify="right")
     columns = ("seed", "state", "device", "step", "support loss", "validation loss / acc.", "tasks/s", "ETA", "note")
     for column in columns:
         table.add_column(column)
     for cell, status in statuses:
         at_work = sum(s.state == "running" and s.device == status.device for _, s in statuses)
-        table.add_row(str(cell.n_tasks), str(cell.seed), *_row(status, at_work))
+        table.add_row(cell.level_name, str(cell.seed), *_row(status, at_work))
     return table
 
 
@@ -173,7 +182,7 @@ def _show_table(run: RunDirectory, n_baselines: int, console: Console, stopped: 
             statuses = _statuses_once_begun(run)
             if statuses:
                 table = status_table(statuses)
-                table.title = f"cells, then baselines ({len(run.read_baselines())}/{n_baselines} done)"
+                table.title = f"cells; {baselines_line(run, n_baselines)}"
                 live.update(table)
 
 
@@ -185,7 +194,7 @@ def _show_lines(run: RunDirectory, n_baselines: int, console: Console, stopped: 
             console.print(line, soft_wrap=True, markup=False)
         statuses = _statuses_once_begun(run)
         if statuses:
-            line = progress_line(statuses, len(run.read_baselines()), n_baselines)
+            line = progress_line(statuses, baselines_line(run, n_baselines))
             console.print(f"{duration(time.monotonic() - began):>8}  {line}", soft_wrap=True, highlight=False)
             wait = SECONDS_BETWEEN_LINES
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import safe_open
 
+from reptile_scaling.axes import AXES
 from reptile_scaling.config import Config
 from reptile_scaling.errors import InputError
 from reptile_scaling.storage import named_refusals, read_csv, read_json, write_bytes, write_csv, write_json
@@ -23,6 +25,7 @@ from reptile_scaling.storage import named_refusals, read_csv, read_json, write_b
 CHANGEABLE_KEYS = frozenset(
     {
         "n_tasks_list",
+        "axis_values",
         "seeds",
         "devices",
         "executor",
@@ -35,19 +38,46 @@ CHANGEABLE_KEYS = frozenset(
     }  # fmt: skip
 )
 
+JOINT_FOLDER = "baselines/joint"
+
 CellState = Literal["pending", "running", "done", "failed"]
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Cell:
-    """One point of the grid."""
+    """One point of the grid; `value` is its level where the axis is not n_tasks."""
 
     n_tasks: int
     seed: int
+    axis: str = "n_tasks"
+    value: int | str | None = None
 
     @property
     def name(self) -> str:
+        if self.value is None:
+            return self.stream_name
+        return f"{self.axis}_{re.sub('[^A-Za-z0-9.-]+', '-', str(self.value)).strip('-')}_seed_{self.seed}"
+
+    @property
+    def stream_name(self) -> str:
+        """Names the random streams of its visits; levels of another axis than n_tasks share them."""
         return f"ntasks_{self.n_tasks}_seed_{self.seed}"
+
+    @property
+    def level_name(self) -> str:
+        """`N = 50`; of a model its own name, without where it lies."""
+        if isinstance(self.value, str):
+            return self.value.rstrip("/").rsplit("/", 1)[-1]
+        return f"{AXES[self.axis].symbol} = {self.n_tasks if self.value is None else self.value}"
+
+
+def grid(config: Config) -> list[Cell]:
+    """Every cell, by rising level (in the order given for names) and seed."""
+    if config.axis == "n_tasks":
+        return [Cell(n, seed) for n in sorted(config.n_tasks_list) for seed in sorted(config.seeds)]
+    (n_tasks,) = config.n_tasks_list
+    values, seeds = config.ordered_values, sorted(config.seeds)
+    return [Cell(n_tasks, seed, config.axis, value) for value in values for seed in seeds]
 
 
 @dataclass(frozen=True)
@@ -110,6 +140,21 @@ class CellResult:
     chance_accuracy: float
     tokens_per_second: float | None = None
     """Support tokens through an inner step (forward and backward) per second of meta-training."""
+    axis: str = "n_tasks"
+    axis_value: int | str | None = None
+    """The cell's level of another axis than n_tasks, as configured."""
+    x: float | None = None
+    """That level as a number."""
+
+    @property
+    def cell(self) -> Cell:
+        """The cell this is the result of."""
+        return Cell(self.n_tasks, self.seed, self.axis, self.axis_value)
+
+    @property
+    def level(self) -> float:
+        """Where the cell stands on the axis of the law."""
+        return float(self.n_tasks) if self.x is None else self.x
 
 
 @dataclass(frozen=True)
@@ -268,6 +313,11 @@ class RunDirectory:
     def baseline_plot_path(self) -> Path:
         return self.path / "baseline_comparison.png"
 
+    @property
+    def joint_folder(self) -> Path:
+        """The cell that joint training leaves, as a baseline of this run."""
+        return self.path / JOINT_FOLDER
+
     def figure_path(self, name: str) -> Path:
         """PNG of a figure that only the page shows; an SVG lies beside it."""
         return self.path / "figures" / f"{name}.png"
@@ -295,10 +345,12 @@ class RunDirectory:
         write_json(self.path / "experiment.json", experiment)
 
     def _check_same(self, found: dict[str, Any], settings: dict[str, Any], data_fingerprint: str) -> None:
+        # A key that is younger than the folder had its default then.
+        recorded = {**Config().model_dump(mode="json"), **found["config"]}
         for key, value in settings.items():
-            if key not in CHANGEABLE_KEYS and found["config"].get(key) != value:
+            if key not in CHANGEABLE_KEYS and recorded[key] != value:
                 raise InputError(
-                    f"folder {str(self.path)!r} holds an experiment with {key} = {found['config'].get(key)!r}, and "
+                    f"folder {str(self.path)!r} holds an experiment with {key} = {recorded[key]!r}, and "
                     f"this one has {value!r}: choose another --out, or set {key} back to go on with it"
                 )
         if found["data_fingerprint"] != data_fingerprint:
@@ -342,9 +394,8 @@ class RunDirectory:
         return Config.model_validate(self.experiment()["config"])
 
     def cells(self) -> list[Cell]:
-        """The grid, in the order of N_tasks and seed."""
-        config = self.config()
-        return sorted(Cell(n, seed) for n in config.n_tasks_list for seed in config.seeds)
+        """The grid, by level and seed."""
+        return grid(self.config())
 
     def results(self) -> list[CellResult]:
         """The results of the cells that are done."""
@@ -394,6 +445,13 @@ class RunDirectory:
         """Finished baselines by name."""
         files = sorted((self.path / "baselines").glob("*.json"))
         return {file.stem: BaselineResult(**fields) for file in files if (fields := read_json(file)) is not None}
+
+    def read_joint_status(self) -> CellStatus | None:
+        """Where joint training stands; None where it has not begun."""
+        config = self.config()
+        cells = [Cell(n, seed) for n in config.n_tasks_list for seed in config.seeds]
+        begun = [cell for cell in cells if (self.joint_folder / cell.name / "status.json").is_file()]
+        return RunDirectory(self.joint_folder).cell(begun[0]).read_status() if begun else None
 
     def write_fit(self, law: Mapping[str, object]) -> None:
         write_json(self.path / "power_law_fit.json", law)

@@ -8,24 +8,28 @@ import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
-from reptile_scaling.algorithms import META_UPDATES
+from reptile_scaling.algorithms import ALGORITHMS
+from reptile_scaling.axes import AXES
 from reptile_scaling.baselines import BASELINES, run_baseline
 from reptile_scaling.config import Config
 from reptile_scaling.errors import InputError, StorageError
 from reptile_scaling.event_files import check_event_files
 from reptile_scaling.executors import map_devices
-from reptile_scaling.experiment import Corpus, open_corpus, open_experiment
+from reptile_scaling.experiment import Corpus, Experiment, open_corpus, open_experiment
 from reptile_scaling.interruption import Flag
+from reptile_scaling.joint_baseline import JOINT, run_joint_baseline
 from reptile_scaling.model.heads import HEADS
+from reptile_scaling.model.label_words import MOST_SYMBOLS
 from reptile_scaling.model.loading import check_model, check_quantization, choose_devices, share_threads
 from reptile_scaling.model.memory import is_device_lost, is_out_of_memory
 from reptile_scaling.ray_executor import map_cluster
-from reptile_scaling.runs import Cell, RunDirectory, Worker
-from reptile_scaling.tasks import TaskPool, evaluation_pool, training_pool
+from reptile_scaling.runs import JOINT_FOLDER, Cell, RunDirectory, Worker, grid
+from reptile_scaling.tasks import TaskPool, check_class_counts, check_class_sizes, evaluation_pool, training_pool
 from reptile_scaling.training import train_cohort
 
 SECONDS_BETWEEN_HEARTBEATS = 5.0
@@ -62,15 +66,16 @@ class Plan:
     def summary(self) -> list[str]:
         """The work in a few lines, for people."""
         config, dataset, split = self.config, self.corpus.dataset, self.corpus.split
-        n_cells = len(config.n_tasks_list) * len(config.seeds)
-        levels = ", ".join(map(str, sorted(config.n_tasks_list)))
+        cells = grid(config)
+        n_cells, levels = len(cells), ", ".join(dict.fromkeys(cell.level_name for cell in cells))
         return [
             f"{config.algorithm} on {config.model_name}: {config.n_way}-way {config.k_support}-shot, "
             f"{config.k_query} query, {config.k_inner} inner steps, {config.num_meta_steps} meta-steps "
             f"of {config.meta_batch_size} tasks",
+            *(f"note: {note}" for note in dataset.notes),
             f"{dataset.name}: {len(dataset.texts)} utterances; classes {len(split.train)} train, "
             f"{len(split.validation)} validation, {len(split.test)} test, disjoint",
-            f"N_tasks {levels} × {len(config.seeds)} seeds = {n_cells} cells, "
+            f"{levels} × {len(config.seeds)} seeds = {n_cells} cells, "
             f"{self.n_done} done; {config.num_meta_test_tasks} shared test tasks; on {', '.join(self.devices)}",
         ]
 
@@ -84,14 +89,23 @@ def plan_sweep(config: Config, run: RunDirectory) -> Plan:
         check_quantization(config, device)
     if config.tensorboard:
         check_event_files()
-    _check_name("algorithm", config.algorithm, META_UPDATES)
+    _check_name("algorithm", config.algorithm, ALGORITHMS)
     _check_name("head", config.head, HEADS)
-    check_model(config)
+    _check_algorithm(config)
     corpus = open_corpus(config)
-    cells = plan_cells(config)
+    for level in config.levels:
+        check_model(level)
+        check_class_sizes(corpus.dataset, level)
+        check_class_counts(corpus.dataset, corpus.split, level)
+    cells = grid(config)
     n_done = sum(run.cell(cell).is_done for cell in cells)
-    baselines = [BaselineJob(name) for name in BASELINES if name not in run.read_baselines()]
+    baselines = [BaselineJob(name) for name in baseline_names(config) if name not in run.read_baselines()]
     return Plan(config, corpus, devices, (*_cohorts(cells, config, run), *baselines), n_done)
+
+
+def baseline_names(config: Config) -> list[str]:
+    """What a run measures besides its cells, the longest first; joint training only where it is not what cells do."""
+    return [*([] if config.algorithm == JOINT else [JOINT]), *BASELINES]
 
 
 def _check_name(key: str, name: str, known: Collection[str]) -> None:
@@ -99,18 +113,38 @@ def _check_name(key: str, name: str, known: Collection[str]) -> None:
         raise InputError(f"{key} = {name!r} is unknown: use {' or '.join(known)}")
 
 
-def plan_cells(config: Config) -> list[Cell]:
-    """The grid, in the order of N_tasks and seed."""
-    return sorted(Cell(n, seed) for n in config.n_tasks_list for seed in config.seeds)
+def _check_algorithm(config: Config) -> None:
+    """Raises InputError for settings that an algorithm or a head cannot work with."""
+    algorithm = ALGORITHMS[config.algorithm]
+    if algorithm.differentiates_inner_loop:
+        # At B = 0 a gradient is exactly zero, where the derivative of g / √g² is infinite.
+        wanted = {"inner_optimizer": "sgd", "lora_dropout": 0.0, "load_in_8bit": False, "load_in_4bit": False}
+        for key, value in wanted.items():
+            if (found := getattr(config, key)) != value:
+                raise InputError(
+                    f"{key} = {found!r} cannot work with algorithm {config.algorithm!r}, which differentiates the "
+                    f"inner loop: set {key} to {value!r}"
+                )
+    if config.keep_second_moments and (config.inner_optimizer != "adam" or not algorithm.keeps_moments):
+        raise InputError(
+            f"keep_second_moments = True needs an inner Adam that goes on from task to task, which algorithm "
+            f"{config.algorithm!r} with {config.inner_optimizer!r} has not: set it to false"
+        )
+    if HEADS[config.head].from_words is not None and config.label_words == "symbols" and config.n_way > MOST_SYMBOLS:
+        raise InputError(
+            f"n_way = {config.n_way} is more than the {MOST_SYMBOLS} letters there are: set label_words to names"
+        )
 
 
 def _cohorts(cells: Sequence[Cell], config: Config, run: RunDirectory) -> list[CohortJob]:
     """What is left of the grid's cohorts, those with most to do first.
 
-    The grid alone decides which cells train together, so a resumed cell meets the neighbours it had.
+    The grid alone decides which cells train together, so a resumed cell meets the neighbours it had. Cells that differ
+    in more than N train apart.
     """
     size = config.cells_per_cohort
-    whole = [cells[i : i + size] for i in range(0, len(cells), size)]
+    alike = [list(of_level) for _, of_level in groupby(cells, key=lambda cell: cell.value)]
+    whole = [level[i : i + size] for level in alike for i in range(0, len(level), size)]
     left = [tuple(cell for cell in cohort if not run.cell(cell).is_done) for cohort in whole]
     return [CohortJob(cohort) for cohort in sorted(left, key=len, reverse=True) if cohort]
 
@@ -124,7 +158,7 @@ def run_sweep(plan: Plan, run: RunDirectory, stop: Flag | None = None) -> None:
     run.begin(config, plan.corpus.dataset.fingerprint, software_versions())
     run.forget_workers()
     write_pools(plan, run)
-    for cell in plan_cells(config):
+    for cell in grid(config):
         if not run.cell(cell).is_done:
             status = run.cell(cell).read_status()
             run.cell(cell).write_status(
@@ -143,7 +177,11 @@ def run_sweep(plan: Plan, run: RunDirectory, stop: Flag | None = None) -> None:
 
 def _folders_of(job: Job) -> list[str]:
     """What a job resumes from, below the run's folder."""
-    return [cell.name for cell in job.cells] if isinstance(job, CohortJob) else []
+    match job:
+        case CohortJob(cells):
+            return [cell.name for cell in cells]
+        case BaselineJob(name):
+            return [JOINT_FOLDER] if name == JOINT else []
 
 
 def _give_up(run: RunDirectory, job: Job, reason: str) -> None:
@@ -183,9 +221,12 @@ def write_pools(plan: Plan, run: RunDirectory) -> None:
     validation = evaluation_pool(corpus.dataset, corpus.split.validation, config, "validation")
     run.write_pool("test", _pool_rows(test, config.num_meta_test_tasks))
     run.write_pool("validation", _pool_rows(validation, config.num_validation_tasks))
-    for seed in config.seeds:
-        pool = training_pool(corpus.dataset, corpus.split, config, seed)
-        run.write_pool(f"train_seed_{seed}", _pool_rows(pool, max(config.n_tasks_list)))
+    for level in config.levels:
+        for seed in config.seeds:
+            pool = training_pool(corpus.dataset, corpus.split, level, seed)
+            value = None if config.axis == "n_tasks" else getattr(level, config.axis)
+            name = f"seed_{seed}" if value is None else Cell(1, seed, config.axis, value).name
+            run.write_pool(f"train_{name}", _pool_rows(pool, max(config.n_tasks_list)))
 
 
 def _pool_rows(pool: TaskPool, n_tasks: int) -> list[dict[str, object]]:
@@ -207,7 +248,9 @@ class SweepWorker:
         if n_cpu_workers > 1 and device == "cpu":
             share_threads(n_cpu_workers)
         self._run = RunDirectory(root)
-        self._experiment = experiment = open_experiment(config, corpus, device)
+        self._config, self._corpus, self._device = config, corpus, device
+        self._opened: Experiment | None = None
+        experiment = self._experiment_at(config.levels[-1])
         in_flight = experiment.encoder.tasks_in_flight
         worker = Worker(name, device, in_flight, experiment.peak_memory_bytes, experiment.memory_sentence)
         self._run.write_worker(worker)
@@ -250,14 +293,31 @@ class SweepWorker:
     def _perform(self, job: Job) -> None:
         match job:
             case BaselineJob(name):
-                self._run.write_baseline(run_baseline(self._experiment, name))
+                experiment = self._experiment_at(self._config.levels[-1])
+                is_joint = name == JOINT
+                result = run_joint_baseline(experiment, self._run) if is_joint else run_baseline(experiment, name)
+                self._run.write_baseline(result)
             case CohortJob(cells):
-                train_cohort(self._experiment, cells, self._run)
+                train_cohort(self._experiment_at(self._level_of(cells[0])), cells, self._run)
+
+    def _level_of(self, cell: Cell) -> Config:
+        levels = self._config.levels
+        return levels[0] if cell.value is None else next(x for x in levels if getattr(x, cell.axis) == cell.value)
+
+    def _experiment_at(self, level: Config) -> Experiment:
+        """The open one, if it has the level's model and LoRA; else that is loaded in place of the one before."""
+        if self._opened is not None and (level == self._opened.config or AXES[level.axis].shares_model):
+            return replace(self._opened, config=level)
+        self._opened = None  # both at once may not fit
+        self._opened = open_experiment(level, self._corpus, self._device)
+        return self._opened
 
     def _take_fewer_tasks(self) -> bool:
         """Halves the tasks in flight; False where one at a time is already too much."""
-        encoder = self._experiment.encoder
-        used = min(encoder.tasks_in_flight, self._experiment.config.tasks_per_step)
+        if self._opened is None:
+            return False
+        encoder = self._opened.encoder
+        used = min(encoder.tasks_in_flight, self._config.tasks_per_step)
         encoder.tasks_in_flight = max(1, used // 2)
         return used > 1
 

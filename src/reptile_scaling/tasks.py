@@ -5,7 +5,7 @@ utterances. Task i of a pool depends on the pool's seed and i alone: the first 5
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from reptile_scaling.config import Config, FractionSplit
 from reptile_scaling.datasets.banking77 import read_published_split
-from reptile_scaling.datasets.dataset import IntentDataset
+from reptile_scaling.datasets.dataset import IntentDataset, joined
 from reptile_scaling.errors import InputError
 from reptile_scaling.randomness import stream
 
@@ -40,23 +40,56 @@ def split_classes(dataset: IntentDataset, config: Config) -> ClassSplit:
         split = _split_by_fractions(len(dataset.class_names), config.class_split)
     else:
         split = _published_split(dataset, config.class_split, config.data_dir)
+    check_class_counts(dataset, split, config)
+    return split
+
+
+def split_across(source: IntentDataset, target: IntentDataset, config: Config) -> tuple[IntentDataset, ClassSplit]:
+    """Both data sets as one, and its split: training and validation classes of the source, all classes of the target to
+    test on, but for those of a name that the source has."""
+    own = split_classes(source, config)
+    known = {_folded(name) for name in source.class_names}
+    shared = [name for name in target.class_names if _folded(name) in known]
+    if len(target.class_names) - len(shared) < config.n_way:
+        raise InputError(
+            f"test_dataset {target.name!r} shares {len(shared)} of its {len(target.class_names)} classes with "
+            f"{source.name!r}, which leaves fewer than n_way = {config.n_way}: choose another, or lower n_way"
+        )
+    both = joined(source, target, shared)
+    split = ClassSplit(own.train, own.validation, tuple(range(len(source.class_names), len(both.class_names))))
+    check_class_counts(both, split, config)
+    note = f"{len(shared)} classes of {target.name} are in {source.name} too and are not tested on"
+    return replace(both, notes=(*both.notes, note)) if shared else both, split
+
+
+def _folded(class_name: str) -> str:
+    """`Card_Arrival` and `card arrival` are one name."""
+    return "".join(character for character in class_name.casefold() if character.isalnum())
+
+
+def check_class_counts(dataset: IntentDataset, split: ClassSplit, config: Config) -> None:
+    """Raises InputError if a part of the split has too few classes for a task, or fewer than are asked for."""
     for part in ("train", "validation", "test"):
         if (n_classes := len(getattr(split, part))) < config.n_way:
             raise InputError(
                 f"n_way = {config.n_way}, but the {part} part of {dataset.name!r} has only {n_classes} of "
                 f"{len(dataset.class_names)} classes: lower n_way or give class_split a larger share for it"
             )
-    return split
+    if config.n_classes is not None and not config.n_way <= config.n_classes <= len(split.train):
+        raise InputError(
+            f"n_classes = {config.n_classes} is not between n_way = {config.n_way} and the {len(split.train)} training "
+            "classes of this split: choose a number there"
+        )
 
 
 def check_class_sizes(dataset: IntentDataset, config: Config) -> None:
     """Raises InputError if a class cannot fill the support and query set of one task."""
-    needed = config.k_support + config.k_query
+    needed = max(config.k_support, config.train_shots) + config.k_query
     sizes = [len(members) for members in dataset.utterances_by_class]
     smallest = int(np.argmin(sizes))
     if sizes[smallest] >= needed:
         return
-    room = sizes[smallest] - config.k_support
+    room = sizes[smallest] - (needed - config.k_query)
     cure = f"lower k_query to {room} or less" if room >= 1 else "lower k_support and k_query, or drop the class"
     raise InputError(
         f"k_support + k_query = {needed}, but class {dataset.class_names[smallest]!r} has "
@@ -138,13 +171,18 @@ class TaskPool:
 
 def training_pool(dataset: IntentDataset, split: ClassSplit, config: Config, seed: int) -> TaskPool:
     """The pool a seed's cells train on; the cell of N tasks uses the first N."""
+    classes = split.train
+    if config.n_classes is not None:
+        # Smaller choices are part of larger ones.
+        drawn = stream(config.seed_train_base + seed, "training_classes").permutation(classes)
+        classes = tuple(int(c) for c in drawn[: config.n_classes])
     return TaskPool(
         dataset=dataset,
-        classes=split.train,
+        classes=classes,
         seed=config.seed_train_base + seed,
         name="train",
         n_way=config.n_way,
-        k_support=config.k_support,
+        k_support=config.train_shots,
         k_query=config.k_query,
         resampled=config.task_examples == "resampled",
     )
@@ -178,8 +216,8 @@ class Coverage:
     distinct_utterances: int
 
 
-def coverage(pool: TaskPool, order: Int[np.ndarray, "visits"]) -> Coverage:
-    """Classes and support utterances, the ones trained on, met on the visits `order`, revisits counted once."""
+def coverage(pool: TaskPool, order: Int[np.ndarray, "visits"], reads_query: bool = False) -> Coverage:
+    """Classes and utterances trained on in the visits `order`, revisits counted once; query sets if read."""
     visits_so_far: dict[int, int] = {}
     classes: set[int] = set()
     utterances: set[int] = set()
@@ -190,6 +228,8 @@ def coverage(pool: TaskPool, order: Int[np.ndarray, "visits"]) -> Coverage:
         episode = pool.episode(task, visit)
         classes.update(episode.classes)
         utterances.update(episode.support.ravel().tolist())
+        if reads_query:
+            utterances.update(episode.query.ravel().tolist())
     return Coverage(len(classes), len(utterances))
 
 

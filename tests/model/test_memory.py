@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from reptile_scaling.adaptation import adapt, training_loop
+from reptile_scaling.adaptation import adapt
 from reptile_scaling.bench.memory import with_peak_memory
 from reptile_scaling.config import make_config
+from reptile_scaling.evaluation import training_loop
 from reptile_scaling.experiment import fresh_initialisation, open_corpus, open_experiment
 from reptile_scaling.model.memory import MemoryPlan, free_memory
 from reptile_scaling.tasks import training_pool

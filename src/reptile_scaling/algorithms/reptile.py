@@ -1,12 +1,16 @@
 """Reptile (Nichol, Achiam & Schulman 2018, arXiv:1803.02999): move the initialisation towards adapted parameters."""
 
-from reptile_scaling.model.adapters import Adapters
+import torch
+
+from reptile_scaling.adaptation import adapt
+from reptile_scaling.algorithms.algorithm import MetaBatch, TaskGradients
+from reptile_scaling.model.encoder import PromptEncoder
 
 
-def reptile_update(theta: Adapters, adapted: Adapters, meta_lr: float) -> Adapters:
-    """θ + meta_lr · mean over tasks of (φ_t − θ); leaves `[T, …]` in `adapted`, `[…]` in `theta`.
+def reptile(encoder: PromptEncoder, batch: MetaBatch) -> TaskGradients:
+    """θ − φ_t stands for task t's gradient; φ_t is θ after the inner loop on its support set.
 
-    The batched form of Algorithm 2. With T = 1 and meta_lr = 1 the result is φ. Tasks whose φ_t is not finite are
-    the caller's to drop.
+    A meta-step of ε against their mean is Algorithm 2, θ ← θ + ε · mean_t (φ_t − θ); one task and ε = 1 give φ_t.
     """
-    return theta.combine(adapted, lambda start, ends: start + meta_lr * (ends.mean(0) - start))
+    adapted = adapt(encoder, batch.theta, batch.episodes, batch.loop, batch.rngs, batch.owners, batch.moments)
+    return TaskGradients(batch.theta.combine(adapted.adapters, torch.sub), adapted.losses, adapted.moments)

@@ -13,13 +13,16 @@ from typing import Any
 
 import torch
 
-from reptile_scaling.adaptation import ADAM_BETA2, ADAM_EPSILON, adapt, slots, training_loop
+from reptile_scaling.adaptation import adapt
 from reptile_scaling.bench.floor import floor_seconds, inner_step_products
 from reptile_scaling.bench.memory import with_peak_memory
 from reptile_scaling.bench.peers import PeerTask, SequentialPeft
 from reptile_scaling.bench.timing import interleaved_seconds
 from reptile_scaling.config import Config, make_config
+from reptile_scaling.evaluation import training_loop
+from reptile_scaling.examples import slots
 from reptile_scaling.experiment import Corpus, Experiment, fresh_initialisation, open_corpus, open_experiment
+from reptile_scaling.inner_optimizers import ADAM_BETA2, ADAM_EPSILON
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.loading import choose_dtype, load_language_model
 from reptile_scaling.model.peft_io import lora_config

@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from reptile_scaling.adaptation import adapt, training_loop
+from reptile_scaling.adaptation import adapt
 from reptile_scaling.bench.bench import open_peer, run_peer
 from reptile_scaling.bench.floor import floor_seconds, inner_step_products
 from reptile_scaling.bench.peers import SequentialPeft
 from reptile_scaling.bench.timing import interleaved_seconds
 from reptile_scaling.config import make_config
+from reptile_scaling.evaluation import training_loop
 from reptile_scaling.experiment import Experiment, fresh_initialisation, open_corpus, open_experiment
 from reptile_scaling.model.loading import choose_dtype
 from reptile_scaling.tasks import training_pool

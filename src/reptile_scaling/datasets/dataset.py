@@ -1,8 +1,8 @@
 """What every data set becomes: utterances with class names."""
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,7 +13,7 @@ from reptile_scaling.errors import InputError
 
 @dataclass(frozen=True)
 class IntentDataset:
-    """Utterances `texts[u]` with labels `class_names[labels[u]]`; classes are sorted by name, texts are distinct."""
+    """Utterances `texts[u]` with labels `class_names[labels[u]]`; texts are distinct."""
 
     name: str
     texts: tuple[str, ...]
@@ -34,6 +34,41 @@ class IntentDataset:
         for label, text in zip(self.labels, self.texts, strict=True):
             digest.update(f"{self.class_names[label]}\x1f{text}\x1e".encode())
         return digest.hexdigest()
+
+
+def joined(first: IntentDataset, second: IntentDataset, left_out: Container[str]) -> IntentDataset:
+    """Both, the first's classes first and numbered as they were; without `left_out` classes of the second and without
+    texts of it that the first has."""
+    known = set(first.texts)
+    rows = [
+        (text, second.class_names[c])
+        for text, c in zip(second.texts, second.labels, strict=True)
+        if text not in known and second.class_names[c] not in left_out
+    ]
+    added = make_dataset(second.name, rows)
+    n_shared = sum(text in known for text in second.texts)
+    notes = [f"{n_shared} utterances of {second.name} are in {first.name} too and are left out"] if n_shared else []
+    return IntentDataset(
+        f"{first.name} → {second.name}",
+        first.texts + added.texts,
+        np.concatenate([first.labels, added.labels + len(first.class_names)]),
+        first.class_names + added.class_names,
+        (*first.notes, *second.notes, *notes),
+    )
+
+
+def without_small_classes(dataset: IntentDataset, least: int) -> IntentDataset:
+    """Without the classes that have fewer than `least` utterances; InputError when none is left."""
+    sizes = [len(members) for members in dataset.utterances_by_class]
+    small = [name for name, size in zip(dataset.class_names, sizes, strict=True) if size < least]
+    if not small:
+        return dataset
+    if len(small) == len(sizes):
+        raise InputError(f"min_class_size = {least} leaves no class of {dataset.name!r}: lower it")
+    rows = [(t, dataset.class_names[c]) for t, c in zip(dataset.texts, dataset.labels, strict=True)]
+    kept = make_dataset(dataset.name, [row for row in rows if row[1] not in small])
+    note = f"{len(small)} classes with fewer than {least} utterances are left out"
+    return replace(kept, notes=(*dataset.notes, note))
 
 
 def make_dataset(name: str, rows: Iterable[tuple[str, str]]) -> IntentDataset:

@@ -13,9 +13,15 @@ LABEL_COLUMNS = ("label_text", "category", "intent", "label", "class")
 TABLE_ENDINGS = (".csv", ".jsonl", ".parquet")
 
 
-def read_file(path: Path) -> IntentDataset:
-    """The data set in one table file, named after it. Raises InputError if it cannot be read as one."""
-    return make_dataset(path.name, rows_of(read_table(path), str(path)))
+def read_file(path: Path, text_column: str | None = None, label_column: str | None = None) -> IntentDataset:
+    """The data set in one table file, named after it; columns by name, or found.
+
+    Raises InputError if it cannot be read as one.
+    """
+    table, source = read_table(path), str(path)
+    texts = texts_of(table, source, (text_column,) if text_column else TEXT_COLUMNS)
+    labels = labels_of(table, source, (label_column,) if label_column else LABEL_COLUMNS)
+    return make_dataset(path.name, zip(texts, labels, strict=True))
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -25,7 +31,7 @@ def read_table(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".csv":
             return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        if path.suffix == ".jsonl":
+        if path.name.endswith((".jsonl", ".jsonl.gz", ".json.gz")):
             return pd.read_json(path, lines=True, dtype=False, encoding="utf-8-sig")
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
@@ -44,14 +50,14 @@ def rows_of(table: pd.DataFrame, source: str) -> list[tuple[str, str]]:
     return list(zip(texts_of(table, source), labels_of(table, source), strict=True))
 
 
-def texts_of(table: pd.DataFrame, source: str) -> list[str]:
+def texts_of(table: pd.DataFrame, source: str, columns: tuple[str, ...] = TEXT_COLUMNS) -> list[str]:
     """The utterances of a table, in its order; InputError as for `rows_of`."""
-    return _entries(table, _column(table, TEXT_COLUMNS, source), source)
+    return _entries(table, _column(table, columns, source), source)
 
 
-def labels_of(table: pd.DataFrame, source: str) -> list[str]:
+def labels_of(table: pd.DataFrame, source: str, columns: tuple[str, ...] = LABEL_COLUMNS) -> list[str]:
     """The labels of a table, in its order; InputError as for `rows_of`."""
-    return _entries(table, _column(table, LABEL_COLUMNS, source), source)
+    return _entries(table, _column(table, columns, source), source)
 
 
 def _entries(table: pd.DataFrame, column: str, source: str) -> list[str]:

@@ -23,6 +23,10 @@ class Adapters:
         """Every tensor changed by the same function."""
         return Adapters({name: change(tensor) for name, tensor in self.tensors.items()})
 
+    def like(self, tensors: Iterable[Tensor]) -> "Adapters":
+        """Other tensors under the same names, in their order."""
+        return Adapters(dict(zip(self.tensors, tensors, strict=True)))
+
     def combine(self, other: "Adapters", rule: Callable[[Tensor, Tensor], Tensor]) -> "Adapters":
         """Tensor by tensor with another set of the same names."""
         assert self.tensors.keys() == other.tensors.keys(), (self.tensors.keys(), other.tensors.keys())

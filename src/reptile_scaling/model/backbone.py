@@ -228,14 +228,21 @@ class _AnswerRows(nn.Module):
 
 def _compute_answers_only(last_layer: nn.Module, context: ForwardContext) -> None:
     """In the last layer: queries, output projection and MLP for one token per prompt; keys and values for all."""
-    attention_name, attention = next((n, m) for n, m in last_layer.named_children() if "attn" in n or "attention" in n)
+    attention_name, attention = next(
+        (n, m) for n, m in last_layer.named_children() if ("attn" in n or "attention" in n) and _holds_linears(m)
+    )
     setattr(attention, READS_ANSWERS_ONLY, True)
     for name in ("q_proj", "o_proj", "dense", "out_proj", "c_proj"):
         if hasattr(attention, name):
             setattr(attention, name, _AnswerRows(getattr(attention, name), context))
     for name, child in last_layer.named_children():
-        if name != attention_name and any(_linear_shape(m) or isinstance(m, StackedLora) for m in child.modules()):
+        if name != attention_name and _holds_linears(child):
             setattr(last_layer, name, _AnswerRows(child, context))
+
+
+def _holds_linears(module: nn.Module) -> bool:
+    """A norm may be called after the attention it follows."""
+    return any(_linear_shape(m) or isinstance(m, StackedLora) for m in module.modules())
 
 
 def _decoder_layers(decoder: nn.Module) -> tuple[str, nn.ModuleList]:

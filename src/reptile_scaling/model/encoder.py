@@ -11,6 +11,7 @@ from torch import Tensor
 
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.backbone import Backbone, PlacedBatch
+from reptile_scaling.model.label_words import LabelVectors
 from reptile_scaling.model.lanes import Result, in_lanes
 from reptile_scaling.model.prefix_cache import PrefixCache
 from reptile_scaling.tasks import PackedTokens, pack_tokens
@@ -32,6 +33,8 @@ class PromptEncoder:
         """`cache` is the prefix cache of these prompts, or None to compute all layers each time."""
         self.backbone = backbone
         self.token_ids = token_ids
+        self.label_vectors: LabelVectors | None = None
+        """The words of each task's classes, for heads that start from them."""
         self.tasks_in_flight = 32
         """Tasks that are adapted in one forward; bounds memory, never changes a result."""
         self._cache = cache

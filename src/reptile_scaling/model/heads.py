@@ -41,12 +41,18 @@ def prototype_head(features_TSD: Float[Tensor, "T S D"], slots_S: Int[Tensor, "S
     """
     members_WS = F.one_hot(slots_S, n_way).T.to(features_TSD.dtype)
     means_TWD = (members_WS / members_WS.sum(1, keepdim=True)) @ features_TSD
-    spread_T = torch.cdist(features_TSD, means_TWD).square().mean((1, 2)).clamp_min(torch.finfo(torch.float32).tiny)
+    distances_TSW = (features_TSD[:, :, None] - means_TWD[:, None]).square().sum(-1)
+    spread_T = distances_TSW.mean((1, 2)).clamp_min(torch.finfo(torch.float32).tiny)
     temperature_T11 = spread_T[:, None, None] / PROTOTYPE_SHARPNESS
     return {
         HEAD_WEIGHT: 2 * means_TWD / temperature_T11,
         HEAD_BIAS: -means_TWD.square().sum(-1) / temperature_T11[:, :, 0],
     }
+
+
+def words_head(vectors_TWD: Float[Tensor, "T W D"]) -> dict[str, Tensor]:
+    """The LM's own logits of each label's words: their unembedding vectors as a linear head, `[T, …]`."""
+    return {HEAD_WEIGHT: vectors_TWD, HEAD_BIAS: vectors_TWD.new_zeros(vectors_TWD.shape[:2])}
 
 
 PROTOTYPE_SHARPNESS = 5.0
@@ -55,16 +61,24 @@ PROTOTYPE_SHARPNESS = 5.0
 
 @dataclass(frozen=True)
 class Head:
-    """What a task's head is before its first inner step; with neither function it is θ's own, meta-learned."""
+    """What a task's head is before its first inner step; with no function it is θ's own, meta-learned."""
 
     reset: Callable[[int, int, torch.device], dict[str, Tensor]] | None = None
     """(n_way, width, device) → head `[…]` that replaces θ's, before the zero-step reading."""
     from_support: Callable[[Tensor, Tensor, int], dict[str, Tensor]] | None = None
     """(support features `[T, S, D]`, their slots `[S]`, n_way) → heads `[T, …]`, after the zero-step reading."""
+    from_words: Callable[[Tensor], dict[str, Tensor]] | None = None
+    """(vectors of the labels' words `[T, W, D]`) → heads `[T, …]`, before the zero-step reading."""
+
+    @property
+    def is_meta_learned(self) -> bool:
+        """Whether tasks start from θ's head."""
+        return self.reset is None and self.from_support is None and self.from_words is None
 
 
 HEADS = {
     "classifier": Head(),
     "zero": Head(reset=fresh_head),
     "prototype": Head(from_support=prototype_head),
+    "label_words": Head(from_words=words_head),
 }

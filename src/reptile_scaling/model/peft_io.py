@@ -11,27 +11,39 @@ import torch
 from torch import Tensor
 
 from reptile_scaling.errors import InputError
+from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, LORA_A, LORA_B, Adapters
 from reptile_scaling.model.backbone import Backbone
 from reptile_scaling.storage import write_bytes, write_json
 
 PEFT_PREFIX = "base_model.model."
 WEIGHTS, HEAD, FACTS = "adapter_model.safetensors", "head.safetensors", "adaptation.json"
+MOMENTS, STEPS = "second_moments.safetensors", "steps"
 
 
 def save_adapter(
-    folder: Path, backbone: Backbone, theta: Adapters, base_model_name: str, card: str, facts: Mapping[str, object]
+    folder: Path,
+    backbone: Backbone,
+    theta: Adapters,
+    base_model_name: str,
+    card: str,
+    facts: Mapping[str, object],
+    moments: AdamMoments | None = None,
 ) -> None:
     """Writes adapter_config.json, adapter_model.safetensors, head.safetensors, adaptation.json and the card README.md.
 
     The head is the classifier `[n_way, D]` on the last token's features; `facts` is what adapting and predicting with
-    it need to know. PEFT itself reads neither.
+    it need to know. `moments`, of an inner Adam that goes on from task to task, go into second_moments.safetensors.
+    PEFT itself reads none of these.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lora_config(backbone, base_model_name).save_pretrained(str(folder))
     write_bytes(folder / WEIGHTS, safetensors.torch.save(_peft_state(theta), metadata={"format": "pt"}))
     head = {name: theta.tensors[name].cpu().contiguous() for name in (HEAD_WEIGHT, HEAD_BIAS)}
     write_bytes(folder / HEAD, safetensors.torch.save(head))
+    if moments is not None:
+        squares = {name: tensor.cpu().contiguous() for name, tensor in moments.squares.tensors.items()}
+        write_bytes(folder / MOMENTS, safetensors.torch.save(squares | {STEPS: moments.steps.cpu()}))
     write_json(folder / FACTS, facts)
     write_bytes(folder / "README.md", card.encode())
 
@@ -51,6 +63,15 @@ def load_adapter(folder: Path, device: torch.device) -> Adapters:
     if head.keys() != {HEAD_WEIGHT, HEAD_BIAS}:
         raise InputError(f"{str(folder / HEAD)!r} holds {', '.join(head) or 'nothing'}: give a cell's adapter/ folder")
     return Adapters(tensors | {name: tensor.to(device) for name, tensor in head.items()})
+
+
+def load_moments(folder: Path, device: torch.device) -> AdamMoments | None:
+    """What `save_adapter` wrote of the inner Adam; None where every task starts afresh."""
+    if not (folder / MOMENTS).is_file():
+        return None
+    tensors = {name: tensor.to(device) for name, tensor in _read(folder / MOMENTS).items()}
+    steps = tensors.pop(STEPS)
+    return AdamMoments(Adapters(tensors), steps)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from reptile_scaling.model.second_order import gradients_to
 
 # Of the norms themselves in one precision's resolution: the order of summation may differ, nothing else.
 TOLERANCE_IN_EPS = 16
@@ -16,6 +17,8 @@ TOLERANCE_IN_EPS = 16
 
 class FrozenRmsNorm(nn.Module):
     """`x / √(mean x² + ε) · scale` with no gradient to the scale."""
+
+    scale: Tensor
 
     def __init__(self, scale: Tensor, epsilon: float) -> None:
         super().__init__()
@@ -33,20 +36,30 @@ class _RmsNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, scale_D: Tensor, epsilon: float) -> Tensor:
         square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
         inverse_rms = square.div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        ctx.epsilon = epsilon
         ctx.save_for_backward(x, scale_D, inverse_rms)
         y: Tensor = (x * inverse_rms.to(x.dtype)).mul_(scale_D)
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None]:
         """With u = x · inverse_rms and h = g · scale: `inverse_rms · (h − u · mean(h · u))`."""
         x, scale_D, inverse_rms = ctx.saved_tensors
+        if torch.is_grad_enabled():  # second derivatives are wanted, which torch's own operations have
+            (gx,) = gradients_to([plain_rms_norm(x, scale_D, ctx.epsilon)], [x], grad)
+            assert gx is not None
+            return gx, None, None
         h = grad[0] * scale_D
         mean_hx = torch.linalg.vecdot(h, x)[..., None].float() / x.shape[-1]
         along_x = -mean_hx * inverse_rms.square()
-        gx: Tensor = h.addcmul_(x, along_x.to(x.dtype)).mul_(inverse_rms.to(x.dtype))
+        gx = h.addcmul_(x, along_x.to(x.dtype)).mul_(inverse_rms.to(x.dtype))
         return gx, None, None
+
+
+def plain_rms_norm(x: Tensor, scale_D: Tensor, epsilon: float) -> Tensor:
+    """The same by torch's own operations."""
+    inverse_rms = (x.float().square().mean(-1, keepdim=True) + epsilon).rsqrt()
+    return (x * inverse_rms.to(x.dtype)) * scale_D
 
 
 def quicken_norms(model: nn.Module) -> None:

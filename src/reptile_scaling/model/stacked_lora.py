@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from reptile_scaling.model.adapters import LORA_A, LORA_B, Adapters
+from reptile_scaling.model.second_order import gradients_to
 
 RANKS_PER_PRODUCT = {"cpu": 16, "cuda": 64}
 """Tasks share a low-rank product up to this many ranks in all: a CPU's vector, a tile of a GPU's matrix units."""
@@ -178,15 +179,19 @@ class _AdaptedLinears(torch.autograd.Function):
         ys = [F.linear(x_PI, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
         ctx.low_rank = _LowRank.of_layers(As, Bs, groups, x_PI.dtype)
         zs = ctx.low_rank.add(ys, x_PI)
-        ctx.n_layers = n_layers
-        ctx.save_for_backward(x_PI, *weights, *zs)
+        ctx.n_layers, ctx.biases = n_layers, biases
+        ctx.save_for_backward(x_PI, *weights, *As, *Bs, *zs)
         return tuple(ys)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         n = ctx.n_layers
-        x_PI, weights, zs = ctx.saved_tensors[0], ctx.saved_tensors[1 : n + 1], ctx.saved_tensors[n + 1 :]
+        x_PI, *saved = ctx.saved_tensors
+        weights, As, Bs, zs = saved[:n], saved[n : 2 * n], saved[2 * n : 3 * n], saved[3 * n :]
+        if torch.is_grad_enabled():  # second derivatives are wanted, which torch's own operations have
+            ys = plain_linears(x_PI, ctx.low_rank.groups, weights, ctx.biases, As, Bs)
+            gx, *g_factors = gradients_to(ys, (x_PI, *As, *Bs), grads)
+            return gx, None, None, *(None,) * (2 * n), *g_factors
         gx_PI = None
         if ctx.needs_input_grad[0]:
             gx_PI = grads[0] @ weights[0]
@@ -194,6 +199,25 @@ class _AdaptedLinears(torch.autograd.Function):
                 gx_PI.addmm_(g_PO, weight_OI)
         gAs, gBs = ctx.low_rank.gradients(grads, x_PI, zs, gx_PI)
         return gx_PI, None, None, *(None,) * (2 * n), *gAs, *gBs
+
+
+def plain_linears(
+    x_PI: Tensor,
+    groups: Sequence[TaskGroup],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    As: Sequence[Tensor],
+    Bs: Sequence[Tensor],
+) -> list[Tensor]:
+    """What `_AdaptedLinears` computes, by torch's own operations."""
+    ys = []
+    for weight_OI, bias_O, A_TRI, B_TOR in zip(weights, biases, As, Bs, strict=True):
+        paths = []
+        for group in groups:
+            A, B = A_TRI[group.tasks].flatten(0, 1), B_TOR[group.tasks].transpose(1, 2).flatten(0, 1)
+            paths.append((x_PI[group.rows] @ A.to(x_PI.dtype).T * group.own_scale) @ B.to(x_PI.dtype))
+        ys.append(F.linear(x_PI, weight_OI, bias_O) + torch.cat(paths))
+    return ys
 
 
 class _AddLowRank(torch.autograd.Function):

@@ -19,27 +19,27 @@ from reptile_scaling.report.drawing import (
     new_chart,
 )
 from reptile_scaling.report.figures import shown_levels
-from reptile_scaling.runs import Cell, RunDirectory
+from reptile_scaling.runs import RunDirectory
 
 SHOWN_CLASSES = 15
 
 
 def draw_learning(run: RunDirectory) -> Chart:
-    """Validation loss of every cell over meta-steps; light to dark is small to large N."""
+    """Validation loss of every cell over meta-steps; light to dark is small to large levels."""
     chart = new_chart("learning", "Validation loss of every cell over meta-steps")
     cells = [cell for cell in run.cells() if run.cell(cell).read_eval_stats()]
-    levels = sorted({cell.n_tasks for cell in cells})
+    levels = list(dict.fromkeys(cell.level_name for cell in cells))
     shades = dict(zip(levels, plt.get_cmap("viridis")(np.linspace(0.05, 0.8, len(levels)))[::-1], strict=True))
     with drawing_style():
         axes, ends, losses = chart.axes, {}, []
         for cell in cells:
             rows = run.cell(cell).read_eval_stats()
             steps, values = [row["meta_step"] for row in rows], [row["validation_loss"] for row in rows]
-            colour = to_hex(shades[cell.n_tasks])
+            colour = to_hex(shades[cell.level_name])
             (line,) = axes.plot(steps, values, color=colour, lw=1.4, marker="o", ms=3)
-            chart.say(line, f"N = {cell.n_tasks}, seed {cell.seed}: {values[-1]:.3f} after {steps[-1]} meta-steps")
-            chart.rows += [{"n_tasks": cell.n_tasks, "seed": cell.seed, **row} for row in rows]
-            ends[cell.n_tasks] = (float(steps[-1]), float(values[-1]), f"N = {cell.n_tasks}", colour)
+            chart.say(line, f"{cell.level_name}, seed {cell.seed}: {values[-1]:.3f} after {steps[-1]} meta-steps")
+            chart.rows += [{cell.axis: cell.value or cell.n_tasks, "seed": cell.seed, **row} for row in rows]
+            ends[cell.level_name] = (float(steps[-1]), float(values[-1]), cell.level_name, colour)
             losses += values
         loss_ticks(axes, np.array(losses))
         axes.set_xlabel("meta-step")
@@ -49,7 +49,7 @@ def draw_learning(run: RunDirectory) -> Chart:
 
 
 def draw_adaptation(run: RunDirectory) -> Chart | None:
-    """Query accuracy over inner steps from the pretrained model and from smallest, best and largest N."""
+    """Query accuracy over inner steps from the pretrained model and from the smallest, best and largest level."""
     curves = _adaptation_curves(run)
     if not curves:
         return None
@@ -83,15 +83,17 @@ def draw_adaptation(run: RunDirectory) -> Chart | None:
 
 
 def _adaptation_curves(run: RunDirectory) -> dict[str, list[dict[str, float | int]]]:
-    """By start: the pretrained model first, then rising N; those that were measured."""
+    """By start: the pretrained model first, then rising levels; those that were measured."""
     curves = {}
     pretrained = run.read_baselines().get("no_meta")
     if pretrained is not None and pretrained.adaptation_curve:
         curves["pretrained"] = pretrained.adaptation_curve
     seed = run.config().seeds[0]
-    for n in shown_levels(run.results()):
-        if rows := run.cell(Cell(n, seed)).read_adaptation_curve():
-            curves[f"N = {n}"] = rows
+    results = run.results()
+    for level in shown_levels(results):
+        cell = next((r.cell for r in results if r.level == level and r.seed == seed), None)
+        if cell is not None and (rows := run.cell(cell).read_adaptation_curve()):
+            curves[cell.level_name] = rows
     return curves
 
 

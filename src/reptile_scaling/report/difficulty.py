@@ -11,7 +11,7 @@ from reptile_scaling.runs import Cell, RunDirectory
 
 @dataclass(frozen=True)
 class ClassDifficulty:
-    """A test class over all tasks that hold it and all seeds of the best N."""
+    """A test class over all tasks that hold it and all seeds of the best level."""
 
     name: str
     n: int
@@ -24,7 +24,7 @@ class ClassDifficulty:
 
 @dataclass(frozen=True)
 class TaskDifficulty:
-    """A test task, accuracy and loss averaged over the seeds of the best N."""
+    """A test task, accuracy and loss averaged over the seeds of the best level."""
 
     task: int
     classes: tuple[str, ...]
@@ -58,7 +58,7 @@ def task_difficulties(run: RunDirectory) -> list[TaskDifficulty]:
 
 
 def best_cells(run: RunDirectory) -> list[Cell]:
-    """The finished cells of the N of lowest mean loss."""
+    """The finished cells of the best level."""
     results = run.results()
     best = best_level(results)
-    return [Cell(r.n_tasks, r.seed) for r in results if r.n_tasks == best]
+    return [r.cell for r in results if r.level == best]

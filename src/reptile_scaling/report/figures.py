@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.ticker import PercentFormatter
 from scipy.stats import t
 
+from reptile_scaling.axes import AXES
 from reptile_scaling.laws import Law
 from reptile_scaling.laws.verdict import curve
 from reptile_scaling.report.drawing import (
@@ -38,14 +39,14 @@ def draw_scaling(results: list[CellResult], law: Law | None, sentence: str) -> C
     chart = new_chart("scaling", "Meta-test loss over the number of meta-training tasks, log-log", 7.2, 4.8)
     with drawing_style():
         axes = chart.axes
-        levels = np.array(sorted({r.n_tasks for r in results}), dtype=float)
-        of_level = [np.array([r.meta_test_loss for r in results if r.n_tasks == n]) for n in levels]
+        levels = np.array(sorted({r.level for r in results}), dtype=float)
+        of_level = [np.array([r.meta_test_loss for r in results if r.level == n]) for n in levels]
         level_ticks(axes, levels)
         loss_ticks(axes, np.concatenate(of_level))
         if law is not None:
             _draw_law(chart, law, levels)
         _draw_cells(chart, results, "meta_test_loss", _half_widths(of_level), "{:.3f} nats")
-        axes.set_xlabel("meta-training tasks, N")
+        axes.set_xlabel(AXES[results[0].axis].label)
         axes.set_ylabel("meta-test loss, nats per query utterance")
         axes.set_title("\n".join(textwrap.wrap(sentence, 92)), fontsize=HEADLINE_SIZE)
         chart.figure.supxlabel(_legend(results), fontsize=8.5, color=GREY)
@@ -57,8 +58,8 @@ def draw_accuracy(results: list[CellResult], baselines: list[BaselineResult]) ->
     chart = new_chart("accuracy", "Query accuracy on the test tasks over the number of meta-training tasks")
     with drawing_style():
         axes = chart.axes
-        levels = np.array(sorted({r.n_tasks for r in results}), dtype=float)
-        of_level = [np.array([r.meta_test_accuracy for r in results if r.n_tasks == n]) for n in levels]
+        levels = np.array(sorted({r.level for r in results}), dtype=float)
+        of_level = [np.array([r.meta_test_accuracy for r in results if r.level == n]) for n in levels]
         level_ticks(axes, levels)
         ends = []
         axes.set_xlim(levels[0] / 1.2, levels[-1] * 1.2)
@@ -69,7 +70,7 @@ def draw_accuracy(results: list[CellResult], baselines: list[BaselineResult]) ->
         _draw_cells(chart, results, "meta_test_accuracy", _half_widths(of_level), "{:.1%}")
         axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.set_xlabel("meta-training tasks, N")
+        axes.set_xlabel(AXES[results[0].axis].label)
         axes.set_ylabel("query accuracy")
         label_ends(axes, ends)
         chart.figure.supxlabel(_legend(results) + " · dashed: baselines", fontsize=8.5, color=GREY)
@@ -79,17 +80,18 @@ def draw_accuracy(results: list[CellResult], baselines: list[BaselineResult]) ->
 def _draw_cells(chart: Chart, results: list[CellResult], field: str, half_widths: np.ndarray, unit: str) -> None:
     """A small dot for every cell, a large one with its interval for every level."""
     axes = chart.axes
-    levels = sorted({r.n_tasks for r in results})
+    levels = sorted({r.level for r in results})
     for r in results:
         value = getattr(r, field)
-        (dot,) = axes.plot([r.n_tasks], [value], "o", ms=5, color=BLUE, alpha=0.45, mew=0, zorder=3)
-        chart.say(dot, f"N = {r.n_tasks}, seed {r.seed}: {unit.format(value)}")
-        chart.rows.append({"n_tasks": r.n_tasks, "seed": r.seed, field: value})
+        (dot,) = axes.plot([r.level], [value], "o", ms=5, color=BLUE, alpha=0.45, mew=0, zorder=3)
+        chart.say(dot, f"{level_name(r)}, seed {r.seed}: {unit.format(value)}")
+        chart.rows.append({r.axis: r.axis_value or r.n_tasks, "seed": r.seed, field: value})
     for n, half_width in zip(levels, half_widths, strict=True):
-        mean = float(np.mean([getattr(r, field) for r in results if r.n_tasks == n]))
+        mean = float(np.mean([getattr(r, field) for r in results if r.level == n]))
         axes.errorbar([n], [mean], yerr=[half_width], color=BLUE, capsize=3, lw=1.4, zorder=4)
         (dot,) = axes.plot([n], [mean], "o", ms=7, color=BLUE, zorder=5)
-        chart.say(dot, f"N = {n}, mean: {unit.format(mean)} ± {unit.format(half_width)}")
+        name = level_name(next(r for r in results if r.level == n))
+        chart.say(dot, f"{name}, mean: {unit.format(mean)} ± {unit.format(half_width)}")
 
 
 def _legend(results: list[CellResult]) -> str:
@@ -141,10 +143,12 @@ def draw_baselines(results: list[CellResult], baselines: list[BaselineResult]) -
         (b.label, b.accuracy, _interval(b.accuracy_std, len(b.task_accuracies)), GREY) for b in baselines
     ]
     for n in shown_levels(results):
-        cells = [r for r in results if r.n_tasks == n]
+        cells = [r for r in results if r.level == n]
         accuracy = float(np.mean([r.meta_test_accuracy for r in cells]))
         spread = float(np.mean([r.meta_test_accuracy_std for r in cells]))
-        rows.append((f"meta-trained on N = {n} tasks", accuracy, _interval(spread, cells[0].num_meta_test_tasks), BLUE))
+        rows.append(
+            (f"meta-trained, {level_name(cells[0])}", accuracy, _interval(spread, cells[0].num_meta_test_tasks), BLUE)
+        )
     rows.sort(key=lambda row: row[1])
     title = "Query accuracy of meta-trained initialisations and baselines on the same test tasks"
     chart = new_chart("baselines", title, 7.8, 0.48 * len(rows) + 1.4)
@@ -167,16 +171,25 @@ def draw_baselines(results: list[CellResult], baselines: list[BaselineResult]) -
     return chart
 
 
-def shown_levels(results: list[CellResult]) -> list[int]:
-    """Smallest, best (by loss) and largest N, each once."""
-    levels = sorted({r.n_tasks for r in results})
+def level_name(result: CellResult) -> str:
+    """`N = 50`, or the level of another axis."""
+    return result.cell.level_name
+
+
+def shown_levels(results: list[CellResult]) -> list[float]:
+    """Smallest, best (by loss) and largest level, each once; the largest alone where baselines belong to it."""
+    levels = sorted({r.level for r in results})
+    if not AXES[results[0].axis].shares_tests:
+        return levels[-1:]
     return sorted({levels[0], best_level(results), levels[-1]})
 
 
-def best_level(results: list[CellResult]) -> int:
-    """The N of lowest mean loss, the smaller of equals."""
-    levels = sorted({r.n_tasks for r in results})
-    means: dict[int, Any] = {n: np.mean([r.meta_test_loss for r in results if r.n_tasks == n]) for n in levels}
+def best_level(results: list[CellResult]) -> float:
+    """The level of lowest mean loss, the smaller of equals; the largest where levels do not share their tests."""
+    levels = sorted({r.level for r in results})
+    if not AXES[results[0].axis].shares_tests:
+        return levels[-1]
+    means: dict[float, Any] = {n: np.mean([r.meta_test_loss for r in results if r.level == n]) for n in levels}
     return min(levels, key=lambda n: (means[n], n))
 
 

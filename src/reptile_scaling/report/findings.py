@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reptile_scaling.axes import AXES
 from reptile_scaling.laws import Law
 from reptile_scaling.report.figures import best_level
 from reptile_scaling.runs import RunDirectory
@@ -14,9 +15,9 @@ STILL = 0.01
 
 @dataclass(frozen=True)
 class LevelCoverage:
-    """What the cells of one N met in training; means over seeds."""
+    """What the cells of one level met in training; means over seeds."""
 
-    n_tasks: int
+    name: str
     distinct_classes: float
     distinct_utterances: float
     visits_per_task: float
@@ -42,7 +43,8 @@ def meaning_sentence(law: Law) -> str:
         return ""
     what = "what is above the floor" if law.verdict.form == "power_floor" else "the loss"
     beta = candidate.parameters["beta"]
-    sentence = f"Ten times the tasks multiplies {what} by {10**-beta:.2g}"
+    things = "the tasks" if law.table.x_name == AXES["n_tasks"].name else law.table.x_name
+    sentence = f"Ten times {things} multiplies {what} by {10**-beta:.2g}"
     if "beta" in candidate.interval:
         low, high = candidate.interval["beta"]
         sentence += f" (95 % interval {10**-high:.2g} to {10**-low:.2g})"
@@ -50,45 +52,49 @@ def meaning_sentence(law: Law) -> str:
 
 
 def gain_sentence(run: RunDirectory) -> str:
-    """From the smallest to the largest N, in loss and accuracy points."""
+    """From the smallest to the largest level, in loss and accuracy points."""
     coverage = level_coverage(run)
     first, last = coverage[0], coverage[-1]
     if first is last:
         return ""
     return (
-        f"From N = {first.n_tasks} to N = {last.n_tasks} the loss goes from {first.loss:.3f} to {last.loss:.3f} nats "
+        f"From {first.name} to {last.name} the loss goes from {first.loss:.3f} to {last.loss:.3f} nats "
         f"and accuracy from {first.accuracy:.1%} to {last.accuracy:.1%} "
         f"({100 * (last.accuracy - first.accuracy):+.1f} points)."
     )
 
 
 def convergence_sentence(run: RunDirectory) -> str:
-    """Whether the largest N has stopped improving on validation tasks, which a fixed number of steps decides."""
-    largest = max(r.n_tasks for r in run.results())
+    """Whether the largest level has stopped improving on validation tasks, which a fixed number of steps decides."""
+    results = run.results()
+    last = max(results, key=lambda r: r.level)
+    largest = last.cell.level_name
     curves = [
-        [row["validation_loss"] for row in run.cell(cell).read_eval_stats()]
-        for cell in run.cells()
-        if cell.n_tasks == largest and run.cell(cell).is_done
+        [row["validation_loss"] for row in run.cell(r.cell).read_eval_stats()] for r in results if r.level == last.level
     ]
     losses = np.array([curve for curve in curves if len(curve) == len(curves[0])]).mean(0)
     if len(losses) < 3:
-        return f"N = {largest} was validated {len(losses)} times, too few to say whether it had stopped improving."
+        return f"{largest} was validated {len(losses)} times, too few to say whether it had stopped improving."
     best, steps = float(losses[:-1].min()), run.config().num_meta_steps
     if losses[-1] < best * (1 - STILL):
-        return f"N = {largest} was still improving on validation tasks at meta-step {steps}: more may lower its loss."
+        return f"{largest} was still improving on validation tasks at meta-step {steps}: more may lower its loss."
     if losses[-1] > losses.min() * (1 + STILL):
-        return f"N = {largest} was best on validation tasks before the end, by {losses[-1] / losses.min() - 1:.0%}."
-    return f"N = {largest} had stopped improving on validation tasks by meta-step {steps}."
+        return f"{largest} was best on validation tasks before the end, by {losses[-1] / losses.min() - 1:.0%}."
+    return f"{largest} had stopped improving on validation tasks by meta-step {steps}."
 
 
 def level_coverage(run: RunDirectory) -> list[LevelCoverage]:
-    """A row per N, rising."""
+    """A row per level, rising."""
     results = run.results()
     rows = []
-    for n in sorted({r.n_tasks for r in results}):
-        cells = [r for r in results if r.n_tasks == n]
+    for n in sorted({r.level for r in results}):
+        cells = [r for r in results if r.level == n]
         fields = ("distinct_classes", "distinct_utterances", "visits_per_task", "meta_test_loss", "meta_test_accuracy")
-        rows.append(LevelCoverage(n, *(float(np.mean([getattr(r, field) for r in cells])) for field in fields)))
+        rows.append(
+            LevelCoverage(
+                cells[0].cell.level_name, *(float(np.mean([getattr(r, field) for r in cells])) for field in fields)
+            )
+        )
     return rows
 
 
@@ -106,6 +112,7 @@ def cost_of_run(run: RunDirectory) -> Cost:
     )
 
 
-def best_n(run: RunDirectory) -> int:
-    """The N whose initialisations the page looks into."""
-    return best_level(run.results())
+def best_name(run: RunDirectory) -> str:
+    """The level whose initialisations the page looks into."""
+    results = run.results()
+    return next(r for r in results if r.level == best_level(results)).cell.level_name

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from reptile_scaling.axes import AXES
 from reptile_scaling.datasets.files import read_table
 from reptile_scaling.laws import Law, LossTable, fit_law, table_from_frame
 from reptile_scaling.runs import RunDirectory
@@ -23,17 +24,17 @@ def read_losses(path: Path, x: str, y: str, group: str | None) -> LossTable:
 
 
 def losses_of_run(run: RunDirectory) -> LossTable:
-    """Meta-test loss over N_tasks of the finished cells, with the losses of the shared test tasks."""
+    """Meta-test loss over the axis of the finished cells, with the losses of the shared test tasks."""
     results = run.results()
     task_losses = [
         [row["loss"] for row in run.cell(cell).read_test_tasks()] for cell in run.cells() if run.cell(cell).is_done
     ]
     return LossTable(
-        n_tasks=np.array([r.n_tasks for r in results], dtype=float),
+        n_tasks=np.array([r.level for r in results], dtype=float),
         loss=np.array([r.meta_test_loss for r in results], dtype=float),
         group=tuple(str(r.seed) for r in results),
         task_losses=np.array(task_losses, dtype=float),
-        x_name="N_tasks",
+        x_name=AXES[results[0].axis].name if results else "N_tasks",
         y_name="meta-test loss",
         dropped=tuple(_why_missing(run)),
     )
@@ -50,11 +51,21 @@ def _why_missing(run: RunDirectory) -> Iterator[str]:
 def results_table(run: RunDirectory) -> Table:
     """A row per finished cell."""
     table = Table(title="results on the shared test tasks of unseen classes", title_justify="left")
-    for column in ("N_tasks", "seed", "loss", "accuracy", "zero-step", "classes", "utterances", "tasks/s"):
+    config = run.config()
+    for column in (
+        "N_tasks" if config.axis == "n_tasks" else config.axis,
+        "seed",
+        "loss",
+        "accuracy",
+        "zero-step",
+        "classes",
+        "utterances",
+        "tasks/s",
+    ):
         table.add_column(column, justify="right")
     for r in run.results():
         table.add_row(
-            str(r.n_tasks),
+            str(r.axis_value or r.n_tasks),
             str(r.seed),
             f"{r.meta_test_loss:.3f}",
             f"{r.meta_test_accuracy:.1%}",

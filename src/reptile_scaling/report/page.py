@@ -13,7 +13,7 @@ from reptile_scaling.laws import Law, verdict_sentence
 from reptile_scaling.report.difficulty import class_difficulties, task_difficulties
 from reptile_scaling.report.drawing import Chart
 from reptile_scaling.report.findings import (
-    best_n,
+    best_name,
     convergence_sentence,
     cost_of_run,
     gain_sentence,
@@ -71,7 +71,7 @@ def _tables(run: RunDirectory) -> dict[str, Any]:
         "baselines": sorted(run.read_baselines().values(), key=lambda b: -b.accuracy),
         "baseline_failures": run.read_baseline_failures(),
         "coverage": level_coverage(run),
-        "best_n": best_n(run),
+        "best_name": best_name(run),
         "classes": class_difficulties(run),
         "hardest_tasks": task_difficulties(run)[:HARDEST_TASKS],
         "cost": cost_of_run(run),

@@ -7,12 +7,12 @@ from reptile_scaling.runs import Cell, RunDirectory
 
 
 def standing_sentence(run: RunDirectory) -> str:
-    """The level of lowest mean loss against every baseline but chance, in accuracy, named by 95 % paired intervals.
+    """The best level against every baseline but chance, in accuracy, named by 95 % paired intervals.
 
     A level's accuracy on a task is the mean over its seeds; the interval is over test tasks. Empty without baselines.
     """
     cells = best_cells(run)
-    best, accuracies = cells[0].n_tasks, task_accuracies(run, cells)
+    accuracies = task_accuracies(run, cells)
     verdicts: dict[str, list[str]] = {"beats": [], "is level with": [], "falls short of": []}
     for baseline in run.read_baselines().values():
         if baseline.name == "zero_step":
@@ -25,7 +25,9 @@ def standing_sentence(run: RunDirectory) -> str:
     clauses = [f"{verb} {'; '.join(found)}" for verb, found in verdicts.items() if found]
     if not clauses:
         return ""
-    return f"Meta-trained on N = {best} tasks ({accuracies.mean():.1%}), it {', and '.join(clauses)}."
+    name = cells[0].level_name
+    where = f"on {name} tasks" if cells[0].value is None else f"with {name}"
+    return f"Meta-trained {where} ({accuracies.mean():.1%}), it {', and '.join(clauses)}."
 
 
 def task_accuracies(run: RunDirectory, cells: list[Cell]) -> np.ndarray:

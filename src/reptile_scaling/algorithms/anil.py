@@ -1,0 +1,39 @@
+"""ANIL (Raghu et al. 2020, arXiv:1909.09157): the inner loop moves the head alone, the outer loop everything."""
+
+import torch
+
+from reptile_scaling.adaptation import head_of, mini_batches, pick
+from reptile_scaling.algorithms.algorithm import MetaBatch, TaskGradients
+from reptile_scaling.examples import query_examples, support_examples
+from reptile_scaling.model.adapters import Adapters, join_adapters
+from reptile_scaling.model.encoder import PromptEncoder
+from reptile_scaling.model.heads import HEADS, logits, task_losses
+
+
+def anil(encoder: PromptEncoder, batch: MetaBatch) -> TaskGradients:
+    """d/dθ of L_query after the head's inner loop, second derivatives included.
+
+    The features do not move in the inner loop, so one forward and one backward of the model serve all its steps.
+    """
+
+    def gradients_of(tasks: slice) -> TaskGradients:
+        support = support_examples(encoder, batch.episodes[tasks], batch.owners[tasks])
+        query = query_examples(encoder, batch.episodes[tasks], batch.owners[tasks])
+        theta = batch.theta.rows(tasks).map(lambda tensor: tensor.detach().clone().requires_grad_())
+        features = support.features(theta)
+        head, losses = head_of(theta), []
+        if (head_from := HEADS[batch.loop.head].from_support) is not None:
+            head = Adapters(head_from(features, support.labels_S, head.tensors["head.bias"].shape[1]))
+        for chosen in mini_batches(support, batch.loop, batch.rngs[tasks]):
+            losses_T = task_losses(logits(head, pick(features, chosen)), support.labels(chosen))
+            slopes = torch.autograd.grad(losses_T.sum(), list(head.tensors.values()), create_graph=True)
+            head = head.combine(head.like(slopes), lambda x, g: x - batch.loop.learning_rate * g)
+            losses.append(losses_T.detach())
+        query_losses_T = task_losses(logits(head, query.features(theta)), query.labels())
+        variables = list(theta.tensors.values())
+        # A head that is not θ's own has no part in the loss.
+        found = torch.autograd.grad(query_losses_T.sum(), variables, materialize_grads=True)
+        return TaskGradients(theta.like(found), torch.stack(losses))
+
+    groups = encoder.in_groups(gradients_of, len(batch.episodes))
+    return TaskGradients(join_adapters(g.gradients for g in groups), torch.cat([g.losses for g in groups], dim=1))

@@ -1,0 +1,70 @@
+"""Fine-tuning from the pretrained model: what the inner loop does without meta-training."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from reptile_scaling.adaptation import InnerLoop
+from reptile_scaling.baselines.baseline import Scores, mean_loss
+from reptile_scaling.config import Config
+from reptile_scaling.evaluation import READINGS_PER_TASK, curve_work, evaluate, test_loop, validation_episodes
+from reptile_scaling.experiment import Experiment, fresh_initialisation
+from reptile_scaling.tasks import Episode
+from reptile_scaling.work import Work
+
+# Multiples of the configured inner loop that the tuned baseline may choose from.
+TUNING_RATES = (0.5, 1.0, 2.0, 4.0)
+TUNING_STEPS = (1, 4)
+
+
+def zero_step(experiment: Experiment, episodes: Sequence[Episode]) -> Scores:
+    """The pretrained model before any step: under a fresh head chance, or the slots leak."""
+    loop = replace(test_loop(experiment.config), steps=1)
+    figures = evaluate(experiment.encoder, fresh_initialisation(experiment, 0), episodes, loop)
+    return Scores(figures.zero_step_accuracy, None, {})
+
+
+def no_meta(experiment: Experiment, episodes: Sequence[Episode]) -> Scores:
+    """The cells' own inner loop from the pretrained model."""
+    return _fine_tuned(experiment, episodes, test_loop(experiment.config))
+
+
+def no_meta_tuned(experiment: Experiment, episodes: Sequence[Episode]) -> Scores:
+    """Fine-tuning from the pretrained model with rate and steps chosen by loss on the validation tasks."""
+    own = test_loop(experiment.config)
+    choices = [
+        replace(own, steps=own.steps * steps, learning_rate=own.learning_rate * rate)
+        for steps in TUNING_STEPS
+        for rate in TUNING_RATES
+    ]
+    validation = validation_episodes(experiment)
+    losses = [mean_loss(_fine_tuned(experiment, validation, choice)) for choice in choices]
+    best = min(range(len(choices)), key=lambda i: losses[i])
+    return _fine_tuned(experiment, episodes, choices[best])
+
+
+def _fine_tuned(experiment: Experiment, episodes: Sequence[Episode], loop: InnerLoop) -> Scores:
+    figures = evaluate(experiment.encoder, fresh_initialisation(experiment, 0), episodes, loop)
+    return Scores(figures.accuracy, figures.loss, {"inner_lr": loop.learning_rate, "inner_steps": loop.steps})
+
+
+def zero_step_work(config: Config) -> Work:
+    return fine_tuning_work(config.num_meta_test_tasks, steps=1)
+
+
+def no_meta_work(config: Config) -> Work:
+    """With the adaptation curve."""
+    return fine_tuning_work(config.num_meta_test_tasks, config.test_steps) + curve_work(config)
+
+
+def tuning_work(config: Config) -> Work:
+    """Every choice on the validation tasks, and the longest on the test tasks."""
+    tried = Work(
+        inner_steps=len(TUNING_RATES) * sum(TUNING_STEPS) * config.test_steps * config.num_validation_tasks,
+        readings=len(TUNING_RATES) * len(TUNING_STEPS) * READINGS_PER_TASK * config.num_validation_tasks,
+    )
+    return tried + fine_tuning_work(config.num_meta_test_tasks, max(TUNING_STEPS) * config.test_steps)
+
+
+def fine_tuning_work(n_tasks: int, steps: int) -> Work:
+    """Adapting so many tasks, and reading them before and after."""
+    return Work(inner_steps=n_tasks * steps, readings=n_tasks * READINGS_PER_TASK)
