@@ -6,7 +6,7 @@ demo: setup  ## the scaling curve of configs/demo.yaml, from a bare clone
 	.venv/bin/reptile-scaling run configs/demo.yaml --out $(OUT)
 
 test: setup  ## all tests
-	.venv/bin/python -m pytest -q
+	.venv/bin/python -m pytest -q -n 2 --dist worksteal
 
 check: setup  ## style, types
 	.venv/bin/ruff check .

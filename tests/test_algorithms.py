@@ -223,7 +223,8 @@ def test_prototypes_pass_their_gradient_on(tokenizer, toy_dataset, language_mode
         own = {n: x.double().requires_grad_() for n, x in theta[2].tensors.items()}
         body = {n: x for n, x in own.items() if not head_only(n)}
         head = prototype_head(twin.features(body, episode.support)[None], labels, N_WAY)
-        start = body | {n: x[0] for n, x in head.items()}
+        # The inner loop takes the head for a variable of its own, so its body is a copy that no head was made from.
+        start = {n: x.clone() for n, x in body.items()} | {n: x[0] for n, x in head.items()}
         loss = twin.loss(twin.adapted(start, episode, moving), episode.query)
         expected = dict(zip(body, torch.autograd.grad(loss, list(body.values())), strict=True))
         found = engine_gradients(name, encoder, theta, "prototype", rate).gradients
