@@ -25,7 +25,7 @@ from reptile_scaling.interruption import Flag
 from reptile_scaling.joint_baseline import JOINT, run_joint_baseline
 from reptile_scaling.model.heads import HEADS
 from reptile_scaling.model.label_words import MOST_SYMBOLS
-from reptile_scaling.model.loading import check_model, check_quantization, choose_devices, share_threads
+from reptile_scaling.model.loading import check_model, check_quantization, choose_devices, is_encoder, share_threads
 from reptile_scaling.model.memory import is_device_lost, is_out_of_memory
 from reptile_scaling.ray_executor import map_cluster
 from reptile_scaling.runs import JOINT_FOLDER, Cell, RunDirectory, Worker, grid
@@ -104,8 +104,12 @@ def plan_sweep(config: Config, run: RunDirectory) -> Plan:
 
 
 def baseline_names(config: Config) -> list[str]:
-    """What a run measures besides its cells, the longest first; joint training only where it is not what cells do."""
-    return [*([] if config.algorithm == JOINT else [JOINT]), *BASELINES]
+    """What a run measures besides its cells, the longest first: joint training where it is not what cells do, and of an
+    encoder nothing that asks for words."""
+    level = config.levels[-1]
+    has_words = not is_encoder(level.model_name, level.model_revision)
+    asked = [name for name, baseline in BASELINES.items() if has_words or not baseline.predicts_words]
+    return [*([] if config.algorithm == JOINT else [JOINT]), *asked]
 
 
 def _check_name(key: str, name: str, known: Collection[str]) -> None:

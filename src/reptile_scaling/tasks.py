@@ -252,6 +252,11 @@ class PackedTokens:
     whose numbers turn to NaN leaves the others untouched."""
 
     @property
+    def prompt_of_tokens(self) -> Int[np.ndarray, "P"]:
+        """The prompt each token belongs to."""
+        return np.repeat(np.arange(len(self.lengths)), self.lengths)
+
+    @property
     def token_offsets(self) -> list[int]:
         """Task t owns the tokens `token_offsets[t] : token_offsets[t + 1]`."""
         ends = np.concatenate([[0], np.cumsum(self.lengths)])

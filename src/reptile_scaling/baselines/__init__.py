@@ -29,8 +29,8 @@ __all__ = ["BASELINES", "Baseline", "Scores", "baseline_result", "frozen_feature
 
 BASELINES = {
     "zero_step": Baseline("chance: fresh head, no step", zero_step, zero_step_work),
-    "zero_shot_labels": Baseline("zero-shot: the LM scores label words", zero_shot_labels, zero_shot_work),
-    "in_context": Baseline("in-context: support set in the prompt", in_context, in_context_work),
+    "zero_shot_labels": Baseline("zero-shot: the LM scores label words", zero_shot_labels, zero_shot_work, True),
+    "in_context": Baseline("in-context: support set in the prompt", in_context, in_context_work, True),
     "nearest_mean": Baseline("nearest class mean, frozen features", nearest_mean, readings_only),
     "logistic_regression": Baseline("logistic regression, frozen features", logistic_regression, readings_only),
     "no_meta": Baseline("fine-tuning, same inner loop", no_meta, no_meta_work),

@@ -36,6 +36,8 @@ class Baseline:
     measure: Callable[[Experiment, Sequence[Episode]], Scores]
     work: Callable[[Config], Work]
     """At most; for estimates."""
+    predicts_words: bool = False
+    """Whether it asks the model for its next word, which an encoder has none of."""
 
 
 def readings_only(config: Config) -> Work:

@@ -1,4 +1,4 @@
-"""Attention over prompts laid end to end: each prompt sees itself alone.
+"""Attention over prompts laid end to end: each prompt sees itself alone, causally or as a whole.
 
 Registered with transformers' AttentionInterface, so the Hub's modelling code stays in use. The linear layers never
 see padding; only here several prompts of one cell share a block, as wide as the longest of them, under a
@@ -58,19 +58,23 @@ class RaggedLayout:
     """Packed index of each prompt's last token."""
 
 
-def ragged_layout(packed: PackedTokens, device: torch.device, dtype: torch.dtype) -> RaggedLayout:
-    """The layout of one batch of packed prompts."""
+def ragged_layout(
+    packed: PackedTokens, device: torch.device, dtype: torch.dtype, is_causal: bool = True
+) -> RaggedLayout:
+    """The layout of one batch of packed prompts; a token sees those before it, or all of its prompt."""
     width = max(int(packed.lengths.max()), NARROWEST_BLOCK)
     owner_S = np.repeat(packed.owner_of_task, np.diff(packed.prompt_offsets))
     block_S, rank_S, column_S = _share_blocks(packed.lengths, owner_S, width)
     n_blocks, n_ranks = int(block_S.max()) + 1, int(rank_S.max()) + 1
-    prompt_P = np.repeat(np.arange(len(packed.lengths)), packed.lengths)
+    prompt_P = packed.prompt_of_tokens
     place_P = block_S[prompt_P] * width + column_S[prompt_P] + packed.positions
     # An empty place is a prompt of its own: it sees itself, so that no softmax is over nothing.
     prompt_at = -1 - np.arange(n_blocks * width)
     prompt_at[place_P] = prompt_P
     prompt_NB = prompt_at.reshape(n_blocks, width)
-    tokens_see = (prompt_NB[:, :, None] == prompt_NB[:, None, :]) & np.tri(width, dtype=bool)
+    tokens_see = prompt_NB[:, :, None] == prompt_NB[:, None, :]
+    if is_causal:
+        tokens_see &= np.tri(width, dtype=bool)
     # An empty rank repeats the first prompt of its block.
     prompt_NM = np.zeros((n_blocks, n_ranks), dtype=np.int64)
     prompt_NM[:] = prompt_NB[:, :1]
@@ -161,7 +165,7 @@ def ragged_attention(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention `[1, H, P, E] → [1, P, H, E]` within each prompt; signature of AttentionInterface.
+    """Attention `[1, H, P, E] → [1, P, H, E]` within each prompt; signature of AttentionInterface.
 
     Prompts are assumed shorter than any sliding window, which `max_length` ensures for every released model.
     """

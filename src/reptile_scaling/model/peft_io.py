@@ -103,7 +103,7 @@ def lora_config(backbone: Backbone, base_model_name: str) -> Any:
     from peft import LoraConfig, TaskType
 
     return LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
+        task_type=TaskType.FEATURE_EXTRACTION if backbone.is_encoder else TaskType.CAUSAL_LM,
         base_model_name_or_path=base_model_name,
         r=backbone.lora.rank,
         lora_alpha=backbone.lora.alpha,

@@ -1,0 +1,130 @@
+"""Algorithms × heads and baselines on the same test tasks, the same budget for all, rates chosen on validation classes.
+
+    python scripts/compare_methods.py OUT data_dir=PATH/TO/banking77 [key=value …]
+
+Each method trains at every rate listed for it, in a folder of its own below OUT (run again, it goes on); the rate of
+lowest validation loss counts, and its test accuracy stands beside that of Reptile with a meta-learned head, paired
+over the test tasks. The budget is the utterances that pass forward and backward through the model, those of the query
+sets and of Hessian-vector products (two passes each) included. Prints a table, writes OUT/methods.json.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reptile_scaling.config import Config, load_config
+from reptile_scaling.report.standing import task_accuracies
+from reptile_scaling.runs import RunDirectory
+from reptile_scaling.sweep import CohortJob, plan_sweep, run_sweep
+
+CONFIG = Path(__file__).parents[1] / "configs" / "methods_banking77.yaml"
+REFERENCE = "reptile, classifier"
+SGD_RATES = (0.03, 0.1, 0.3)
+ADAM = {"meta_optimizer": "adam", "meta_lr_schedule": "linear"}
+
+
+def methods() -> dict[str, list[dict[str, Any]]]:
+    """Name → the settings to choose from."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for head in ("classifier", "zero", "prototype", "label_words"):
+        adam_rates = [{"head": head, "inner_lr": rate} for rate in (5e-4, 1e-3, 2e-3)]
+        found[f"reptile, {head}"] = [{"algorithm": "reptile", **rate} for rate in adam_rates]
+        found[f"fomaml, {head}"] = [{"algorithm": "fomaml", **ADAM, "meta_lr": 1e-3, **rate} for rate in adam_rates]
+        found[f"joint, {head}"] = [
+            {"algorithm": "joint", **ADAM, "meta_lr": meta_lr, "head": head} for meta_lr in (2e-4, 5e-4, 1e-3)
+        ]
+        for name in ("maml", "anil"):
+            sgd = {"algorithm": name, **ADAM, "meta_lr": 1e-3, "inner_optimizer": "sgd", "head": head}
+            found[f"{name}, {head}"] = [{**sgd, "inner_lr": rate} for rate in SGD_RATES]
+    return found
+
+
+def passes_per_visit(config: Config) -> float:
+    """Utterances that pass forward and backward through the model when a meta-step visits a task."""
+    support, query = config.n_way * config.train_shots, config.n_way * config.k_query
+    return {
+        "reptile": config.k_inner * support,
+        "fomaml": config.k_inner * support + query,
+        "maml": 3 * config.k_inner * support + query,
+        "anil": support + query,
+        "joint": support + query,
+    }[config.algorithm]
+
+
+def trained(base: Config, settings: dict[str, Any], out: Path) -> RunDirectory:
+    """The cells of one choice; baselines belong to the reference alone."""
+    config = base.model_copy(update=settings)
+    steps = max(1, round(base.num_meta_steps * passes_per_visit(base) / passes_per_visit(config)))
+    config = config.model_copy(update={"num_meta_steps": steps, "eval_interval": steps})
+    run = RunDirectory(out)
+    plan = plan_sweep(config, run)
+    run_sweep(replace(plan, jobs=tuple(job for job in plan.jobs if isinstance(job, CohortJob))), run)
+    return run
+
+
+def validation_loss(run: RunDirectory) -> float:
+    """At the end, mean over the seeds; infinite where a cell failed."""
+    if not all(run.cell(cell).is_done for cell in run.cells()):
+        return float("inf")
+    return float(np.mean([run.cell(cell).read_eval_stats()[-1]["validation_loss"] for cell in run.cells()]))
+
+
+def row(name: str, accuracies: np.ndarray, loss: float | None, reference: np.ndarray, **more: object) -> dict[str, Any]:
+    """A method beside the reference, in points of accuracy with a 95 % interval over test tasks."""
+    difference = 100 * (accuracies - reference)
+    half_width = 1.96 * float(difference.std(ddof=1)) / np.sqrt(len(difference))
+    return {
+        "method": name, "accuracy": float(accuracies.mean()), "loss": loss,
+        "points_beyond_reference": float(difference.mean()), "ci95_half_width": half_width, **more,
+    }  # fmt: skip
+
+
+def main() -> None:
+    out, overrides = Path(sys.argv[1]), tuple(sys.argv[2:])
+    base = load_config(CONFIG, (f"prefix_cache_dir={out / 'cache'}", *overrides))
+    chosen: dict[str, tuple[RunDirectory, dict[str, Any]]] = {}
+    for name, choices in methods().items():
+        runs = [trained(base, c, out / f"{name.replace(', ', '_')}_{i}") for i, c in enumerate(choices)]
+        losses = [validation_loss(run) for run in runs]
+        best = int(np.argmin(losses))
+        chosen[name] = runs[best], choices[best]
+        print(f"{name}: validation losses {[round(loss, 3) for loss in losses]}", file=sys.stderr, flush=True)
+    reference_run = chosen[REFERENCE][0]
+    config = reference_run.config()
+    run_sweep(plan_sweep(config, reference_run), reference_run)
+    reference = task_accuracies(reference_run, reference_run.cells())
+    rows = []
+    for name, (run, settings) in chosen.items():
+        results = run.results()
+        rows.append(
+            row(
+                name, task_accuracies(run, run.cells()), float(np.mean([r.meta_test_loss for r in results])), reference,
+                zero_step_accuracy=float(np.mean([r.zero_step_accuracy for r in results])),
+                meta_steps=results[0].meta_steps, training_seconds=float(np.mean([r.wall_seconds for r in results])),
+                settings=settings,
+            )
+        )  # fmt: skip
+    for baseline in reference_run.read_baselines().values():
+        accuracies = np.array(baseline.task_accuracies)
+        seconds = baseline.seconds_per_task
+        rows.append(row(baseline.label, accuracies, baseline.loss, reference, seconds_per_task=seconds))
+    # Folders of one machine say nothing to a reader.
+    shown = {k: v for k, v in base.model_dump(mode="json").items() if k not in ("data_dir", "prefix_cache_dir")}
+    rows.sort(key=lambda r: -r["accuracy"])
+    (out / "methods.json").write_text(
+        json.dumps({"config": shown, "reference": REFERENCE, "n_test_tasks": len(reference), "rows": rows}, indent=1)
+        + "\n"
+    )
+    print("| method | accuracy | loss | beyond Reptile, points |\n|---|---|---|---|")
+    for r in rows:
+        loss = "" if r["loss"] is None else f"{r['loss']:.3f}"
+        beyond = f"{r['points_beyond_reference']:+.1f} ± {r['ci95_half_width']:.1f}"
+        print(f"| {r['method']} | {r['accuracy']:.1%} | {loss} | {beyond} |")
+
+
+if __name__ == "__main__":
+    main()
