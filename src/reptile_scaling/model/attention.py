@@ -56,6 +56,8 @@ class RaggedLayout:
     answers: Blocks
     answer_S: Tensor
     """Packed index of each prompt's last token."""
+    keys: Blocks | None = None
+    """Where the keys of each block stand, if not where its queries do."""
 
 
 def ragged_layout(
@@ -171,7 +173,8 @@ def ragged_attention(
     """
     assert attention_mask is None, "ragged attention makes its own mask"
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    key_NBKE, value_NBKE = (ragged.tokens.fill(x[0].transpose(0, 1)) for x in (key, value))
+    keys = ragged.tokens if ragged.keys is None else ragged.keys
+    key_NBKE, value_NBKE = (keys.fill(x[0].transpose(0, 1)) for x in (key, value))
     query_PHE = query[0].transpose(0, 1)
     if not getattr(module, READS_ANSWERS_ONLY, False):
         mixed_NMHE = _attend(ragged.tokens.fill(query_PHE), key_NBKE, value_NBKE, ragged.tokens, scale, softcap)

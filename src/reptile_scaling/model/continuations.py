@@ -7,7 +7,7 @@ Suffixes: P packed tokens · M rows that are asked for the next token.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from reptile_scaling.model.attention import Blocks, RaggedLayout
 from reptile_scaling.model.backbone import Backbone, PlacedBatch
 from reptile_scaling.model.stacked_lora import TaskRows
 
-TOKENS_PER_FORWARD = 2048
-"""Bounds the attention scores of one tree, beyond its context; more prompts are done in turn."""
+TOKENS_PER_FORWARD = 4096
+"""Bounds the memory of one forward, beyond the context; more prompts are done in turn."""
 ROWS_PER_UNEMBEDDING = 256
 
 
@@ -48,6 +48,10 @@ class _Tree:
     positions: np.ndarray
     sees: np.ndarray
     """`[P, P]`: whether the row's token sees the column's."""
+    context: range
+    """Its rows."""
+    branches: list[range]
+    """The rows of each prompt with its continuations."""
     asked: np.ndarray
     """`[prompts, continuations, longest]`: the row that predicts each token; −1 past a continuation's end."""
 
@@ -66,7 +70,7 @@ def _plant(context: Sequence[int], prompts: Sequence[Sequence[int]], continuatio
         branch_ends.append((rows.start, rows.stop, above))
         return rows
 
-    root = grow(context, [])
+    root, branches = grow(context, []), []
     asked = np.full((len(prompts), len(continuations), max(map(len, continuations))), -1)
     for p, prompt in enumerate(prompts):
         stem = grow(prompt, [root])
@@ -74,12 +78,13 @@ def _plant(context: Sequence[int], prompts: Sequence[Sequence[int]], continuatio
             # The last token of a continuation predicts nothing that is asked for.
             twig = grow(continuation[:-1], [root, stem])
             asked[p, c, : len(continuation)] = [stem[-1], *twig]
+        branches.append(range(stem.start, len(token_ids)))
     sees = np.zeros((len(token_ids), len(token_ids)), dtype=bool)
     for start, stop, above in branch_ends:
         sees[start:stop, start:stop] = np.tri(stop - start, dtype=bool)
         for rows in above:
             sees[start:stop, rows.start : rows.stop] = True
-    return _Tree(np.array(token_ids), np.array(positions), sees, asked)
+    return _Tree(np.array(token_ids), np.array(positions), sees, root, branches, asked)
 
 
 def _scores(backbone: Backbone, tree: _Tree, continuations: Sequence[Sequence[int]]) -> Tensor:
@@ -96,16 +101,43 @@ def _scores(backbone: Backbone, tree: _Tree, continuations: Sequence[Sequence[in
 
 
 def _place(backbone: Backbone, tree: _Tree, rows_M: np.ndarray) -> PlacedBatch:
-    device = backbone.device
+    """A block for each branch, whose keys are the context's and its own; the context itself in blocks of that size."""
+    device, n_context = backbone.device, len(tree.context)
+    size = max(len(branch) for branch in tree.branches)
+    pieces = [tree.context[i : i + size] for i in range(0, n_context, size)]
+    queries = [*pieces, *tree.branches]
+    key_rows = np.zeros((len(queries), n_context + size), dtype=np.int64)
+    key_rows[:, :n_context] = np.arange(n_context)
+    is_key = np.zeros(key_rows.shape, dtype=bool)
+    is_key[:, :n_context] = True
+    for n, branch in enumerate(tree.branches, start=len(pieces)):
+        key_rows[n, n_context : n_context + len(branch)] = branch
+        is_key[n, n_context : n_context + len(branch)] = True
 
-    def block(rows: np.ndarray) -> Blocks:
-        hidden = torch.zeros(1, len(rows), len(tree.token_ids), dtype=backbone.dtype)
-        hidden.masked_fill_(~torch.from_numpy(tree.sees[rows])[None], -torch.inf)
-        places = torch.arange(len(rows), device=device)
-        return Blocks(places[None], places, hidden.to(device))
+    def block(rows_of: Sequence[Sequence[int]]) -> Blocks:
+        width = max(map(len, rows_of))
+        row_at = np.zeros((len(rows_of), width), dtype=np.int64)
+        sees = np.zeros((len(rows_of), width, key_rows.shape[1]), dtype=bool)
+        sees[:, :, 0] = True  # an empty place sees anything, so that no softmax is over nothing
+        place_of: dict[int, int] = {}
+        for n, rows in enumerate(rows_of):
+            row_at[n, : len(rows)] = rows
+            sees[n, : len(rows)] = tree.sees[list(rows)][:, key_rows[n]] & is_key[n]
+            place_of |= {row: n * width + m for m, row in enumerate(rows)}
+        hidden = torch.zeros(sees.shape, dtype=backbone.dtype).masked_fill_(~torch.from_numpy(sees), -torch.inf)
+        places = torch.tensor([place_of[row] for row in sorted(place_of)], device=device)
+        return Blocks(torch.from_numpy(row_at).to(device), places, hidden.to(device))
 
-    answer_M = torch.from_numpy(rows_M).to(device)
-    layout = RaggedLayout(block(np.arange(len(tree.token_ids))), block(rows_M), answer_M)
+    asked = set(rows_M.tolist())
+    answers = block([[row for row in rows if row in asked] for rows in queries])
+    # The last layer has the asked rows alone, in their order.
+    rank_of_row = np.zeros(len(tree.token_ids), dtype=np.int64)
+    rank_of_row[rows_M] = np.arange(len(rows_M))
+    by_rank = torch.from_numpy(rank_of_row).to(device)[answers.row_at_NM]
+    keys = Blocks(torch.from_numpy(key_rows).to(device), answers.place_of_rows, answers.hidden_NMB)
+    layout = RaggedLayout(
+        block(queries), replace(answers, row_at_NM=by_rank), torch.from_numpy(rows_M).to(device), keys
+    )
     no_tasks = TaskRows([0], [])
     return PlacedBatch(
         torch.from_numpy(tree.token_ids).to(device), torch.from_numpy(tree.positions).to(device),
