@@ -97,7 +97,7 @@ def status_table(statuses: Statuses) -> Table:
     counts = ", ".join(f"{count} {state}" for state, count in count_states(statuses).items() if count)
     caption = f"{counts} · ETA {duration(eta) if eta is not None else 'after the first steps'}"
     table = Table(title="cells", caption=caption, title_justify="left", caption_justify="left")
-    table.add_column("level", justify="right")
+    table.add_column("level", justify="right", no_wrap=True)
     columns = ("seed", "state", "device", "step", "support loss", "validation loss / acc.", "tasks/s", "ETA", "note")
     for column in columns:
         table.add_column(column)
