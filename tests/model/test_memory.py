@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from reptile_scaling.adaptation import adapt
+from reptile_scaling.algorithms.fomaml import gradient
+from reptile_scaling.algorithms.maml import SECOND_ORDER_FACTOR, hessian_times
 from reptile_scaling.bench.memory import with_peak_memory
 from reptile_scaling.config import make_config
 from reptile_scaling.evaluation import training_loop
+from reptile_scaling.examples import support_examples
 from reptile_scaling.experiment import fresh_initialisation, open_corpus, open_experiment
 from reptile_scaling.model.memory import MemoryPlan, free_memory
 from reptile_scaling.tasks import training_pool
@@ -70,3 +73,19 @@ def test_prediction_is_within_a_quarter_of_what_a_real_model_takes(banking77_fol
         work()  # what is allocated once, such as the cache's rows, is there
         _, measured = with_peak_memory(work, torch.device("cpu"))
         assert plan.peak(n_tasks, n_tasks) == pytest.approx(measured, rel=0.25)
+
+
+def test_hessian_vector_product_takes_no_more_than_its_factor(banking77_folder) -> None:
+    settings = {
+        "dataset": "banking77", "data_dir": str(banking77_folder), "class_split": "protaugment-01",
+        "lora_layers": "top-6", "dtype": "float32", "algorithm": "maml", "inner_optimizer": "sgd",
+    }  # fmt: skip
+    config = make_config(settings)
+    corpus = open_corpus(config)
+    experiment = open_experiment(config, corpus, "cpu")
+    episodes = training_pool(corpus.dataset, corpus.split, config, 0).episodes(4)
+    support = support_examples(experiment.encoder, episodes, [0] * 4)
+    theta = fresh_initialisation(experiment, 0).repeated(4)
+    once = with_peak_memory(lambda: gradient(support, theta), torch.device("cpu"))[1]
+    twice = with_peak_memory(lambda: hessian_times(support, theta, None, theta), torch.device("cpu"))[1]
+    assert 2 < twice / once < SECOND_ORDER_FACTOR
