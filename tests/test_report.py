@@ -26,6 +26,8 @@ from reptile_scaling.report import draw_charts, write_report
 from reptile_scaling.report.difficulty import class_difficulties, task_difficulties
 from reptile_scaling.report.findings import convergence_sentence, gain_sentence
 from reptile_scaling.report.law_table import law_of_run
+from reptile_scaling.report.levels import best_level, shown_levels
+from reptile_scaling.report.standing import standing_sentence
 from reptile_scaling.runs import Cell, RunDirectory
 from reptile_scaling.sweep import plan_sweep, run_sweep
 
@@ -160,6 +162,20 @@ def test_sentences_say_what_the_tables_hold(finished: RunDirectory, tmp_path) ->
             rows = [{"meta_step": i, "validation_loss": float(loss)} for i, loss in enumerate(losses)]
             copy.cell(Cell(16, seed)).write_eval_stats(rows)
         assert expected in convergence_sentence(copy)
+
+
+@pytest.mark.parametrize("best", [2, 16])
+def test_best_level_is_chosen_on_validation_tasks(best: int, finished: RunDirectory, tmp_path) -> None:
+    """Whatever the test tasks say: the best of many levels on these would look better than it is."""
+    copy = RunDirectory(tmp_path / "copy")
+    shutil.copytree(finished.path, copy.path)
+    for cell in copy.cells():
+        loss = 1.0 if cell.n_tasks == best else 2.0
+        rows = [{"meta_step": 1, "validation_loss": 0.1}, {"meta_step": 2, "validation_loss": loss}]
+        copy.cell(cell).write_eval_stats(rows)
+    assert best_level(copy) == best
+    assert shown_levels(copy) == sorted({1, best, 16})
+    assert standing_sentence(copy).startswith(f"Meta-trained on N = {best} tasks")
 
 
 def browser() -> str:

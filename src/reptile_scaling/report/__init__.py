@@ -8,6 +8,7 @@ from reptile_scaling.report.difficulty import class_difficulties
 from reptile_scaling.report.drawing import Chart
 from reptile_scaling.report.figures import draw_accuracy, draw_baselines, draw_scaling
 from reptile_scaling.report.law_table import law_of_run
+from reptile_scaling.report.levels import shown_levels
 from reptile_scaling.report.page import render_page
 from reptile_scaling.report.standing import standing_sentence
 from reptile_scaling.runs import RunDirectory
@@ -48,7 +49,7 @@ def draw_charts(run: RunDirectory, law: Law) -> dict[str, Chart]:
     drawn = (
         draw_scaling(results, law, verdict_sentence(law)),
         draw_accuracy(results, baselines),
-        draw_baselines(results, baselines),
+        draw_baselines(results, baselines, shown_levels(run)),
         draw_adaptation(run),
         draw_learning(run),
         draw_difficulty(class_difficulties(run)),

@@ -18,7 +18,7 @@ from reptile_scaling.report.drawing import (
     loss_ticks,
     new_chart,
 )
-from reptile_scaling.report.figures import shown_levels
+from reptile_scaling.report.levels import shown_levels
 from reptile_scaling.runs import RunDirectory
 
 SHOWN_CLASSES = 15
@@ -90,7 +90,7 @@ def _adaptation_curves(run: RunDirectory) -> dict[str, list[dict[str, float | in
         curves["pretrained"] = pretrained.adaptation_curve
     seed = run.config().seeds[0]
     results = run.results()
-    for level in shown_levels(results):
+    for level in shown_levels(run):
         cell = next((r.cell for r in results if r.level == level and r.seed == seed), None)
         if cell is not None and (rows := run.cell(cell).read_adaptation_curve()):
             curves[cell.level_name] = rows

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reptile_scaling.report.figures import best_level
-from reptile_scaling.runs import Cell, RunDirectory
+from reptile_scaling.report.levels import best_cells
+from reptile_scaling.runs import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,3 @@ def task_difficulties(run: RunDirectory) -> list[TaskDifficulty]:
         accuracy, loss = (float(np.mean([row[key] for row in rows])) for key in ("accuracy", "loss"))
         found.append(TaskDifficulty(task["task"], tuple(task["classes"]), accuracy, loss))
     return sorted(found, key=lambda t: (t.accuracy, t.task))
-
-
-def best_cells(run: RunDirectory) -> list[Cell]:
-    """The finished cells of the best level."""
-    results = run.results()
-    best = best_level(results)
-    return [r.cell for r in results if r.level == best]

@@ -1,7 +1,6 @@
 """The figures people paste into slides: the law, accuracy over N, and what it is compared with."""
 
 import textwrap
-from typing import Any
 
 import numpy as np
 from matplotlib.ticker import PercentFormatter
@@ -137,12 +136,12 @@ def _draw_law(chart: Chart, law: Law, levels: np.ndarray) -> None:
     label_ends(axes, ends)
 
 
-def draw_baselines(results: list[CellResult], baselines: list[BaselineResult]) -> Chart:
-    """Accuracy on the shared test tasks: smallest, best and largest N beside every baseline, 95 % intervals."""
+def draw_baselines(results: list[CellResult], baselines: list[BaselineResult], levels: list[float]) -> Chart:
+    """Accuracy on the shared test tasks: meta-trained levels beside every baseline, 95 % intervals."""
     rows: list[tuple[str, float, float, str]] = [
         (b.label, b.accuracy, _interval(b.accuracy_std, len(b.task_accuracies)), GREY) for b in baselines
     ]
-    for n in shown_levels(results):
+    for n in levels:
         cells = [r for r in results if r.level == n]
         accuracy = float(np.mean([r.meta_test_accuracy for r in cells]))
         spread = float(np.mean([r.meta_test_accuracy_std for r in cells]))
@@ -174,23 +173,6 @@ def draw_baselines(results: list[CellResult], baselines: list[BaselineResult]) -
 def level_name(result: CellResult) -> str:
     """`N = 50`, or the level of another axis."""
     return result.cell.level_name
-
-
-def shown_levels(results: list[CellResult]) -> list[float]:
-    """Smallest, best (by loss) and largest level, each once; the largest alone where baselines belong to it."""
-    levels = sorted({r.level for r in results})
-    if not AXES[results[0].axis].shares_tests:
-        return levels[-1:]
-    return sorted({levels[0], best_level(results), levels[-1]})
-
-
-def best_level(results: list[CellResult]) -> float:
-    """The level of lowest mean loss, the smaller of equals; the largest where levels do not share their tests."""
-    levels = sorted({r.level for r in results})
-    if not AXES[results[0].axis].shares_tests:
-        return levels[-1]
-    means: dict[float, Any] = {n: np.mean([r.meta_test_loss for r in results if r.level == n]) for n in levels}
-    return min(levels, key=lambda n: (means[n], n))
 
 
 def _interval(standard_deviation: float, n_tasks: int) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 
 from reptile_scaling.axes import AXES
 from reptile_scaling.laws import Law
-from reptile_scaling.report.figures import best_level
+from reptile_scaling.report.levels import best_cells
 from reptile_scaling.runs import RunDirectory
 
 # A validation loss within this share of its lowest counts as having reached it.
@@ -114,5 +114,4 @@ def cost_of_run(run: RunDirectory) -> Cost:
 
 def best_name(run: RunDirectory) -> str:
     """The level whose initialisations the page looks into."""
-    results = run.results()
-    return next(r for r in results if r.level == best_level(results)).cell.level_name
+    return best_cells(run)[0].level_name

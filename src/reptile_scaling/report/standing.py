@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from reptile_scaling.report.difficulty import best_cells
+from reptile_scaling.report.levels import best_cells
 from reptile_scaling.runs import Cell, RunDirectory
 
 
 def standing_sentence(run: RunDirectory) -> str:
-    """The best level against every baseline but chance, in accuracy, named by 95 % paired intervals.
+    """The best level (on validation) against every baseline but chance, in accuracy, by 95 % paired intervals.
 
     A level's accuracy on a task is the mean over its seeds; the interval is over test tasks. Empty without baselines.
     """

@@ -1,0 +1,62 @@
+"""Settings chosen on validation classes, one key after another, each with the best value of those before it.
+
+    python scripts/pilot.py OUT CONFIG [key=value …]
+
+Trains the largest level of CONFIG, with a seed that its experiment does not use, at every value of every key in KEYS,
+and keeps the value of lowest validation loss at the end. Test tasks are not looked at. Each choice has a folder below
+OUT (run again, it goes on). Prints a table, writes OUT/pilot.json.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from reptile_scaling.config import load_config, make_config
+from reptile_scaling.runs import RunDirectory
+from reptile_scaling.sweep import CohortJob, plan_sweep, run_sweep
+
+KEYS: dict[str, tuple[Any, ...]] = {
+    "head": ("classifier", "prototype", "label_words"),
+    "inner_lr": (1e-3, 2e-3, 4e-3),
+    "k_inner": (5, 10, 20),
+    "meta_lr": (0.1, 0.2, 0.5, 1.0),
+    "meta_lr_schedule": ("linear", "constant"),
+    "k_support_train": (5, 10),
+}
+
+
+def validation_curve(settings: dict[str, Any], out: Path) -> list[tuple[int, float, float]]:
+    """(meta-step, loss in nats, accuracy) on the validation tasks; empty where the cell failed."""
+    run = RunDirectory(out)
+    plan = plan_sweep(make_config(settings), run)
+    run_sweep(replace(plan, jobs=tuple(job for job in plan.jobs if isinstance(job, CohortJob))), run)
+    (cell,) = run.cells()
+    rows = run.cell(cell).read_eval_stats() if run.cell(cell).is_done else []
+    return [(r["meta_step"], r["validation_loss"], r["validation_accuracy"]) for r in rows]
+
+
+def main() -> None:
+    out = Path(sys.argv[1])
+    config = load_config(sys.argv[2], (f"prefix_cache_dir={out / 'cache'}", *sys.argv[3:]))
+    # One test task: the end of a cell reads them, and they are not to be looked at.
+    kept: dict[str, Any] = {
+        **config.model_dump(),
+        "n_tasks_list": [max(config.n_tasks_list)], "seeds": [max(config.seeds) + 100], "num_meta_test_tasks": 1,
+    }  # fmt: skip
+    tried = []
+    for key, values in KEYS.items():
+        curves = {v: validation_curve({**kept, key: v}, out / f"{key}_{v}") for v in values}
+        ends = {value: curve[-1][1] if curve else float("inf") for value, curve in curves.items()}
+        kept[key] = min(ends, key=lambda value: ends[value])
+        for value, curve in curves.items():
+            tried.append({"key": key, "value": value, "kept": value == kept[key], "validation": curve})
+            end = f"{curve[-1][1]:.4f} | {curve[-1][2]:.1%}" if curve else "failed | "
+            print(f"| {key} | {value} | {end} | {'kept' if value == kept[key] else ''} |", flush=True)
+    shown = {k: v for k, v in kept.items() if k not in ("data_dir", "prefix_cache_dir")}
+    (out / "pilot.json").write_text(json.dumps({"tried": tried, "settings": shown}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
