@@ -10,6 +10,7 @@ sets and of Hessian-vector products (two passes each) included. Prints a table, 
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,12 @@ import numpy as np
 from reptile_scaling.config import Config, load_config, make_config
 from reptile_scaling.report.standing import task_accuracies
 from reptile_scaling.runs import RunDirectory
-from reptile_scaling.sweep import CohortJob, plan_sweep, run_sweep
+from reptile_scaling.sweep import BaselineJob, CohortJob, Job, plan_sweep, run_sweep
 
 CONFIG = Path(__file__).parents[1] / "configs" / "methods_banking77.yaml"
 REFERENCE = "reptile, classifier"
+FINE_TUNING = ("no_meta", "no_meta_tuned")  # baselines that start from the head, so once with every head
 HEADS = ("classifier", "prototype", "label_words", "zero")  # the last two with Reptile and joint training alone
-# On validation tasks and without meta-training, the next higher Adam rate loses and SGD at 0.01 bursts.
 ADAM_RATES = (1e-3, 2e-3, 4e-3)
 SGD_RATES = (1e-3, 2e-3, 4e-3)
 OUTER_ADAM = {"meta_optimizer": "adam", "meta_lr": 1e-3}
@@ -60,14 +61,19 @@ def passes_per_visit(config: Config) -> float:
 
 
 def trained(base: Config, settings: dict[str, Any], out: Path) -> RunDirectory:
-    """The cells of one choice; baselines belong to the reference alone."""
+    """The cells of one choice, without baselines."""
     config = make_config({**base.model_dump(), **settings})
     steps = max(1, round(base.num_meta_steps * passes_per_visit(base) / passes_per_visit(config)))
     config = config.model_copy(update={"num_meta_steps": steps, "eval_interval": steps})
     run = RunDirectory(out)
-    plan = plan_sweep(config, run)
-    run_sweep(replace(plan, jobs=tuple(job for job in plan.jobs if isinstance(job, CohortJob))), run)
+    perform(config, run, lambda job: isinstance(job, CohortJob))
     return run
+
+
+def perform(config: Config, run: RunDirectory, is_wanted: Callable[[Job], bool]) -> None:
+    """Those jobs of a run that are wanted and not yet done."""
+    plan = plan_sweep(config, run)
+    run_sweep(replace(plan, jobs=tuple(filter(is_wanted, plan.jobs))), run)
 
 
 def validation_loss(run: RunDirectory) -> float:
@@ -91,15 +97,16 @@ def main() -> None:
     out, overrides = Path(sys.argv[1]), tuple(sys.argv[2:])
     base = load_config(CONFIG, (f"prefix_cache_dir={out / 'cache'}", *overrides))
     chosen: dict[str, tuple[RunDirectory, dict[str, Any]]] = {}
+    validation: dict[str, dict[float, float]] = {}
     for name, choices in methods().items():
         runs = [trained(base, c, out / f"{name.replace(', ', '_')}_{i}") for i, c in enumerate(choices)]
         losses = [validation_loss(run) for run in runs]
         best = int(np.argmin(losses))
         chosen[name] = runs[best], choices[best]
+        validation[name] = {c["inner_lr"]: loss for c, loss in zip(choices, losses, strict=True)}
         print(f"{name}: validation losses {[round(loss, 3) for loss in losses]}", file=sys.stderr, flush=True)
     reference_run = chosen[REFERENCE][0]
-    config = reference_run.config()
-    run_sweep(plan_sweep(config, reference_run), reference_run)
+    perform(reference_run.config(), reference_run, lambda job: True)
     reference = task_accuracies(reference_run, reference_run.cells())
     rows = []
     for name, (run, settings) in chosen.items():
@@ -109,13 +116,16 @@ def main() -> None:
                 name, task_accuracies(run, run.cells()), float(np.mean([r.meta_test_loss for r in results])), reference,
                 zero_step_accuracy=float(np.mean([r.zero_step_accuracy for r in results])),
                 meta_steps=results[0].meta_steps, training_seconds=float(np.mean([r.wall_seconds for r in results])),
-                settings=settings,
+                settings=settings, validation_loss_by_inner_lr=validation[name],
             )
         )  # fmt: skip
-    for baseline in reference_run.read_baselines().values():
-        accuracies = np.array(baseline.task_accuracies)
-        seconds = baseline.seconds_per_task
-        rows.append(row(baseline.label, accuracies, baseline.loss, reference, seconds_per_task=seconds))
+    for head in HEADS:
+        run = chosen[f"reptile, {head}"][0]
+        perform(run.config(), run, lambda job: isinstance(job, BaselineJob) and job.name in FINE_TUNING)
+        for baseline in run.read_baselines().values():
+            own = f"{baseline.label}, {head}" if baseline.name in FINE_TUNING else baseline.label
+            accuracies = np.array(baseline.task_accuracies)
+            rows.append(row(own, accuracies, baseline.loss, reference, seconds_per_task=baseline.seconds_per_task))
     # Folders of one machine say nothing to a reader.
     shown = {k: v for k, v in base.model_dump(mode="json").items() if k not in ("data_dir", "prefix_cache_dir")}
     rows.sort(key=lambda r: -r["accuracy"])

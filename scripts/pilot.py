@@ -20,8 +20,8 @@ from reptile_scaling.sweep import CohortJob, plan_sweep, run_sweep
 KEYS: dict[str, tuple[Any, ...]] = {
     "head": ("classifier", "prototype", "label_words"),
     "inner_lr": (1e-3, 2e-3, 4e-3),
-    "k_inner": (5, 10, 20),
-    "meta_lr": (0.1, 0.2, 0.5, 1.0),
+    "k_inner": (5, 10),
+    "meta_lr": (0.2, 0.5, 1.0),
     "meta_lr_schedule": ("linear", "constant"),
     "k_support_train": (5, 10),
 }
@@ -47,7 +47,10 @@ def main() -> None:
     }  # fmt: skip
     tried = []
     for key, values in KEYS.items():
-        curves = {v: validation_curve({**kept, key: v}, out / f"{key}_{v}") for v in values}
+        curves = {}
+        for value in values:
+            settings = {**kept, key: value}
+            curves[value] = validation_curve(settings, out / "_".join(str(settings[name]) for name in KEYS))
         ends = {value: curve[-1][1] if curve else float("inf") for value, curve in curves.items()}
         kept[key] = min(ends, key=lambda value: ends[value])
         for value, curve in curves.items():
