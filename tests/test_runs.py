@@ -5,7 +5,8 @@ import pytest
 
 from reptile_scaling.config import Config, make_config
 from reptile_scaling.errors import InputError
-from reptile_scaling.runs import Cell, CellResult, CellStatus, Checkpoint, RunDirectory
+from reptile_scaling.progress import baselines_line
+from reptile_scaling.runs import BaselineResult, Cell, CellResult, CellStatus, Checkpoint, RunDirectory
 
 RESULT = CellResult(2, 0, 0.5, 0.1, 0.8, 0.05, 0.2, 60, 9, 50, 120.0, 12.5, 8.0, 200, 0.2)
 
@@ -83,3 +84,13 @@ def test_foreign_folder_is_refused(tmp_path) -> None:
 def test_second_process_is_refused(run: RunDirectory) -> None:
     with run.locked(), pytest.raises(InputError, match="another process is running"), run.locked():
         pass
+
+
+def test_progress_names_the_baselines_that_are_left(run: RunDirectory) -> None:
+    """One of them may take minutes, so a line that only counts looks like a hang."""
+    names = ["nearest_mean", "in_context"]
+    assert baselines_line(run, names) == "baselines 0/2 done"
+    run.write_baseline(
+        BaselineResult("nearest_mean", "nearest class mean", 0.9, 0.0, None, None, 0.01, {}, [0.9, 0.9], None)
+    )
+    assert baselines_line(run, names) == "baselines 1/2 done, left: in_context"

@@ -145,7 +145,7 @@ def performed(plan: Plan, run: RunDirectory, console: Console) -> Iterator[None]
     with run.locked(), graceful_stop(stop):
         console.print(f"Writing to {run.path}/ (run the same command again to resume).", soft_wrap=True)
         try:
-            with shown_progress(run, len(baseline_names(plan.config)), console):
+            with shown_progress(run, baseline_names(plan.config), console):
                 run_sweep(plan, run, stop)
         except StopRequested:
             console.print(f"Stopped after its last step, which is saved in {run.path}/: run the same command to go on.")

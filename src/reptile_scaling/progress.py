@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -44,9 +44,12 @@ def eta_seconds(statuses: Statuses) -> float | None:
     return n_left * seconds_per_step / max(1, len({s.device for s in running}))
 
 
-def baselines_line(run: RunDirectory, n_baselines: int) -> str:
-    """How many baselines are done, and where joint training is, which takes as long as a cell."""
-    line = f"baselines {len(run.read_baselines())}/{n_baselines} done"
+def baselines_line(run: RunDirectory, baselines: Sequence[str]) -> str:
+    """How many baselines are done, which are not, and where joint training is, which takes as long as a cell."""
+    left = [name for name in baselines if name not in run.read_baselines()]
+    line = f"baselines {len(baselines) - len(left)}/{len(baselines)} done"
+    if left and len(left) < len(baselines):
+        line += f", left: {', '.join(left)}"
     joint = run.read_joint_status()
     if joint is None or joint.state != "running":
         return line
@@ -134,11 +137,11 @@ def _cell_eta(status: CellStatus, cells_at_work: int) -> str:
 
 
 @contextmanager
-def shown_progress(run: RunDirectory, n_baselines: int, console: Console) -> Iterator[None]:
+def shown_progress(run: RunDirectory, baselines: Sequence[str], console: Console) -> Iterator[None]:
     """Shows the sweep while the block runs: a live table on a terminal, a plain line now and then elsewhere."""
     stopped = threading.Event()
     show = _show_table if console.is_terminal else _show_lines
-    thread = threading.Thread(target=show, args=(run, n_baselines, console, stopped), daemon=True)
+    thread = threading.Thread(target=show, args=(run, baselines, console, stopped), daemon=True)
     thread.start()
     try:
         yield
@@ -173,7 +176,7 @@ def _memory_lines(run: RunDirectory, told: set[str]) -> Iterator[str]:
             yield f"{worker.name}: {worker.memory}"
 
 
-def _show_table(run: RunDirectory, n_baselines: int, console: Console, stopped: threading.Event) -> None:
+def _show_table(run: RunDirectory, baselines: Sequence[str], console: Console, stopped: threading.Event) -> None:
     told: set[str] = set()
     with Live(console=console, refresh_per_second=2) as live:
         while not stopped.wait(SECONDS_BETWEEN_FRAMES):
@@ -182,11 +185,11 @@ def _show_table(run: RunDirectory, n_baselines: int, console: Console, stopped: 
             statuses = _statuses_once_begun(run)
             if statuses:
                 table = status_table(statuses)
-                table.title = f"cells; {baselines_line(run, n_baselines)}"
+                table.title = f"cells; {baselines_line(run, baselines)}"
                 live.update(table)
 
 
-def _show_lines(run: RunDirectory, n_baselines: int, console: Console, stopped: threading.Event) -> None:
+def _show_lines(run: RunDirectory, baselines: Sequence[str], console: Console, stopped: threading.Event) -> None:
     began, wait = time.monotonic(), SECONDS_BETWEEN_FRAMES
     told: set[str] = set()
     while not stopped.wait(wait):
@@ -194,7 +197,7 @@ def _show_lines(run: RunDirectory, n_baselines: int, console: Console, stopped: 
             console.print(line, soft_wrap=True, markup=False)
         statuses = _statuses_once_begun(run)
         if statuses:
-            line = progress_line(statuses, baselines_line(run, n_baselines))
+            line = progress_line(statuses, baselines_line(run, baselines))
             console.print(f"{duration(time.monotonic() - began):>8}  {line}", soft_wrap=True, highlight=False)
             wait = SECONDS_BETWEEN_LINES
 
