@@ -19,7 +19,7 @@ from reptile_scaling.sweep import CohortJob, plan_sweep, run_sweep
 
 KEYS: dict[str, tuple[Any, ...]] = {
     "head": ("classifier", "prototype", "label_words"),
-    "inner_lr": (1e-3, 2e-3, 4e-3),
+    "inner_lr": (2e-3, 4e-3, 6e-3),
     "k_inner": (5, 10),
     "meta_lr": (0.2, 0.5, 1.0),
     "meta_lr_schedule": ("linear", "constant"),
