@@ -22,7 +22,6 @@ KEYS: dict[str, tuple[Any, ...]] = {
     "inner_lr": (2e-3, 4e-3, 6e-3),
     "k_inner": (5, 10),
     "meta_lr": (0.2, 0.5, 1.0),
-    "meta_lr_schedule": ("linear", "constant"),
     "k_support_train": (5, 10),
 }
 
