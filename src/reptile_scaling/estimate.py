@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from reptile_scaling.adaptation import adapt
 from reptile_scaling.algorithms import ALGORITHMS
@@ -23,12 +24,15 @@ from reptile_scaling.evaluation import (
 )
 from reptile_scaling.experiment import Experiment, fresh_initialisation, open_experiment
 from reptile_scaling.joint_baseline import JOINT, joint_work
+from reptile_scaling.model.encoder import PromptEncoder
 from reptile_scaling.progress import duration
 from reptile_scaling.runs import RunDirectory
 from reptile_scaling.sweep import BaselineJob, CohortJob, Plan
-from reptile_scaling.tasks import Episode, training_pool
+from reptile_scaling.tasks import Episode, pack_tokens, training_pool
 from reptile_scaling.training import first_state
 from reptile_scaling.work import Work
+
+TIMED_FORWARDS = 64
 
 
 @dataclass(frozen=True)
@@ -160,8 +164,17 @@ def measure_pace(experiment: Experiment) -> Pace:
         seconds_per_inner_step=step,
         seconds_per_reading=reading,
         seconds_per_utterance=filling,
-        seconds_per_whole_forward=filling + reading / (config.n_way * config.k_query),
+        seconds_per_whole_forward=_whole_forward_seconds(encoder, fresh),
     )
+
+
+@torch.no_grad()
+def _whole_forward_seconds(encoder: PromptEncoder, utterances: np.ndarray) -> float:
+    """One prompt through all layers of the frozen model: a prefix cache may lie on disk already, and would hide it."""
+    some = utterances[:TIMED_FORWARDS]
+    placed = encoder.backbone.place(pack_tokens(encoder.token_ids, [some]))
+    encoder.backbone.features(placed)
+    return _seconds(lambda: encoder.backbone.features(placed)) / len(some)
 
 
 def _visit_seconds(experiment: Experiment, episodes: Sequence[Episode], inner_step: float) -> float:
