@@ -60,10 +60,15 @@ def passes_per_visit(config: Config) -> float:
     }[config.algorithm]
 
 
+def meta_steps(base: Config, config: Config) -> int:
+    """As many as pass the utterances that the base's pass."""
+    return max(1, round(base.num_meta_steps * passes_per_visit(base) / passes_per_visit(config)))
+
+
 def trained(base: Config, settings: dict[str, Any], out: Path) -> RunDirectory:
     """The cells of one choice, without baselines."""
     config = make_config({**base.model_dump(), **settings})
-    steps = max(1, round(base.num_meta_steps * passes_per_visit(base) / passes_per_visit(config)))
+    steps = meta_steps(base, config)
     config = config.model_copy(update={"num_meta_steps": steps, "eval_interval": steps})
     run = RunDirectory(out)
     perform(config, run, lambda job: isinstance(job, CohortJob))
