@@ -28,7 +28,7 @@ from reptile_scaling.tasks import Episode
 __all__ = ["BASELINES", "Baseline", "Scores", "baseline_result", "frozen_features", "readings_only", "run_baseline"]
 
 BASELINES = {
-    "zero_step": Baseline("chance: fresh head, no step", zero_step, zero_step_work),
+    "zero_step": Baseline("pretrained, no step", zero_step, zero_step_work),
     "zero_shot_labels": Baseline("zero-shot: the LM scores label words", zero_shot_labels, zero_shot_work, True),
     "in_context": Baseline("in-context: support set in the prompt", in_context, in_context_work, True),
     "nearest_mean": Baseline("nearest class mean, frozen features", nearest_mean, readings_only),

@@ -17,7 +17,7 @@ TUNING_STEPS = (1, 4)
 
 
 def zero_step(experiment: Experiment, episodes: Sequence[Episode]) -> Scores:
-    """The pretrained model before any step: under a fresh head chance, or the slots leak."""
+    """The pretrained model before any step: chance, or the slots leak, but for a head that knows the classes' words."""
     loop = replace(test_loop(experiment.config), steps=1)
     figures = evaluate(experiment.encoder, fresh_initialisation(experiment, 0), episodes, loop)
     return Scores(figures.zero_step_accuracy, None, {})
