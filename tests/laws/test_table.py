@@ -7,7 +7,7 @@ import pytest
 from laws.conftest import SEVEN, named_world, table_of
 from reptile_scaling.errors import InputError
 from reptile_scaling.laws import LossTable, fit_law, table_from_frame
-from reptile_scaling.laws.table import from_scale, gather_levels, to_scale
+from reptile_scaling.laws.table import from_scale, gather_levels, scatter_trend, to_scale
 from reptile_scaling.laws.worlds import draw_table
 from reptile_scaling.randomness import stream
 
@@ -72,6 +72,31 @@ def test_noise_of_equal_size_everywhere_is_seen_as_absolute() -> None:
     x = np.repeat(SEVEN, 5)
     y = 3.0 * x**-0.5 + 0.02 * stream(0, "absolute").standard_normal(x.size)
     assert gather_levels(LossTable(x, y)).noise == "absolute"
+
+
+def test_scatter_that_shrinks_with_n_is_warned_of() -> None:
+    rng = stream(0, "uneven")
+    x = np.repeat(np.append(SEVEN, 1000.0), 3)
+    y = 3.0 * x**-0.1 * np.exp(0.3 / x * rng.standard_normal(x.size))
+    (warning,) = [w for w in fit_law(LossTable(x, y), n_bootstrap=20).warnings if "scatter" in w]
+    assert warning.startswith("the seeds scatter less at large N (0.")
+    assert "of the mean at 2, " in warning
+
+
+def test_even_scatter_is_rarely_taken_for_uneven() -> None:
+    found = 0
+    for i in range(300):
+        table = draw_table(named_world("KAPLAN"), stream(i, "even"))
+        trend = scatter_trend(table, gather_levels(table))
+        assert trend is not None
+        found += trend.p_value < 0.01
+    assert found <= 9  # 3 expected; 10 or more are drawn once in a thousand
+
+
+def test_scatter_needs_seeds() -> None:
+    table = table_of([1, 2, 4], [3.0, 2.0, 1.0])
+    assert scatter_trend(table, gather_levels(table)) is None
+    assert not any("scatter" in w for w in fit_law(table).warnings)
 
 
 def test_what_a_seed_does_at_every_n_is_kept_apart_from_noise() -> None:

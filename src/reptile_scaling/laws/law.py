@@ -11,12 +11,22 @@ from reptile_scaling.laws.candidates import Candidate, fit_candidates
 from reptile_scaling.laws.fitting import fit_huber
 from reptile_scaling.laws.forms import FORMS
 from reptile_scaling.laws.prediction import Prediction, TasksNeeded, predict_loss, solve_for_target
-from reptile_scaling.laws.table import Levels, LossTable, Transform, distinct_groups, gather_levels, transformed
+from reptile_scaling.laws.table import (
+    Levels,
+    LossTable,
+    Transform,
+    distinct_groups,
+    gather_levels,
+    scatter_trend,
+    transformed,
+)
 from reptile_scaling.laws.verdict import Verdict, decide
 
 N_BOOTSTRAP = 1000
 NAMED_ROWS = 4
 """Dropped rows that a warning names."""
+UNEVEN_NOISE_P = 0.01
+"""Two-sided p of a rank correlation of the seeds' scatter with N, below which a warning says so."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,7 @@ def _warnings(table: LossTable, levels: Levels, candidates: dict[str, Candidate]
         named = "; ".join(table.dropped[:NAMED_ROWS])
         more = "; more in log.dropped" if len(table.dropped) > NAMED_ROWS else ""
         found.append(f"{len(table.dropped)} rows are not in the fit: {named}{more}")
+    found.extend(_uneven_noise(table, levels))
     chosen = candidates.get(verdict.form)
     if chosen is not None and "beta" in chosen.interval:
         huber = fit_huber(chosen.form, table.n_tasks, table.loss, levels.residual)
@@ -110,6 +121,20 @@ def _warnings(table: LossTable, levels: Levels, candidates: dict[str, Candidate]
                 f"without outliers (Huber) beta would be {robust:.3g}, outside its interval: look at single runs"
             )
     return tuple(found)
+
+
+def _uneven_noise(table: LossTable, levels: Levels) -> list[str]:
+    """Where the seeds' scatter goes up or down with N: the fit takes it for the same everywhere."""
+    trend = scatter_trend(table, levels)
+    if trend is None or not trend.p_value < UNEVEN_NOISE_P:
+        return []
+    less = "less" if trend.scatter[-1] < trend.scatter[0] else "more"
+    (first, last), unit = trend.scatter[[0, -1]], "of the mean" if levels.noise == "relative" else table.y_name
+    return [
+        f"the seeds scatter {less} at large N ({first:.2g} {unit} at {trend.x[0]:g}, {last:.2g} at {trend.x[-1]:g}; "
+        f"rank correlation, p = {trend.p_value:.1g}), and the fit weighs all levels alike: look at the largest levels' "
+        "means beside the curve"
+    ]
 
 
 def _form_json(name: str, candidate: Candidate | None, levels: Levels, table: LossTable) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 from scipy.stats import f as f_distribution
+from scipy.stats import kendalltau
 
 from reptile_scaling.errors import InputError
 from reptile_scaling.laws.linear import Residual
@@ -87,6 +88,17 @@ class Levels:
         return "log" if self.noise == "relative" else "plain"
 
 
+@dataclass(frozen=True)
+class ScatterTrend:
+    """Standard deviation of a level's seeds in units of `Levels.scale`, where there are two or more, and whether it
+    goes with x: two-sided p of Kendall's rank correlation, NaN where all are equal.
+    """
+
+    x: Float[np.ndarray, " repeated"]
+    scatter: Float[np.ndarray, " repeated"]
+    p_value: float
+
+
 def table_from_frame(frame: pd.DataFrame, x: str, y: str, group: str | None = None) -> LossTable:
     """A LossTable of columns `x`, `y` and, where given, `group`; rows without a finite x and y are dropped and named.
 
@@ -158,6 +170,17 @@ def gather_levels(table: LossTable) -> Levels:
         return Levels(x, mean, n_seeds, scale, row_level, noise, *shared)
     squares = float(np.sum(scaled**2))
     return Levels(x, mean, n_seeds, scale, row_level, noise, squares / pooled_df if pooled_df else 0.0, pooled_df)
+
+
+def scatter_trend(table: LossTable, levels: Levels) -> ScatterTrend | None:
+    """What pooling the noise takes for granted, put to the test; None with fewer than two levels of several seeds."""
+    repeated = levels.n_seeds > 1
+    if repeated.sum() < 2:
+        return None
+    residual = (table.loss - levels.mean[levels.row_level]) / levels.scale[levels.row_level]
+    squares = np.bincount(levels.row_level, weights=residual**2)
+    scatter = np.sqrt(squares[repeated] / (levels.n_seeds[repeated] - 1))
+    return ScatterTrend(levels.x[repeated], scatter, float(kendalltau(levels.x[repeated], scatter).pvalue))
 
 
 def pool_variance(levels: Levels, rss: float, n_parameters: int) -> tuple[float, int]:
