@@ -3,8 +3,8 @@
     python scripts/banking77_experiment.py RUNS RESULTS data_dir=PATH/TO/banking77 [key=value …]
 
 Each part is `configs/banking77_smollm2.yaml` with some keys changed, in a folder of its own below RUNS; a part that was
-cut goes on when the same command is given again. RESULTS gets a copy without checkpoints, adapters and training pools. Prompts know
-nothing of the parts and take the longest, so the main part alone measures them.
+cut goes on when the same command is given again. RESULTS gets a copy without checkpoints, adapters and training pools.
+Prompts know nothing of the parts and take the longest, so the main part alone measures them.
 """
 
 import shutil

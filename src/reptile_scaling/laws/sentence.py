@@ -56,7 +56,7 @@ def _ten_times(law: Law) -> str:
     last = float(law.levels.x[-1])
     before, after = curve(law.candidates[law.verdict.form], np.array([last / 10.0, last]))
     cut = f"{100.0 * (1.0 - after / before):.0f} %" if min(before, after) > 0 else f"{before - after:.3g}"
-    return f"the last tenfold increase, to {last:g}, cut it by {cut}"
+    return f"on this curve the last tenfold increase, to {last:g}, cut it by {cut}"
 
 
 def _alternatives(law: Law) -> str:
