@@ -35,7 +35,10 @@ PARTS: dict[str, tuple[dict[str, Any], tuple[str, ...] | None]] = {
     "_resampled": ({"task_examples": "resampled", "n_tasks_list": [1, 4, 16, 200, 1000]}, ()),
     "_short": ({"num_meta_steps": 25}, ()),
     **{f"_joint_{rate:g}": ({**JOINT, "meta_lr": rate}, ()) for rate in (3e-4, 1e-3, 3e-3)},
-    "_classifier": ({"head": "classifier", "seeds": [0, 1]}, FINE_TUNING),
+    "_classifier": (
+        {"head": "classifier", "n_tasks_list": [1, 4, 16, 50, 200, 1000], "seeds": [0, 1]},
+        FINE_TUNING,
+    ),
 }
 # What the seeds make again (training pools), what is large, what belongs to one machine.
 LEFT_OUT = shutil.ignore_patterns(

@@ -137,7 +137,13 @@ def test_sentence_gives_exponent_interval_and_what_ten_times_the_tasks_did() -> 
     sentence = verdict_sentence(law)
     assert "Loss falls as a power of n_tasks: β = 0.3" in sentence
     assert "95 % interval" in sentence
-    assert "cut it by 50 %" in sentence or "cut it by 49 %" in sentence  # 1 − 10^-0.3 = 0.499
+    assert "tenfold increase, to 200, cut it by 50 %" in sentence  # 1 − 10^-0.3 = 0.499
+
+
+def test_sentence_says_nothing_of_levels_that_were_not_measured() -> None:
+    sentence = verdict_sentence(_law("KAPLAN", noise=0.01, levels=np.array([40.0, 80.0, 120.0, 160.0, 200.0])))
+    assert "going from 40 to 200 cut it by 38 %" in sentence  # 1 − 5^-0.3 = 0.383
+    assert "tenfold" not in sentence
 
 
 def test_r2_is_the_last_word_of_every_form() -> None:

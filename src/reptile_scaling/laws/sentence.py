@@ -26,7 +26,7 @@ def verdict_sentence(law: Law) -> str:
             start = "Falls, but by no simple law" if verdict.scaling_detected else "No scaling law detected"
             text = f"{start}: {subject} over {law.table.x_name}; {verdict.reasons[-1]}"
         case _:
-            text = f"{subject[0].upper()}{subject[1:]} {_falls(law)}; {_ten_times(law)}"
+            text = f"{subject[0].upper()}{subject[1:]} {_falls(law)}; {_last_cut(law)}"
     return f"{text}.{_alternatives(law)}"
 
 
@@ -51,12 +51,13 @@ def _with_interval(law: Law, key: str) -> str:
     return f"{candidate.parameters[key]:.3g} (95 % interval {low:.3g} to {high:.3g})"
 
 
-def _ten_times(law: Law) -> str:
-    """From a tenth of the largest N to the largest N: inside the data wherever they span a factor of ten."""
-    last = float(law.levels.x[-1])
-    before, after = curve(law.candidates[law.verdict.form], np.array([last / 10.0, last]))
+def _last_cut(law: Law) -> str:
+    """From a tenth of the largest N to the largest N, or from the smallest where N spans less: inside the data."""
+    first, last = float(law.levels.x[0]), float(law.levels.x[-1])
+    before, after = curve(law.candidates[law.verdict.form], np.array([max(first, last / 10.0), last]))
     cut = f"{100.0 * (1.0 - after / before):.0f} %" if min(before, after) > 0 else f"{before - after:.3g}"
-    return f"on this curve the last tenfold increase, to {last:g}, cut it by {cut}"
+    way = f"the last tenfold increase, to {last:g}," if last >= 10.0 * first else f"going from {first:g} to {last:g}"
+    return f"on this curve {way} cut it by {cut}"
 
 
 def _alternatives(law: Law) -> str:

@@ -132,16 +132,21 @@ def loss_ticks(axes: Axes, losses: np.ndarray) -> None:
 
 
 def label_ends(axes: Axes, ends: list[tuple[float, float, str, str]], gap_points: float = 12.0) -> None:
-    """Names lines at their right ends, (x, y, text, colour), pushed apart until no two overlap."""
-    axes.figure.canvas.draw()
+    """Names lines at their right ends, (x, y, text, colour), pushed apart until no two overlap.
+
+    To be called last: what comes after may move the lines and not the distances.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # a canvas that belongs to no window draws nothing
     pixels = [float(axes.transData.transform((x, y))[1]) for x, y, _, _ in ends]
-    gap = gap_points * axes.figure.dpi / 72
+    gap = gap_points * figure.dpi / 72
     floor = -np.inf
     for i in np.argsort(pixels):
         x, y, text, colour = ends[i]
         place = max(pixels[i], floor)
         floor = place + gap
-        shift = (place - pixels[i]) * 72 / axes.figure.dpi
+        shift = (place - pixels[i]) * 72 / figure.dpi
         axes.annotate(
             text, (x, y), xytext=(7, shift), textcoords="offset points", va="center", color=colour,
             fontsize=9.5, annotation_clip=False,

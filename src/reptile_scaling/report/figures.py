@@ -42,13 +42,13 @@ def draw_scaling(results: list[CellResult], law: Law | None, sentence: str) -> C
         of_level = [np.array([r.meta_test_loss for r in results if r.level == n]) for n in levels]
         level_ticks(axes, levels)
         loss_ticks(axes, np.concatenate(of_level))
-        if law is not None:
-            _draw_law(chart, law, levels)
+        ends = [] if law is None else _draw_law(chart, law, levels)
         _draw_cells(chart, results, "meta_test_loss", _half_widths(of_level), "{:.3f} nats")
         axes.set_xlabel(AXES[results[0].axis].label)
         axes.set_ylabel("meta-test loss, nats per query utterance")
         axes.set_title("\n".join(textwrap.wrap(sentence, 92)), fontsize=HEADLINE_SIZE)
         chart.figure.supxlabel(_legend(results), fontsize=8.5, color=GREY)
+        label_ends(axes, ends)
     return chart
 
 
@@ -71,8 +71,8 @@ def draw_accuracy(results: list[CellResult], baselines: list[BaselineResult]) ->
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_xlabel(AXES[results[0].axis].label)
         axes.set_ylabel("query accuracy")
-        label_ends(axes, ends)
         chart.figure.supxlabel(_legend(results) + " · dashed: baselines", fontsize=8.5, color=GREY)
+        label_ends(axes, ends)
     return chart
 
 
@@ -109,10 +109,10 @@ def _half_widths(of_level: list[np.ndarray]) -> np.ndarray:
     return np.array([t.ppf(0.975, degrees) * relative * x.mean() / np.sqrt(len(x)) for x in of_level])
 
 
-def _draw_law(chart: Chart, law: Law, levels: np.ndarray) -> None:
-    """The verdict's curve with its band, and the other forms thin; all are named at their ends."""
+def _draw_law(chart: Chart, law: Law, levels: np.ndarray) -> list[tuple[float, float, str, str]]:
+    """The verdict's curve with its band, and the other forms thin; their ends and names are left to `label_ends`."""
     axes, grid = chart.axes, np.geomspace(levels.min(), levels.max(), 120)
-    ends = []
+    ends: list[tuple[float, float, str, str]] = []
     for name, label in CURVE_LABELS.items():
         candidate = law.candidates.get(name)
         if candidate is None or not candidate.identified:
@@ -133,7 +133,7 @@ def _draw_law(chart: Chart, law: Law, levels: np.ndarray) -> None:
             line.set_zorder(2.5)
             predicted = law.predict(grid)
             axes.fill_between(grid, predicted.low, predicted.high, color=ORANGE, alpha=0.15, linewidth=0)
-    label_ends(axes, ends)
+    return ends
 
 
 def draw_baselines(results: list[CellResult], baselines: list[BaselineResult], levels: list[float]) -> Chart:

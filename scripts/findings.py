@@ -1,0 +1,128 @@
+"""The tables, verdicts and figure of docs/findings.md, from the committed tables of the experiment, in under a minute.
+
+    python scripts/findings.py RESULTS [FIGURE.png]
+
+RESULTS is what `scripts/banking77_experiment.py` leaves. Trains nothing. A test compares its lines with the page's.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+from reptile_scaling import RunRecord, load_experiment
+from reptile_scaling.laws import compare_arms
+from reptile_scaling.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, drawing_style
+from reptile_scaling.report.law_table import losses_of_run
+from reptile_scaling.report.standing import task_accuracies
+from reptile_scaling.runs import RunDirectory
+
+MAIN = "banking77_smollm2"
+SWEEPS = ("", "_short", "_classes", "_resampled", "_classifier")
+JOINT_RATES = ("0.0003", "0.001", "0.003")
+
+
+def level_table(record: RunRecord) -> Iterator[str]:
+    """A row per level: means over its seeds, the seeds' losses, and what was trained on."""
+    axis = record.config.axis
+    name = "N" if axis == "n_tasks" else axis
+    yield f"| {name} | loss | of each seed | accuracy | before any step | classes | utterances | visits a task |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for level, cells in record.results.groupby("n_tasks" if axis == "n_tasks" else "x"):
+        losses = ", ".join(f"{loss:.3f}" for loss in cells.meta_test_loss)
+        mean = cells.mean(numeric_only=True)
+        yield (
+            f"| {level:g} | {mean.meta_test_loss:.3f} | {losses} | {mean.meta_test_accuracy:.1%} | "
+            f"{mean.zero_step_accuracy:.1%} | {mean.distinct_classes:.0f} | {mean.distinct_utterances:.0f} | "
+            f"{mean.visits_per_task:g} |"
+        )
+
+
+def joint_lines(results: Path) -> Iterator[str]:
+    """Joint training at each outer rate beside the largest level of the main part, paired over test tasks."""
+    main = RunDirectory(results / MAIN)
+    largest = [cell for cell in main.cells() if cell.n_tasks == max(main.config().n_tasks_list)]
+    reference = task_accuracies(main, largest)
+    yield "| joint training, outer rate | validation loss | loss | accuracy | Reptile at the same N, points beyond it |"
+    yield "|---|---|---|---|---|"
+    for rate in JOINT_RATES:
+        run = RunDirectory(results / f"{MAIN}_joint_{rate}")
+        record = load_experiment(run.path)
+        end = record.learning_curves.sort_values("meta_step").groupby("seed").validation_loss.last().mean()
+        accuracies = task_accuracies(run, run.cells())
+        gap = 100 * (reference - accuracies)
+        error = 1.96 * gap.std(ddof=1) / np.sqrt(len(gap))
+        yield (
+            f"| {rate} | {end:.3f} | {record.results.meta_test_loss.mean():.3f} | {accuracies.mean():.1%} | "
+            f"{gap.mean():+.1f} ± {error:.1f} |"
+        )
+
+
+def mode_lines(results: Path) -> Iterator[str]:
+    """Resampled utterances against fixed ones: loss at the levels that both have, paired by seed and test task."""
+    fixed, resampled = (losses_of_run(RunDirectory(results / f"{MAIN}{part}")) for part in ("", "_resampled"))
+    yield "| N | loss, resampled minus fixed (95 % interval) |"
+    yield "|---|---|"
+    compared = compare_arms(fixed, resampled)
+    for n, gap, low, high in zip(compared.n_tasks, compared.difference, compared.low, compared.high, strict=True):
+        yield f"| {n:g} | {gap:+.3f} ({low:+.3f} to {high:+.3f}) |"
+
+
+def draw(results: Path, target: Path) -> None:
+    """Loss over tasks and over distinct utterances; small dots are cells, lines go through the means of a level."""
+    looks = {
+        "": (BLUE, "o", "250 meta-steps, fixed utterances"),
+        "_resampled": (GREEN, "s", "250 meta-steps, resampled utterances"),
+        "_short": (ORANGE, "^", "25 meta-steps"),
+        "_classes": (PURPLE, "D", "5 to 25 classes, 200 tasks"),
+    }
+    with drawing_style():
+        figure = Figure(figsize=(10, 4.2), layout="constrained")
+        over_tasks, over_utterances = figure.subplots(1, 2, sharey=True)
+        for part, (colour, marker, label) in looks.items():
+            cells = load_experiment(results / f"{MAIN}{part}").results
+            level = "x" if part == "_classes" else "n_tasks"
+            for axes, x in ((over_tasks, "n_tasks"), (over_utterances, "distinct_utterances")):
+                if axes is over_tasks and part == "_classes":
+                    continue
+                means = cells.groupby(level)[[x, "meta_test_loss"]].mean()
+                axes.plot(cells[x], cells.meta_test_loss, marker, color=colour, alpha=0.35, markersize=4)
+                axes.plot(means[x], means.meta_test_loss, marker + "-", color=colour, label=label)
+        baselines = load_experiment(results / MAIN).baselines
+        for axes, x in ((over_tasks, "meta-training tasks, N"), (over_utterances, "distinct training utterances")):
+            _finish(axes, x)
+            for name in ("no_meta", "no_meta_tuned"):
+                axes.axhline(baselines.loss[name], color=GREY, linestyle=":")
+                axes.annotate(baselines.label[name], (0.01, baselines.loss[name]), (0, 2), fontsize=8, color=GREY,
+                              xycoords=("axes fraction", "data"), textcoords="offset points")  # fmt: skip
+        over_tasks.set_ylabel("meta-test loss, nats per query utterance")
+        over_utterances.legend(frameon=False, fontsize=9)
+        figure.savefig(target)
+
+
+def _finish(axes: Axes, label: str) -> None:
+    axes.set(xscale="log", yscale="log", xlabel=label)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def main() -> None:
+    results = Path(sys.argv[1])
+    for target in sys.argv[2:]:
+        draw(results, Path(target))
+    for part in SWEEPS:
+        record = load_experiment(results / f"{MAIN}{part}")
+        print(f"\n{record.folder.name}\n", *level_table(record), "", record.sentence, sep="\n")
+        if record.standing:
+            print(record.standing)
+    print("", *mode_lines(results), "", *joint_lines(results), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
