@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from reptile_scaling import RunRecord, load_experiment
 from reptile_scaling.laws import compare_arms
@@ -42,6 +41,23 @@ def level_table(record: RunRecord) -> Iterator[str]:
         )
 
 
+def beyond(accuracies: np.ndarray, others: np.ndarray) -> str:
+    """Points of accuracy beyond the others', paired over test tasks, with the half-width of a 95 % interval."""
+    gap = 100 * (accuracies - others)
+    return f"{gap.mean():+.1f} ± {1.96 * gap.std(ddof=1) / np.sqrt(len(gap)):.1f}"
+
+
+def short_lines(results: Path) -> Iterator[str]:
+    """The short part beside the main part's fine-tuning on the same test tasks."""
+    run, baselines = RunDirectory(results / f"{MAIN}_short"), RunDirectory(results / MAIN).read_baselines()
+    fine_tuning = [baselines["no_meta"], baselines["no_meta_tuned"]]
+    yield f"| N, 25 meta-steps | {' | '.join(f'points beyond {b.label}' for b in fine_tuning)} |"
+    yield "|---|---|---|"
+    for n in run.config().n_tasks_list:
+        accuracies = task_accuracies(run, [cell for cell in run.cells() if cell.n_tasks == n])
+        yield f"| {n} | {' | '.join(beyond(accuracies, np.array(b.task_accuracies)) for b in fine_tuning)} |"
+
+
 def joint_lines(results: Path) -> Iterator[str]:
     """Joint training at each outer rate beside the largest level of the main part, paired over test tasks."""
     main = RunDirectory(results / MAIN)
@@ -54,12 +70,8 @@ def joint_lines(results: Path) -> Iterator[str]:
         record = load_experiment(run.path)
         end = record.learning_curves.sort_values("meta_step").groupby("seed").validation_loss.last().mean()
         accuracies = task_accuracies(run, run.cells())
-        gap = 100 * (reference - accuracies)
-        error = 1.96 * gap.std(ddof=1) / np.sqrt(len(gap))
-        yield (
-            f"| {rate} | {end:.3f} | {record.results.meta_test_loss.mean():.3f} | {accuracies.mean():.1%} | "
-            f"{gap.mean():+.1f} ± {error:.1f} |"
-        )
+        loss = record.results.meta_test_loss.mean()
+        yield f"| {rate} | {end:.3f} | {loss:.3f} | {accuracies.mean():.1%} | {beyond(reference, accuracies)} |"
 
 
 def mode_lines(results: Path) -> Iterator[str]:
@@ -94,22 +106,20 @@ def draw(results: Path, target: Path) -> None:
                 axes.plot(means[x], means.meta_test_loss, marker + "-", color=colour, label=label)
         baselines = load_experiment(results / MAIN).baselines
         for axes, x in ((over_tasks, "meta-training tasks, N"), (over_utterances, "distinct training utterances")):
-            _finish(axes, x)
+            axes.set(xscale="log", yscale="log", xlabel=x)
+            axes.set_yticks([0.2, 0.25, 0.3, 0.35], ["0.20", "0.25", "0.30", "0.35"])
+            axes.yaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_formatter(ScalarFormatter())
             for name in ("no_meta", "no_meta_tuned"):
                 axes.axhline(baselines.loss[name], color=GREY, linestyle=":")
-                axes.annotate(baselines.label[name], (0.01, baselines.loss[name]), (0, 2), fontsize=8, color=GREY,
-                              xycoords=("axes fraction", "data"), textcoords="offset points")  # fmt: skip
+        for name, shift in (("no_meta", 3), ("no_meta_tuned", -10)):
+            over_tasks.annotate(
+                baselines.label[name], (0.99, baselines.loss[name]), (0, shift), fontsize=8, color=GREY, ha="right",
+                xycoords=("axes fraction", "data"), textcoords="offset points",
+            )  # fmt: skip
         over_tasks.set_ylabel("meta-test loss, nats per query utterance")
         over_utterances.legend(frameon=False, fontsize=9)
         figure.savefig(target)
-
-
-def _finish(axes: Axes, label: str) -> None:
-    axes.set(xscale="log", yscale="log", xlabel=label)
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.yaxis.set_major_formatter(ScalarFormatter())
-    axes.yaxis.set_minor_formatter(ScalarFormatter())
-    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def main() -> None:
@@ -121,7 +131,8 @@ def main() -> None:
         print(f"\n{record.folder.name}\n", *level_table(record), "", record.sentence, sep="\n")
         if record.standing:
             print(record.standing)
-    print("", *mode_lines(results), "", *joint_lines(results), sep="\n")
+    for lines in (short_lines, mode_lines, joint_lines):
+        print("", *lines(results), sep="\n")
 
 
 if __name__ == "__main__":
