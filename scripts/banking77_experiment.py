@@ -42,7 +42,7 @@ PARTS: dict[str, tuple[dict[str, Any], tuple[str, ...] | None]] = {
 }
 # What the seeds make again (training pools), what is large, what belongs to one machine.
 LEFT_OUT = shutil.ignore_patterns(
-    "adapter", "checkpoint*", "workers", "joint", "train_seed_*.jsonl", "*.svg", ".lock", "*.tmp"
+    "adapter", "checkpoint*", "workers", "joint", "train_*.jsonl", "*.svg", ".lock", "*.tmp"
 )
 
 

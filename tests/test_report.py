@@ -24,7 +24,7 @@ from reptile_scaling.evaluation import test_loop as loop_of
 from reptile_scaling.experiment import fresh_initialisation, open_corpus, open_experiment
 from reptile_scaling.report import draw_charts, write_report
 from reptile_scaling.report.difficulty import class_difficulties, task_difficulties
-from reptile_scaling.report.findings import convergence_sentence, gain_sentence
+from reptile_scaling.report.findings import convergence_sentence, gain_sentence, overtraining_sentence
 from reptile_scaling.report.law_table import law_of_run
 from reptile_scaling.report.levels import best_level, shown_levels
 from reptile_scaling.report.standing import standing_sentence
@@ -162,6 +162,23 @@ def test_sentences_say_what_the_tables_hold(finished: RunDirectory, tmp_path) ->
             rows = [{"meta_step": i, "validation_loss": float(loss)} for i, loss in enumerate(losses)]
             copy.cell(Cell(16, seed)).write_eval_stats(rows)
         assert expected in convergence_sentence(copy)
+
+
+def test_a_fall_that_is_overtraining_is_told_from_one_that_is_not(finished: RunDirectory, tmp_path) -> None:
+    copy = RunDirectory(tmp_path / "copy")
+    shutil.copytree(finished.path, copy.path)
+    law = law_of_run(copy)
+    falling = replace(law, verdict=replace(law.verdict, form="power", scaling_detected=True))
+    flat = replace(law, verdict=replace(law.verdict, form="flat", scaling_detected=False))
+    for small, said in (((1.1, 1.5, 2.0), True), ((2.2, 2.1, 2.0), False)):
+        for cell in copy.cells():
+            losses = (1.2, 1.1, 1.0) if cell.n_tasks == 16 else small
+            rows = [{"meta_step": i, "validation_loss": loss} for i, loss in enumerate(losses)]
+            copy.cell(cell).write_eval_stats(rows)
+        sentence = overtraining_sentence(copy, falling)
+        assert ("N = 1 has 1.100 nats there and N = 16 1.000; at the end they have 2.000 and 1.000" in sentence) == said
+        assert bool(sentence) == said
+        assert overtraining_sentence(copy, flat) == ""
 
 
 @pytest.mark.parametrize("best", [2, 16])

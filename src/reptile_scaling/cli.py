@@ -344,6 +344,7 @@ def _conclude(folder: RunDirectory) -> int:
     """Fit, figures and page of what is done; says the verdict, the table and where everything is."""
     from reptile_scaling.progress import count_states, read_statuses, status_table
     from reptile_scaling.report import write_report
+    from reptile_scaling.report.findings import overtraining_sentence
     from reptile_scaling.report.law_table import results_table
     from reptile_scaling.report.standing import standing_sentence
 
@@ -356,7 +357,8 @@ def _conclude(folder: RunDirectory) -> int:
     law = write_report(folder)
     console.print(results_table(folder))
     _print_law(law)
-    console.print(standing_sentence(folder), soft_wrap=True, markup=False)
+    for sentence in filter(None, (overtraining_sentence(folder, law), standing_sentence(folder))):
+        console.print(sentence, soft_wrap=True, markup=False)
     for path in (folder.plot_path, folder.baseline_plot_path, folder.report_path):
         console.print(f"  {path}", soft_wrap=True)
     failures = folder.read_baseline_failures()

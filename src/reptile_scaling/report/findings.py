@@ -83,6 +83,30 @@ def convergence_sentence(run: RunDirectory) -> str:
     return f"{largest} had stopped improving on validation tasks by meta-step {steps}."
 
 
+def overtraining_sentence(run: RunDirectory, law: Law) -> str:
+    """Whether the smallest level falls behind the largest mostly after its own best point on validation tasks: then a
+    falling law tells of too many visits to few tasks rather than of too few tasks. Empty where it does not.
+    """
+    results = run.results()
+    if not law.verdict.scaling_detected or not AXES[results[0].axis].shares_tests:
+        return ""
+    levels = sorted({r.level for r in results})
+    ends, bests = [], []
+    for level in (levels[0], levels[-1]):
+        cells = [r.cell for r in results if r.level == level]
+        curves = [[row["validation_loss"] for row in run.cell(cell).read_eval_stats()] for cell in cells]
+        ends.append(float(np.mean([curve[-1] for curve in curves])))
+        bests.append(float(np.mean([min(curve) for curve in curves])))
+    if not bests[0] - bests[1] < (ends[0] - ends[1]) / 2:
+        return ""
+    small, large = (next(r.cell.level_name for r in results if r.level == level) for level in (levels[0], levels[-1]))
+    return (
+        f"Stopped where each cell is best on validation tasks, {small} has {bests[0]:.3f} nats there and {large} "
+        f"{bests[1]:.3f}; at the end they have {ends[0]:.3f} and {ends[1]:.3f}. Most of the fall is overtraining of "
+        "small levels: see what fewer meta-steps give."
+    )
+
+
 def level_coverage(run: RunDirectory) -> list[LevelCoverage]:
     """A row per level, rising."""
     results = run.results()

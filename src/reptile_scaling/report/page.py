@@ -19,6 +19,7 @@ from reptile_scaling.report.findings import (
     gain_sentence,
     level_coverage,
     meaning_sentence,
+    overtraining_sentence,
 )
 from reptile_scaling.report.standing import standing_sentence
 from reptile_scaling.runs import RunDirectory
@@ -53,6 +54,7 @@ def _words(run: RunDirectory, law: Law) -> dict[str, str]:
         "gain": gain_sentence(run),
         "standing": standing_sentence(run),
         "convergence": convergence_sentence(run),
+        "overtraining": overtraining_sentence(run, law),
     }
 
 

@@ -1,0 +1,76 @@
+"""What README.md and docs/findings.md claim of Banking77 is what the committed tables say, computed anew."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.text import Annotation
+
+from reptile_scaling import load_experiment
+from reptile_scaling.report import draw_charts
+from reptile_scaling.report.law_table import law_of_run
+from reptile_scaling.runs import RunDirectory
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+
+
+def printed(
+    script: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> list[str]:
+    """The lines a script of the findings prints for a folder of results."""
+    monkeypatch.setattr(sys, "argv", [script, str(folder)])
+    runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
+    return [line for line in capsys.readouterr().out.splitlines() if line]
+
+
+def unwrapped(page: str) -> str:
+    """A page without its line breaks: a sentence may be wrapped."""
+    return " ".join((ROOT / page).read_text().split())
+
+
+def test_findings_are_recomputed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    page = unwrapped("docs/findings.md")
+    for line in printed("findings.py", RESULTS, monkeypatch, capsys):
+        assert " ".join(line.split()) in page
+
+
+def test_early_stopping_is_recomputed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    page = unwrapped("docs/findings.md")
+    verdicts = printed("early_stopping.py", RESULTS / "banking77_smollm2", monkeypatch, capsys)[-2:]
+    assert all(verdict in page for verdict in verdicts)
+
+
+def test_expectations_are_recomputed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed("expectations.py", RESULTS / "banking77_smollm2", monkeypatch, capsys)
+    assert len(lines) > 8
+    page = unwrapped("README.md")
+    for line in lines:
+        assert line in page
+
+
+def test_readme_quotes_the_tables() -> None:
+    page, record = unwrapped("README.md"), load_experiment(RESULTS / "banking77_smollm2")
+    assert record.sentence in page
+    by_level = record.results.groupby("n_tasks").meta_test_accuracy.mean()
+    assert f"from {100 * by_level.iloc[0]:.1f} % to {100 * by_level.iloc[-1]:.1f} %" in page
+    for name in ("no_meta", "no_meta_tuned", "logistic_regression", "nearest_mean"):
+        assert f"{100 * record.baselines.accuracy[name]:.1f} %" in page
+    short = load_experiment(RESULTS / "banking77_smollm2_short")
+    assert not short.law.verdict.scaling_detected
+    change = re.search(r"the change is between (\S+) % and (\S+) %", short.sentence)
+    assert change is not None
+    assert f"changes by between {change[1]} % and {change[2]} %".replace("-", "−") in page
+
+
+@pytest.mark.parametrize("name", ["banking77_smollm2", "banking77_smollm2_classes"])
+def test_names_of_lines_do_not_overlap(name: str) -> None:
+    run = RunDirectory(RESULTS / name)
+    for chart in draw_charts(run, law_of_run(run)).values():
+        chart.figure.draw_without_rendering()
+        names = [artist for artist in chart.axes.get_children() if isinstance(artist, Annotation)]
+        boxes = sorted((artist.get_window_extent() for artist in names), key=lambda box: box.y0)
+        for below, above in zip(boxes, boxes[1:], strict=False):
+            assert below.y1 <= above.y0 + 1 or below.x1 <= above.x0 or above.x1 <= below.x0, chart.name
