@@ -16,6 +16,7 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 from reptile_scaling import RunRecord, load_experiment
 from reptile_scaling.laws import compare_arms
 from reptile_scaling.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, drawing_style
+from reptile_scaling.report.findings import overtraining_sentence
 from reptile_scaling.report.law_table import losses_of_run
 from reptile_scaling.report.standing import task_accuracies
 from reptile_scaling.runs import RunDirectory
@@ -45,6 +46,14 @@ def beyond(accuracies: np.ndarray, others: np.ndarray) -> str:
     """Points of accuracy beyond the others', paired over test tasks, with the half-width of a 95 % interval."""
     gap = 100 * (accuracies - others)
     return f"{gap.mean():+.1f} ± {1.96 * gap.std(ddof=1) / np.sqrt(len(gap)):.1f}"
+
+
+def gain_lines(results: Path) -> Iterator[str]:
+    """Accuracy from N = 50 to the largest N, with either head."""
+    for part, head in (("", "label words"), ("_classifier", "a classifier")):
+        run = RunDirectory(results / f"{MAIN}{part}")
+        few, many = (task_accuracies(run, [c for c in run.cells() if c.n_tasks == n]) for n in (50, 1000))
+        yield f"From N = 50 to 1000 accuracy gains {beyond(many, few)} points with {head}."
 
 
 def short_lines(results: Path) -> Iterator[str]:
@@ -128,10 +137,9 @@ def main() -> None:
         draw(results, Path(target))
     for part in SWEEPS:
         record = load_experiment(results / f"{MAIN}{part}")
-        print(f"\n{record.folder.name}\n", *level_table(record), "", record.sentence, sep="\n")
-        if record.standing:
-            print(record.standing)
-    for lines in (short_lines, mode_lines, joint_lines):
+        said = (record.sentence, overtraining_sentence(RunDirectory(record.folder), record.law), record.standing)
+        print(f"\n{record.folder.name}\n", *level_table(record), "", *filter(None, said), sep="\n")
+    for lines in (gain_lines, short_lines, mode_lines, joint_lines):
         print("", *lines(results), sep="\n")
 
 
