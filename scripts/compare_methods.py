@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from reptile_scaling.config import Config, load_config, make_config
-from reptile_scaling.report.standing import task_accuracies
+from reptile_scaling.report.standing import paired_gain, task_accuracies
 from reptile_scaling.runs import RunDirectory
 from reptile_scaling.sweep import BaselineJob, CohortJob, Job, plan_sweep, run_sweep
 
@@ -90,11 +90,10 @@ def validation_loss(run: RunDirectory) -> float:
 
 def row(name: str, accuracies: np.ndarray, loss: float | None, reference: np.ndarray, **more: object) -> dict[str, Any]:
     """A method beside the reference, in points of accuracy with a 95 % interval over test tasks."""
-    difference = 100 * (accuracies - reference)
-    half_width = 1.96 * float(difference.std(ddof=1)) / np.sqrt(len(difference))
+    gain, half_width = paired_gain(accuracies, reference)
     return {
         "method": name, "accuracy": float(accuracies.mean()), "loss": loss,
-        "points_beyond_reference": float(difference.mean()), "ci95_half_width": half_width, **more,
+        "points_beyond_reference": gain, "ci95_half_width": half_width, **more,
     }  # fmt: skip
 
 

@@ -13,19 +13,13 @@ import numpy as np
 
 from reptile_scaling import load_experiment
 from reptile_scaling.report.levels import best_cells
-from reptile_scaling.report.standing import task_accuracies
+from reptile_scaling.report.standing import paired_gain, task_accuracies
 from reptile_scaling.runs import RunDirectory
 
 BETA = (0.2, 0.4)
 R2 = 0.9
 GAIN = (5.0, 15.0)
 GAIN_LEVELS = (50, 1000)
-
-
-def paired(accuracies: np.ndarray, others: np.ndarray) -> tuple[float, float]:
-    """Mean difference in points and the half-width of its interval."""
-    difference = 100 * (accuracies - others)
-    return float(difference.mean()), 1.96 * float(difference.std(ddof=1)) / len(difference) ** 0.5
 
 
 def rows(folder: Path) -> list[tuple[str, bool, str]]:
@@ -49,13 +43,13 @@ def rows(folder: Path) -> list[tuple[str, bool, str]]:
         (f"R² of the power law above {R2}", power.r2 > R2, f"{power.r2:.3f}"),
     ]
     levels = {n: [cell for cell in run.cells() if cell.n_tasks == n] for n in GAIN_LEVELS}
-    gain, error = paired(*(task_accuracies(run, levels[n]) for n in reversed(GAIN_LEVELS)))
+    gain, error = paired_gain(*(task_accuracies(run, levels[n]) for n in reversed(GAIN_LEVELS)))
     what = f"{GAIN[0]:g} to {GAIN[1]:g} points of accuracy from N = {GAIN_LEVELS[0]} to {GAIN_LEVELS[1]}"
     found.append((what, GAIN[0] <= gain <= GAIN[1], f"{gain:+.1f} ± {error:.1f}"))
     best = task_accuracies(run, best_cells(run))
     for baseline in run.read_baselines().values():
         if baseline.name != "zero_step":
-            gain, error = paired(best, np.array(baseline.task_accuracies))
+            gain, error = paired_gain(best, np.array(baseline.task_accuracies))
             number = f"{best.mean():.1%} against {baseline.accuracy:.1%}: {gain:+.1f} ± {error:.1f} points"
             found.append((f"meta-training beats: {baseline.label}", gain > error, number))
     return found

@@ -16,14 +16,13 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 from reptile_scaling import RunRecord, load_experiment
 from reptile_scaling.laws import compare_arms
 from reptile_scaling.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, drawing_style
-from reptile_scaling.report.findings import overtraining_sentence
+from reptile_scaling.report.findings import cost_of_run, overtraining_sentence
 from reptile_scaling.report.law_table import losses_of_run
-from reptile_scaling.report.standing import task_accuracies
+from reptile_scaling.report.standing import paired_gain, task_accuracies
 from reptile_scaling.runs import RunDirectory
 
 MAIN = "banking77_smollm2"
 SWEEPS = ("", "_short", "_classes", "_resampled", "_classifier")
-JOINT_RATES = ("0.0003", "0.001", "0.003")
 
 
 def level_table(record: RunRecord) -> Iterator[str]:
@@ -44,8 +43,7 @@ def level_table(record: RunRecord) -> Iterator[str]:
 
 def beyond(accuracies: np.ndarray, others: np.ndarray) -> str:
     """Points of accuracy beyond the others', paired over test tasks, with the half-width of a 95 % interval."""
-    gap = 100 * (accuracies - others)
-    return f"{gap.mean():+.1f} ± {1.96 * gap.std(ddof=1) / np.sqrt(len(gap)):.1f}"
+    return "{:+.1f} ± {:.1f}".format(*paired_gain(accuracies, others))
 
 
 def gain_lines(results: Path) -> Iterator[str]:
@@ -74,13 +72,15 @@ def joint_lines(results: Path) -> Iterator[str]:
     reference = task_accuracies(main, largest)
     yield "| joint training, outer rate | validation loss | loss | accuracy | Reptile at the same N, points beyond it |"
     yield "|---|---|---|---|---|"
-    for rate in JOINT_RATES:
-        run = RunDirectory(results / f"{MAIN}_joint_{rate}")
-        record = load_experiment(run.path)
+    for folder in sorted(results.glob(f"{MAIN}_joint_*")):
+        run, record = RunDirectory(folder), load_experiment(folder)
         end = record.learning_curves.sort_values("meta_step").groupby("seed").validation_loss.last().mean()
         accuracies = task_accuracies(run, run.cells())
         loss = record.results.meta_test_loss.mean()
-        yield f"| {rate} | {end:.3f} | {loss:.3f} | {accuracies.mean():.1%} | {beyond(reference, accuracies)} |"
+        yield (
+            f"| {record.config.meta_lr} | {end:.3f} | {loss:.3f} | {accuracies.mean():.1%} | "
+            f"{beyond(reference, accuracies)} |"
+        )
 
 
 def mode_lines(results: Path) -> Iterator[str]:
@@ -91,6 +91,13 @@ def mode_lines(results: Path) -> Iterator[str]:
     compared = compare_arms(fixed, resampled)
     for n, gap, low, high in zip(compared.n_tasks, compared.difference, compared.low, compared.high, strict=True):
         yield f"| {n:g} | {gap:+.3f} ({low:+.3f} to {high:+.3f}) |"
+
+
+def cost_lines(results: Path) -> Iterator[str]:
+    """What each part took, summed over its cells and baselines: resuming a run leaves no other total."""
+    for folder in sorted(results.glob(f"{MAIN}*")):
+        cost = cost_of_run(RunDirectory(folder))
+        yield f"{folder.name}: {60 * cost.cell_hours:.0f} min of cells, {60 * cost.baseline_hours:.0f} of baselines"
 
 
 def draw(results: Path, target: Path) -> None:
@@ -139,7 +146,7 @@ def main() -> None:
         record = load_experiment(results / f"{MAIN}{part}")
         said = (record.sentence, overtraining_sentence(RunDirectory(record.folder), record.law), record.standing)
         print(f"\n{record.folder.name}\n", *level_table(record), "", *filter(None, said), sep="\n")
-    for lines in (gain_lines, short_lines, mode_lines, joint_lines):
+    for lines in (gain_lines, short_lines, mode_lines, joint_lines, cost_lines):
         print("", *lines(results), sep="\n")
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from reptile_scaling.config import load_config, make_config
+from reptile_scaling.joint_baseline import joint_config
+from reptile_scaling.sweep import baseline_names
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,6 +24,16 @@ def test_methods_are_valid_and_pass_equally_many_utterances() -> None:
             config = make_config({**base.model_dump(), **settings})
             passes = passes_per_visit(config)
             assert meta_steps(base, config) * passes == pytest.approx(budget, abs=passes)
+
+
+def test_parts_of_the_experiment_are_valid_and_joint_training_passes_as_much() -> None:
+    names = runpy.run_path(str(ROOT / "scripts" / "banking77_experiment.py"))
+    base = load_config(names["CONFIG"])
+    for settings, wanted in names["PARTS"].values():
+        config = make_config({**base.model_dump(), **settings})
+        assert wanted is None or set(wanted) <= set(baseline_names(config))
+        if config.algorithm == "joint":
+            assert config.num_meta_steps == joint_config(base).num_meta_steps
 
 
 def test_pilot_tries_values_that_a_config_takes() -> None:
