@@ -128,7 +128,7 @@ def _uneven_noise(table: LossTable, levels: Levels) -> list[str]:
     trend = scatter_trend(table, levels)
     if trend is None or not trend.p_value < UNEVEN_NOISE_P:
         return []
-    less = "less" if trend.scatter[-1] < trend.scatter[0] else "more"
+    less = "less" if trend.correlation < 0 else "more"
     (first, last), unit = trend.scatter[[0, -1]], "of the mean" if levels.noise == "relative" else table.y_name
     return [
         f"the seeds scatter {less} at large N ({first:.2g} {unit} at {trend.x[0]:g}, {last:.2g} at {trend.x[-1]:g}; "

@@ -91,11 +91,12 @@ class Levels:
 @dataclass(frozen=True)
 class ScatterTrend:
     """Standard deviation of a level's seeds in units of `Levels.scale`, where there are two or more, and whether it
-    goes with x: two-sided p of Kendall's rank correlation, NaN where all are equal.
+    goes with x: Kendall's rank correlation and its two-sided p, NaN where all are equal.
     """
 
     x: Float[np.ndarray, " repeated"]
     scatter: Float[np.ndarray, " repeated"]
+    correlation: float
     p_value: float
 
 
@@ -180,7 +181,8 @@ def scatter_trend(table: LossTable, levels: Levels) -> ScatterTrend | None:
     residual = (table.loss - levels.mean[levels.row_level]) / levels.scale[levels.row_level]
     squares = np.bincount(levels.row_level, weights=residual**2)
     scatter = np.sqrt(squares[repeated] / (levels.n_seeds[repeated] - 1))
-    return ScatterTrend(levels.x[repeated], scatter, float(kendalltau(levels.x[repeated], scatter).pvalue))
+    found = kendalltau(levels.x[repeated], scatter)
+    return ScatterTrend(levels.x[repeated], scatter, float(found.statistic), float(found.pvalue))
 
 
 def pool_variance(levels: Levels, rss: float, n_parameters: int) -> tuple[float, int]:
