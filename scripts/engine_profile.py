@@ -16,12 +16,13 @@ from dataclasses import replace
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from reptile_scaling.adaptation import adapt
 from reptile_scaling.bench.bench import describe_machine
 from reptile_scaling.bench.floor import floor_seconds, inner_step_products
 from reptile_scaling.config import make_config, parse_override
-from reptile_scaling.evaluation import training_loop
-from reptile_scaling.experiment import fresh_initialisation, open_corpus, open_experiment
+from reptile_scaling.learning.evaluation import training_loop
+from reptile_scaling.learning.inner_loop import adapt_in_groups
+from reptile_scaling.learning.task_batch import TaskBatch
+from reptile_scaling.learning.workbench import fresh_initialisation, open_corpus, open_workbench
 from reptile_scaling.tasks import training_pool
 
 N_TASKS, N_STEPS = 2, 4
@@ -41,19 +42,19 @@ def main() -> None:
     settings = dict(map(parse_override, sys.argv[1:]))
     config = make_config(settings)
     corpus = open_corpus(config)
-    experiment = open_experiment(config, corpus, "cpu")
-    backbone = experiment.encoder.backbone
+    workbench = open_workbench(config, corpus, "cpu")
+    backbone = workbench.encoder.backbone
     episodes = training_pool(corpus.dataset, corpus.split, config, 0).episodes(N_TASKS)
-    theta = fresh_initialisation(experiment, 0).repeated(N_TASKS)
+    theta = fresh_initialisation(workbench, 0).repeated(N_TASKS)
     loop = replace(training_loop(config), steps=N_STEPS)
-    adapt(experiment.encoder, theta, episodes, loop)
+    adapt_in_groups(workbench.encoder, TaskBatch(theta, episodes, loop))
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
-        adapt(experiment.encoder, theta, episodes, loop)
+        adapt_in_groups(workbench.encoder, TaskBatch(theta, episodes, loop))
     milliseconds: dict[str, float] = defaultdict(float)
     for event in recorded.key_averages():
         kind = next((kind for kind, names in KINDS.items() if re.search(names, event.key)), "the rest: calls and views")
         milliseconds[kind] += event.self_cpu_time_total / 1e3 / N_STEPS
-    packed = experiment.encoder.prepare([episode.support for episode in episodes]).packed
+    packed = workbench.encoder.prepare([episode.support for episode in episodes]).packed
     products = inner_step_products(backbone, len(packed.token_ids), len(packed.lengths))
     floor, rate = floor_seconds(backbone, products)
     settings.pop("data_dir", None)  # a path of one machine says nothing to a reader

@@ -12,8 +12,8 @@ import numpy as np
 
 from reptile_scaling.baselines import nearest_mean
 from reptile_scaling.config import make_config, parse_override
-from reptile_scaling.evaluation import validation_episodes
-from reptile_scaling.experiment import open_corpus, open_experiment
+from reptile_scaling.learning.evaluation import validation_episodes
+from reptile_scaling.learning.workbench import open_corpus, open_workbench
 
 TEMPLATES = (
     "{text}",
@@ -34,9 +34,9 @@ def main() -> None:
     corpus = open_corpus(make_config(settings))
     rows = []
     for template in TEMPLATES:
-        experiment = open_experiment(make_config({**settings, "template": template}), corpus, "cpu")
-        scores = nearest_mean(experiment, validation_episodes(experiment))
-        tokens = float(np.mean([len(ids) for ids in experiment.encoder.token_ids]))
+        workbench = open_workbench(make_config({**settings, "template": template}), corpus, "cpu")
+        scores = nearest_mean(workbench, validation_episodes(workbench))
+        tokens = float(np.mean([len(ids) for ids in workbench.encoder.token_ids]))
         row = {"template": template, "accuracy": float(scores.accuracy.mean()), "tokens_per_prompt": round(tokens, 1)}
         rows.append({**row, "standard_error": float(scores.accuracy.std(ddof=1) / len(scores.accuracy) ** 0.5)})
     settings.pop("data_dir", None)  # a path of one machine says nothing to a reader

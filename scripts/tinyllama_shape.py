@@ -19,12 +19,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from reptile_scaling.adaptation import adapt
 from reptile_scaling.bench.bench import describe_machine
 from reptile_scaling.bench.floor import floor_seconds, inner_step_products, synchronize
 from reptile_scaling.config import make_config, parse_override
-from reptile_scaling.evaluation import training_loop
-from reptile_scaling.experiment import Corpus, Experiment, fresh_initialisation, open_corpus, open_experiment
+from reptile_scaling.learning.evaluation import training_loop
+from reptile_scaling.learning.inner_loop import adapt_in_groups
+from reptile_scaling.learning.task_batch import TaskBatch
+from reptile_scaling.learning.workbench import Corpus, Workbench, fresh_initialisation, open_corpus, open_workbench
 from reptile_scaling.model.loading import choose_devices
 from reptile_scaling.tasks import training_pool
 
@@ -69,14 +70,14 @@ def write_model(folder: Path, texts: tuple[str, ...]) -> None:
 def measure(settings: dict[str, Any], corpus: Corpus, device: str, cells: int) -> dict[str, Any]:
     """One row: a meta-step of `cells` cells, all their inner steps."""
     config = make_config({**settings, "cells_per_cohort": cells})
-    experiment = open_experiment(config, corpus, device)
-    encoder = experiment.encoder
+    workbench = open_workbench(config, corpus, device)
+    encoder = workbench.encoder
     episodes = training_pool(corpus.dataset, corpus.split, config, 0).episodes(config.tasks_per_step)
-    theta = fresh_initialisation(experiment, 0).repeated(len(episodes))
+    theta = fresh_initialisation(workbench, 0).repeated(len(episodes))
     times = []
     for _ in range(3 if device.startswith("cuda") else 2):
         began = time.perf_counter()
-        adapt(encoder, theta, episodes, training_loop(config))
+        adapt_in_groups(encoder, TaskBatch(theta, episodes, training_loop(config)))
         synchronize(encoder.backbone.device)
         times.append(time.perf_counter() - began)
     seconds = statistics.median(times[1:])
@@ -94,16 +95,16 @@ def measure(settings: dict[str, Any], corpus: Corpus, device: str, cells: int) -
         "seconds_per_task_and_inner_step": per_task_step,
         "fraction_of_floor": floor * config.k_inner / seconds,
         "matrix_rate_tflops": rate / 1e12,
-        "peak_memory_gb": peak_memory_gb(experiment),
-        "predicted_memory_gb": experiment.peak_memory_bytes / 1e9,
-        "memory": experiment.memory_sentence,
+        "peak_memory_gb": peak_memory_gb(workbench),
+        "predicted_memory_gb": workbench.peak_memory_bytes / 1e9,
+        "memory": workbench.memory_sentence,
         "mission_sweep_hours": MISSION_TASK_STEPS * per_task_step / 3600,
     }
 
 
-def peak_memory_gb(experiment: Experiment) -> float:
+def peak_memory_gb(workbench: Workbench) -> float:
     """Of the whole process on the CPU, loading included; of the allocator on CUDA."""
-    device = experiment.encoder.backbone.device
+    device = workbench.encoder.backbone.device
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -20,7 +20,7 @@ from reptile_scaling.datasets.banking77 import read_published_split
 from reptile_scaling.datasets.dataset import make_dataset
 from reptile_scaling.datasets.files import rows_of
 from reptile_scaling.errors import InputError
-from reptile_scaling.experiment import open_corpus
+from reptile_scaling.learning.workbench import open_corpus
 from reptile_scaling.model.peft_io import load_adapter
 from reptile_scaling.runs import Cell, RunDirectory
 

@@ -6,46 +6,46 @@ import torch.nn.functional as F
 from reptile_scaling.baselines import BASELINES, run_baseline
 from reptile_scaling.baselines.prompting import DEMONSTRATION, PROMPT
 from reptile_scaling.config import make_config
-from reptile_scaling.evaluation import test_episodes as shared_test_episodes
-from reptile_scaling.examples import slots
-from reptile_scaling.experiment import open_corpus, open_experiment
+from reptile_scaling.learning.evaluation import test_episodes as shared_test_episodes
+from reptile_scaling.learning.examples import slots
+from reptile_scaling.learning.workbench import open_corpus, open_workbench
 from reptile_scaling.model.label_words import plain_words
 from reptile_scaling.runs import Cell, RunDirectory
 from reptile_scaling.sweep import baseline_names, plan_sweep, run_sweep
 
 
 @pytest.fixture(scope="module")
-def experiment(toy_settings):
+def workbench(toy_settings):
     config = make_config({**toy_settings, "num_meta_test_tasks": 20})
-    return open_experiment(config, open_corpus(config), "cpu")
+    return open_workbench(config, open_corpus(config), "cpu")
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_baseline_reports_every_shared_test_task(name: str, experiment) -> None:
-    result = run_baseline(experiment, name)
+def test_baseline_reports_every_shared_test_task(name: str, workbench) -> None:
+    result = run_baseline(workbench, name)
     assert len(result.task_accuracies) == 20
     assert result.accuracy == pytest.approx(np.mean(result.task_accuracies))
     assert 0 <= result.accuracy <= 1
 
 
-def test_zero_step_is_exactly_chance(experiment) -> None:
+def test_zero_step_is_exactly_chance(workbench) -> None:
     # A head of zeros gives equal logits: the first slot is chosen, right for one of three ways.
-    assert run_baseline(experiment, "zero_step").task_accuracies == pytest.approx([1 / 3] * 20)
+    assert run_baseline(workbench, "zero_step").task_accuracies == pytest.approx([1 / 3] * 20)
 
 
-def test_nearest_mean_equals_distances_written_out(experiment) -> None:
-    encoder, expected = experiment.encoder, []
-    for episode in shared_test_episodes(experiment):
+def test_nearest_mean_equals_distances_written_out(workbench) -> None:
+    encoder, expected = workbench.encoder, []
+    for episode in shared_test_episodes(workbench):
         support, query = (
             np.stack([encoder.features(encoder.prepare([row]), None).numpy() for row in part])
             for part in (episode.support, episode.query)
         )
         distances = np.linalg.norm(query[:, :, None] - support.mean(1), axis=-1)
         expected.append((distances.argmin(-1) == np.arange(3)[:, None]).mean())
-    assert run_baseline(experiment, "nearest_mean").task_accuracies == pytest.approx(expected)
+    assert run_baseline(workbench, "nearest_mean").task_accuracies == pytest.approx(expected)
 
 
-def test_tuned_fine_tuning_chooses_on_validation_tasks(experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tuned_fine_tuning_chooses_on_validation_tasks(workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     import reptile_scaling.baselines.fine_tuning as fine_tuning
 
     seen = []
@@ -53,16 +53,16 @@ def test_tuned_fine_tuning_chooses_on_validation_tasks(experiment, monkeypatch: 
     monkeypatch.setattr(
         fine_tuning, "evaluate", lambda *a: (seen.append({c for e in a[2] for c in e.classes}), evaluate(*a))[1]
     )
-    run_baseline(experiment, "no_meta_tuned")
-    split = experiment.corpus.split
+    run_baseline(workbench, "no_meta_tuned")
+    split = workbench.corpus.split
     assert all(classes <= set(split.validation) for classes in seen[:-1])
     assert seen[-1] <= set(split.test)
 
 
-def test_logistic_regression_equals_its_penalised_likelihood(experiment) -> None:
+def test_logistic_regression_equals_its_penalised_likelihood(workbench) -> None:
     """Minimised here by plain gradient descent in double precision, at the penalty that was chosen."""
-    result = run_baseline(experiment, "logistic_regression")
-    encoder, episode = experiment.encoder, shared_test_episodes(experiment)[0]
+    result = run_baseline(workbench, "logistic_regression")
+    encoder, episode = workbench.encoder, shared_test_episodes(workbench)[0]
     support, query = (
         encoder.features(encoder.prepare([part.ravel()]), None).double() for part in (episode.support, episode.query)
     )
@@ -83,15 +83,15 @@ def test_logistic_regression_equals_its_penalised_likelihood(experiment) -> None
     assert result.task_losses[0] == pytest.approx(float(loss.detach()), rel=1e-2)
 
 
-def test_prompts_show_the_support_set_and_no_query_label(experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_show_the_support_set_and_no_query_label(workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     import reptile_scaling.baselines.prompting as prompting
 
     asked = []
     score = prompting.continuation_scores
     monkeypatch.setattr(prompting, "continuation_scores", lambda *a: (asked.append(a[1:]), score(*a))[1])
-    result = run_baseline(experiment, "in_context")
-    dataset, tokenizer = experiment.corpus.dataset, experiment.encoder.backbone.tokenizer
-    episode, (context, prompts, labels) = shared_test_episodes(experiment)[0], asked[0]
+    result = run_baseline(workbench, "in_context")
+    dataset, tokenizer = workbench.corpus.dataset, workbench.encoder.backbone.tokenizer
+    episode, (context, prompts, labels) = shared_test_episodes(workbench)[0], asked[0]
     words = [plain_words(dataset.class_names[c]) for c in episode.classes]
 
     def tokens(text: str) -> list[int]:

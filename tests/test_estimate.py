@@ -2,8 +2,8 @@
 
 import pytest
 
-import reptile_scaling.adaptation as adaptation
-import reptile_scaling.evaluation as evaluation
+import reptile_scaling.learning.evaluation as evaluation
+import reptile_scaling.learning.inner_loop as inner_loop
 from reptile_scaling.config import Config, make_config
 from reptile_scaling.estimate import baseline_work, estimate_cost, evaluation_work, training_work
 from reptile_scaling.runs import Cell, CellStatus, RunDirectory
@@ -15,18 +15,18 @@ def test_planned_work_is_the_work_done(toy_settings, tmp_path, monkeypatch: pyte
     run = RunDirectory(tmp_path / "run")
     plan = plan_sweep(config, run)
     done = {"steps": 0, "readings": 0}
-    adapt_group, query = adaptation._adapt_group, evaluation._query
+    adapt, read = inner_loop.adapt_support, evaluation.read_queries
 
-    def counted_group(support, theta, loop, rngs, moments):
-        done["steps"] += support.n_tasks * loop.steps
-        return adapt_group(support, theta, loop, rngs, moments)
+    def counted_adaptation(support, batch):
+        done["steps"] += support.n_tasks * batch.loop.steps
+        return adapt(support, batch)
 
-    def counted_query(encoder, adapters, episodes):
-        done["readings"] += len(episodes)
-        return query(encoder, adapters, episodes)
+    def counted_reading(encoder, batch, adapters):
+        done["readings"] += len(batch)
+        return read(encoder, batch, adapters)
 
-    monkeypatch.setattr(adaptation, "_adapt_group", counted_group)
-    monkeypatch.setattr(evaluation, "_query", counted_query)
+    monkeypatch.setattr(inner_loop, "adapt_support", counted_adaptation)
+    monkeypatch.setattr(evaluation, "read_queries", counted_reading)
     promised = training_work(plan, run) + evaluation_work(plan)
     run_sweep(Plan(plan.config, plan.corpus, plan.devices, plan.jobs[:1], 0), run)
     steps = promised.visits * config.k_inner + promised.inner_steps

@@ -15,12 +15,14 @@ import pytest
 import torch
 import yaml
 
-import reptile_scaling.adaptation as adaptation
+import reptile_scaling.learning.cohort as cohort
+import reptile_scaling.learning.inner_loop as inner_loop
 import reptile_scaling.sweep as sweep
-import reptile_scaling.training as training
 from reptile_scaling.config import Config, make_config
 from reptile_scaling.errors import InputError, StorageError
 from reptile_scaling.interruption import StopRequested
+from reptile_scaling.learning.cell_training import CellTraining
+from reptile_scaling.learning.meta_step import Visit
 from reptile_scaling.report.law_table import losses_of_run
 from reptile_scaling.runs import Cell, RunDirectory
 from reptile_scaling.storage import write_bytes
@@ -154,8 +156,8 @@ def test_ctrl_c_saves_the_step_and_the_same_command_goes_on(small, tmp_path) -> 
 def test_second_ctrl_c_stops_at_once(small, tmp_path) -> None:
     config_file, out = tmp_path / "long.yaml", tmp_path / "out"
     config_file.write_text(yaml.safe_dump({**small, "num_meta_steps": 100_000, "eval_interval": 100_000}))
-    slow = PLAIN.replace("; main()", "\nimport time, reptile_scaling.training as t\nstep = t._meta_step\n") + (
-        "def slow(*a):\n    step(*a)\n    time.sleep(60)\nt._meta_step = slow\nmain()"
+    slow = PLAIN.replace("; main()", "\nimport time, reptile_scaling.learning.cohort as c\nstep = c.meta_step\n") + (
+        "def slow(*a):\n    outcomes = step(*a)\n    time.sleep(60)\n    return outcomes\nc.meta_step = slow\nmain()"
     )
     process = start(slow, "run", config_file, "--out", out)
     wait_for_step(out, process, at_least=0)
@@ -169,19 +171,19 @@ def test_second_ctrl_c_stops_at_once(small, tmp_path) -> None:
 
 
 def failing_in(cell: Cell, error: Exception):
-    """A meta-step that raises whenever a cell takes part."""
-    step = training._meta_step
+    """What a meta-step asks of a cell; of this one it raises."""
+    visits = CellTraining.next_visits
 
-    def meta_step(experiment, trainings) -> None:
-        if any(t.cell == cell for t in trainings):
+    def next_visits(training: CellTraining) -> list[Visit]:
+        if training.cell == cell:
             raise error
-        step(experiment, trainings)
+        return visits(training)
 
-    return meta_step
+    return next_visits
 
 
 def test_cell_that_raises_fails_alone_and_the_fit_names_it(small, tmp_path, whole, monkeypatch) -> None:
-    monkeypatch.setattr(training, "_meta_step", failing_in(Cell(8, 1), RuntimeError("a kernel\nwent wrong")))
+    monkeypatch.setattr(CellTraining, "next_visits", failing_in(Cell(8, 1), RuntimeError("a kernel\nwent wrong")))
     run = swept(small, tmp_path / "run")
     status = run.cell(Cell(8, 1)).read_status()
     assert (status.state, status.reason) == ("failed", "RuntimeError: a kernel went wrong")
@@ -223,15 +225,15 @@ def test_baseline_that_raises_is_recorded_and_tried_again(small, tmp_path, monke
     ids=lambda error: type(error).__name__,
 )
 def test_out_of_memory_is_retried_in_smaller_groups(error, small, tmp_path, whole, monkeypatch) -> None:
-    group, sizes = adaptation._adapt_group, []
+    adapt, sizes = inner_loop.adapt_support, []
 
-    def starved(support, *rest):
+    def starved(support, batch):
         sizes.append(support.n_tasks)
         if support.n_tasks > 2:
             raise error
-        return group(support, *rest)
+        return adapt(support, batch)
 
-    monkeypatch.setattr(adaptation, "_adapt_group", starved)
+    monkeypatch.setattr(inner_loop, "adapt_support", starved)
     run = swept(small, tmp_path / "run")
     assert len(run.results()) == 6 and sizes[0] == 8
     for cell in run.cells():
@@ -239,7 +241,7 @@ def test_out_of_memory_is_retried_in_smaller_groups(error, small, tmp_path, whol
 
 
 def test_cell_too_large_for_one_task_at_a_time_fails_with_the_reason(small, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(training, "_meta_step", failing_in(Cell(2, 0), MemoryError("not even one")))
+    monkeypatch.setattr(CellTraining, "next_visits", failing_in(Cell(2, 0), MemoryError("not even one")))
     run = swept({**small, "n_tasks_list": [2], "seeds": [0, 1]}, tmp_path / "run")
     assert run.cell(Cell(2, 0)).read_status().reason == "MemoryError: not even one"
     assert run.cell(Cell(2, 1)).is_done
@@ -271,14 +273,14 @@ def test_read_only_folder_is_one_sentence(tmp_path, monkeypatch) -> None:
 
 
 def test_checkpoint_cut_short_costs_one_interval_and_two_cost_one_cell(small, tmp_path, whole, monkeypatch) -> None:
-    step = training._meta_step
+    step = cohort.meta_step
 
-    def stop_at_ten(experiment, trainings) -> None:
-        if trainings[0].meta_step == 10:
+    def stop_at_ten(workbench, states, visits):
+        if states[0].meta_step == 10:
             raise KeyboardInterrupt  # at once: nothing is saved after step 9
-        step(experiment, trainings)
+        return step(workbench, states, visits)
 
-    monkeypatch.setattr(training, "_meta_step", stop_at_ten)
+    monkeypatch.setattr(cohort, "meta_step", stop_at_ten)
     run = RunDirectory(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         run_sweep(plan_sweep(make_config(small), run), run)

@@ -12,7 +12,7 @@ from reptile_scaling.datasets.dataset import make_dataset
 from reptile_scaling.datasets.duplicates import near_duplicates
 from reptile_scaling.datasets.published import PUBLISHED
 from reptile_scaling.errors import InputError
-from reptile_scaling.experiment import open_corpus
+from reptile_scaling.learning.workbench import open_corpus
 from reptile_scaling.runs import RunDirectory
 from reptile_scaling.sweep import plan_sweep, run_sweep
 

@@ -18,10 +18,10 @@ import pytest
 from markupsafe import escape
 
 from reptile_scaling.config import make_config
-from reptile_scaling.evaluation import adaptation_curve, count_confusions, evaluate
-from reptile_scaling.evaluation import test_episodes as episodes_of
-from reptile_scaling.evaluation import test_loop as loop_of
-from reptile_scaling.experiment import fresh_initialisation, open_corpus, open_experiment
+from reptile_scaling.learning.evaluation import adaptation_curve, count_confusions, evaluate
+from reptile_scaling.learning.evaluation import test_episodes as episodes_of
+from reptile_scaling.learning.evaluation import test_loop as loop_of
+from reptile_scaling.learning.workbench import fresh_initialisation, open_corpus, open_workbench
 from reptile_scaling.report import draw_charts, write_report
 from reptile_scaling.report.difficulty import class_difficulties, task_difficulties
 from reptile_scaling.report.findings import convergence_sentence, gain_sentence, overtraining_sentence
@@ -128,10 +128,10 @@ def test_difficulty_counts_every_query(finished: RunDirectory) -> None:
 def test_confusions_and_curve_equal_slow_twins(toy_settings) -> None:
     config = make_config({**toy_settings, "lora_layers": "top-1"})
     corpus = open_corpus(config)
-    experiment = open_experiment(config, corpus, "cpu")
-    episodes, theta = episodes_of(experiment), fresh_initialisation(experiment, 0)
+    workbench = open_workbench(config, corpus, "cpu")
+    episodes, theta = episodes_of(workbench), fresh_initialisation(workbench, 0)
     loop = loop_of(config)
-    figures = evaluate(experiment.encoder, theta, episodes, loop)
+    figures = evaluate(workbench.encoder, theta, episodes, loop)
     names = corpus.dataset.class_names
     counted = count_confusions(episodes, figures.predicted, names)
     slow: Counter[tuple[str, str]] = Counter()
@@ -141,8 +141,8 @@ def test_confusions_and_curve_equal_slow_twins(toy_settings) -> None:
                 guess = figures.predicted[t, way * config.k_query + q]
                 slow[names[episode.classes[way]], names[episode.classes[guess]]] += 1
     assert {(row["class"], row["predicted"]): row["n"] for row in counted} == slow
-    curve = {row["inner_step"]: row for row in adaptation_curve(experiment.encoder, theta, episodes, loop)}
-    alone = evaluate(experiment.encoder, theta, episodes, replace(loop, steps=5))
+    curve = {row["inner_step"]: row for row in adaptation_curve(workbench.encoder, theta, episodes, loop)}
+    alone = evaluate(workbench.encoder, theta, episodes, replace(loop, steps=5))
     assert curve[5]["loss"] == pytest.approx(alone.loss.mean(), abs=1e-6)
     assert curve[0]["loss"] == pytest.approx(np.log(config.n_way), abs=1e-6), "a head of zeros knows nothing"
     assert curve[0]["accuracy"] == pytest.approx(alone.zero_step_accuracy.mean())

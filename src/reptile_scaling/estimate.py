@@ -10,27 +10,28 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from reptile_scaling.adaptation import adapt
-from reptile_scaling.algorithms import ALGORITHMS
-from reptile_scaling.algorithms.algorithm import MetaBatch
 from reptile_scaling.baselines import BASELINES
-from reptile_scaling.evaluation import (
+from reptile_scaling.joint_baseline import JOINT, joint_work
+from reptile_scaling.learning.algorithms import ALGORITHMS
+from reptile_scaling.learning.evaluation import (
     READINGS_PER_TASK,
     curve_work,
     evaluate,
-    starting_points,
     test_episodes,
     training_loop,
 )
-from reptile_scaling.experiment import Experiment, fresh_initialisation, open_experiment
-from reptile_scaling.joint_baseline import JOINT, joint_work
+from reptile_scaling.learning.inner_loop import adapt_in_groups
+from reptile_scaling.learning.meta_state import fresh_state
+from reptile_scaling.learning.meta_step import batch_gradients
+from reptile_scaling.learning.starts import starting_points
+from reptile_scaling.learning.task_batch import TaskBatch
+from reptile_scaling.learning.work import Work
+from reptile_scaling.learning.workbench import Workbench, fresh_initialisation, open_workbench
 from reptile_scaling.model.encoder import PromptEncoder
 from reptile_scaling.progress import duration
 from reptile_scaling.runs import RunDirectory
 from reptile_scaling.sweep import BaselineJob, CohortJob, Plan
 from reptile_scaling.tasks import Episode, pack_tokens, training_pool
-from reptile_scaling.training import first_state
-from reptile_scaling.work import Work
 
 TIMED_FORWARDS = 64
 
@@ -84,8 +85,8 @@ class CostEstimate:
 
 def estimate_cost(plan: Plan, run: RunDirectory) -> CostEstimate:
     """Opens the model on the first device and times a little of the work; writes nothing."""
-    experiment = open_experiment(plan.config, plan.corpus, plan.devices[0])
-    pace = measure_pace(experiment)
+    workbench = open_workbench(plan.config, plan.corpus, plan.devices[0])
+    pace = measure_pace(workbench)
     workers = max(1, min(len(plan.devices), len(plan.jobs)))
     used = _utterances_at_most(plan)
     return CostEstimate(
@@ -95,8 +96,8 @@ def estimate_cost(plan: Plan, run: RunDirectory) -> CostEstimate:
         # Every device fills a cache of its own.
         shared_activations=used * pace.seconds_per_utterance if plan.jobs else 0.0,
         seconds_per_inner_step=pace.seconds_per_inner_step,
-        memory=experiment.memory_sentence,
-        peak_memory_bytes=experiment.peak_memory_bytes,
+        memory=workbench.memory_sentence,
+        peak_memory_bytes=workbench.peak_memory_bytes,
     )
 
 
@@ -138,21 +139,22 @@ def _utterances_at_most(plan: Plan) -> int:
     return min(len(plan.corpus.dataset.texts), n_tasks * per_task)
 
 
-def measure_pace(experiment: Experiment) -> Pace:
+def measure_pace(workbench: Workbench) -> Pace:
     """Times one cohort's meta-step of two inner steps, and one group of test tasks, each after a warm-up."""
-    config, encoder = experiment.config, experiment.encoder
-    pool = training_pool(experiment.corpus.dataset, experiment.corpus.split, config, config.seeds[0])
+    config, encoder = workbench.config, workbench.encoder
+    pool = training_pool(workbench.corpus.dataset, workbench.corpus.split, config, config.seeds[0])
     episodes = pool.episodes(config.tasks_per_step)
-    tested = test_episodes(experiment)[: encoder.tasks_in_flight]
+    tested = test_episodes(workbench)[: encoder.tasks_in_flight]
     fresh = np.unique(np.concatenate([part.ravel() for e in (*episodes, *tested) for part in (e.support, e.query)]))
     filling = _seconds(lambda: encoder.remember(fresh))
-    theta = fresh_initialisation(experiment, 0)
+    theta = fresh_initialisation(workbench, 0)
     start = starting_points(encoder, theta, [episode.classes for episode in episodes], config.head)
     one_step = replace(training_loop(config), steps=1, batch_size=None)
     two_steps = replace(one_step, steps=2)
     rngs = [np.random.default_rng(i) for i in range(len(episodes))]
-    adapt(encoder, start, episodes, one_step, rngs)
-    step = _seconds(lambda: adapt(encoder, start, episodes, two_steps, rngs)) / (2 * len(episodes))
+    adapt_in_groups(encoder, TaskBatch(start, episodes, one_step, rngs))
+    batch = TaskBatch(start, episodes, two_steps, rngs)
+    step = _seconds(lambda: adapt_in_groups(encoder, batch)) / (2 * len(episodes))
     evaluate(encoder, theta, tested[:1], one_step)
     reading = _seconds(lambda: evaluate(encoder, theta, tested, one_step)) / len(tested) - step
     n_support = config.n_way * config.train_shots
@@ -160,7 +162,7 @@ def measure_pace(experiment: Experiment) -> Pace:
     reading = max(0.0, reading) / READINGS_PER_TASK
     filling = filling / len(fresh) if encoder.has_cache else 0.0
     return Pace(
-        seconds_per_visit=_visit_seconds(experiment, episodes, step),
+        seconds_per_visit=_visit_seconds(workbench, episodes, step),
         seconds_per_inner_step=step,
         seconds_per_reading=reading,
         seconds_per_utterance=filling,
@@ -177,23 +179,21 @@ def _whole_forward_seconds(encoder: PromptEncoder, utterances: np.ndarray) -> fl
     return _seconds(lambda: encoder.backbone.features(placed)) / len(some)
 
 
-def _visit_seconds(experiment: Experiment, episodes: Sequence[Episode], inner_step: float) -> float:
+def _visit_seconds(workbench: Workbench, episodes: Sequence[Episode], inner_step: float) -> float:
     """One task's part of a meta-step. Where that is more than its inner steps, it is timed with one step and with two,
     since it grows by the same with every step."""
-    config, encoder = experiment.config, experiment.encoder
+    config, encoder = workbench.config, workbench.encoder
     algorithm = ALGORITHMS[config.algorithm]
     if not algorithm.reads_query:
         return config.k_inner * inner_step
-    theta, _, _ = first_state(experiment, seed=0)
+    theta = fresh_state(workbench, seed=0).theta
     starts = starting_points(encoder, theta, [episode.classes for episode in episodes], config.head)
 
     def visit(n_steps: int) -> None:
         loop = replace(training_loop(config), steps=n_steps)
         rngs = [np.random.default_rng(i) for i in range(len(episodes))]
-        owners = [0] * len(episodes)
-        algorithm.task_gradients(
-            encoder, MetaBatch(starts, episodes, loop, rngs, owners, experiment.corpus.split.train)
-        )
+        batch = TaskBatch(starts, episodes, loop, rngs, train_classes=workbench.corpus.split.train)
+        batch_gradients(encoder, algorithm, batch)
 
     visit(1)
     one, two = _seconds(lambda: visit(1)), _seconds(lambda: visit(2))

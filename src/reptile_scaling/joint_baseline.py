@@ -9,10 +9,10 @@ from reptile_scaling.baselines.baseline import Scores
 from reptile_scaling.baselines.fine_tuning import fine_tuning_work
 from reptile_scaling.config import Config
 from reptile_scaling.errors import InputError
-from reptile_scaling.experiment import Experiment
+from reptile_scaling.learning.cohort import train_cohort
+from reptile_scaling.learning.work import Work
+from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.runs import BaselineResult, Cell, RunDirectory
-from reptile_scaling.training import train_cohort
-from reptile_scaling.work import Work
 
 JOINT = "joint"
 LABEL = "joint training, same inner loop"
@@ -43,14 +43,14 @@ def joint_work(config: Config) -> Work:
     return trained + fine_tuning_work(config.num_meta_test_tasks, config.test_steps)
 
 
-def run_joint_baseline(experiment: Experiment, run: RunDirectory) -> BaselineResult:
+def run_joint_baseline(workbench: Workbench, run: RunDirectory) -> BaselineResult:
     """Trains one cell, resumable as all are, and reads it on the shared test tasks."""
-    config = joint_config(experiment.config)
+    config = joint_config(workbench.config)
     cell = Cell(max(config.n_tasks_list), config.seeds[0])
     rival = RunDirectory(run.joint_folder)
     folder = rival.cell(cell)
     if not folder.is_done:
-        train_cohort(replace(experiment, config=config), [cell], rival)
+        train_cohort(replace(workbench, config=config), [cell], rival)
     if not folder.is_done:
         raise InputError(f"joint training diverged at meta_lr {config.meta_lr:g}: lower inner_lr")
     rows = folder.read_test_tasks()

@@ -6,18 +6,21 @@ one back. Any number of classes, any and unequal shots.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from reptile_scaling.adaptation import InnerLoop, adapt_to_support
 from reptile_scaling.config import Config, make_config
 from reptile_scaling.datasets.dataset import IntentDataset
 from reptile_scaling.errors import InputError
-from reptile_scaling.evaluation import starting_points, test_loop
+from reptile_scaling.learning.evaluation import test_loop
+from reptile_scaling.learning.examples import Examples
+from reptile_scaling.learning.inner_loop import adapt_support
+from reptile_scaling.learning.starts import starting_points
+from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
 from reptile_scaling.model.adam_moments import AdamMoments
+from reptile_scaling.model.adapter_facts import adaptation_facts
 from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.encoder import PromptEncoder, tokenize_prompts
@@ -27,17 +30,9 @@ from reptile_scaling.model.loading import check_model, choose_devices, load_lang
 from reptile_scaling.model.peft_io import load_adapter, load_moments, read_facts, save_adapter
 from reptile_scaling.model.prefix_cache import PrefixCache
 from reptile_scaling.randomness import stream
-from reptile_scaling.storage import named_refusals
+from reptile_scaling.storage import named_refusals, write_bytes
 
 TEXTS_PER_FORWARD = 256
-# What a configuration must say for an adapter to be loaded and adapted again.
-FACT_KEYS = (
-    "model_name", "model_revision", "dtype", "load_in_8bit", "load_in_4bit", "max_length", "template",
-    "n_way", "k_support", "algorithm", "head", "label_words",
-    "k_inner", "k_inner_test", "inner_lr", "inner_optimizer", "inner_batch_size",
-    "lora_r", "lora_alpha", "lora_layers", "lora_targets",
-)  # fmt: skip
-
 CARD = """---
 base_model: {base}
 library_name: peft
@@ -97,7 +92,7 @@ class Labeller:
             raise InputError(f"text {folded.index('') + 1} of {len(texts)} is empty: fill it in or leave it out")
         probabilities = [np.zeros((0, len(self.labels)))]
         for start in range(0, len(texts), TEXTS_PER_FORWARD):
-            encoder = _encoder(self.backbone, folded[start : start + TEXTS_PER_FORWARD], self.config)
+            encoder = engine_for_texts(self.backbone, folded[start : start + TEXTS_PER_FORWARD], self.config)
             batch = encoder.prepare([np.arange(len(encoder.token_ids))])
             scores = logits(self.adapters, encoder.features(batch, self.adapters)[None])[0]
             probabilities.append(scores.double().softmax(-1).cpu().numpy())
@@ -137,12 +132,6 @@ def wilson_interval(n_correct: int, n: int, z: float = 1.96) -> tuple[float, flo
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
-def adaptation_facts(config: Config, labels: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """`adaptation.json`: the settings an adapter needs, and its labels once it is adapted to some."""
-    settings = config.model_dump(mode="json")
-    return {"config": {key: settings[key] for key in FACT_KEYS}, "labels": list(labels) if labels else None}
-
-
 def adapt_to_labels(
     adapter: Path,
     support: IntentDataset,
@@ -170,7 +159,7 @@ def adapt_to_labels(
         raise InputError(f"adapter {str(adapter)!r} is adapted to {', '.join(labels)} already: give its initialisation")
     backbone, theta = _open(adapter, config, device)
     n_classes = len(support.class_names)
-    encoder = _encoder(backbone, support.texts, config)
+    encoder = engine_for_texts(backbone, support.texts, config)
     if HEADS[config.head].from_words is not None:
         encoder.label_vectors = label_vectors_of(backbone, support.class_names, config.label_words)
     start = starting_points(encoder, _head_for(theta, n_classes), [range(n_classes)], config.head)
@@ -179,8 +168,10 @@ def adapt_to_labels(
         moments = AdamMoments(_head_for(moments.squares, n_classes), moments.steps).repeated(1)
     loop = _loop(config, len(support.texts), steps, learning_rate)
     utterances = np.concatenate(support.utterances_by_class)
-    rng = stream(0, "test_batches")
-    adapted = adapt_to_support(encoder, start, utterances, support.labels[utterances], loop, rng, moments)
+    encoder.remember(utterances)
+    labels_S = torch.from_numpy(support.labels[utterances]).to(backbone.device)
+    shots = Examples(encoder, [utterances], labels_S)
+    adapted = adapt_support(shots, TaskBatch(start, (), loop, [stream(0, "test_batches")], moments=moments))
     single = adapted.adapters.map(lambda tensor: tensor[0])
     if not single.is_finite():
         raise InputError(f"adaptation diverged at --lr {loop.learning_rate:g}: lower it")
@@ -191,7 +182,8 @@ def adapt_to_labels(
         before=done.first_loss, after=done.last_loss,
     )  # fmt: skip
     with named_refusals(out):
-        save_adapter(out, backbone, single, config.model_name, card, adaptation_facts(config, support.class_names))
+        save_adapter(out, backbone, single, config.model_name, adaptation_facts(config, support.class_names))
+        write_bytes(out / "README.md", card.encode())
     return Labeller(support.class_names, backbone, adapted.adapters, config), done
 
 
@@ -252,6 +244,6 @@ def _loop(config: Config, n_support: int, steps: int | None, learning_rate: floa
     return replace(loop, steps=steps or loop.steps, learning_rate=learning_rate or loop.learning_rate)
 
 
-def _encoder(backbone: Backbone, texts: tuple[str, ...] | list[str], config: Config) -> PromptEncoder:
+def engine_for_texts(backbone: Backbone, texts: tuple[str, ...] | list[str], config: Config) -> PromptEncoder:
     token_ids = tokenize_prompts(backbone.tokenizer, texts, config.template, config.max_length)
     return PromptEncoder(backbone, token_ids, PrefixCache(backbone, token_ids) if backbone.first_adapted > 0 else None)

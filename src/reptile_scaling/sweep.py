@@ -13,16 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from reptile_scaling.algorithms import ALGORITHMS
 from reptile_scaling.axes import AXES
 from reptile_scaling.baselines import BASELINES, run_baseline
 from reptile_scaling.config import Config
 from reptile_scaling.errors import InputError, StorageError
 from reptile_scaling.event_files import check_event_files
 from reptile_scaling.executors import map_devices
-from reptile_scaling.experiment import Corpus, Experiment, open_corpus, open_experiment
 from reptile_scaling.interruption import Flag
 from reptile_scaling.joint_baseline import JOINT, run_joint_baseline
+from reptile_scaling.learning.algorithms import ALGORITHMS
+from reptile_scaling.learning.cohort import train_cohort
+from reptile_scaling.learning.workbench import Corpus, Workbench, open_corpus, open_workbench
 from reptile_scaling.model.heads import HEADS
 from reptile_scaling.model.label_words import MOST_SYMBOLS
 from reptile_scaling.model.loading import check_model, check_quantization, choose_devices, is_encoder, share_threads
@@ -30,7 +31,6 @@ from reptile_scaling.model.memory import is_device_lost, is_out_of_memory
 from reptile_scaling.ray_executor import map_cluster
 from reptile_scaling.runs import JOINT_FOLDER, Cell, RunDirectory, Worker, grid
 from reptile_scaling.tasks import TaskPool, check_class_counts, check_class_sizes, evaluation_pool, training_pool
-from reptile_scaling.training import train_cohort
 
 SECONDS_BETWEEN_HEARTBEATS = 5.0
 RECORDED_PACKAGES = ("reptile-scaling-law", "torch", "transformers", "peft", "numpy", "scipy")
@@ -253,10 +253,10 @@ class SweepWorker:
             share_threads(n_cpu_workers)
         self._run = RunDirectory(root)
         self._config, self._corpus, self._device = config, corpus, device
-        self._opened: Experiment | None = None
-        experiment = self._experiment_at(config.levels[-1])
-        in_flight = experiment.encoder.tasks_in_flight
-        worker = Worker(name, device, in_flight, experiment.peak_memory_bytes, experiment.memory_sentence)
+        self._opened: Workbench | None = None
+        workbench = self._experiment_at(config.levels[-1])
+        in_flight = workbench.encoder.tasks_in_flight
+        worker = Worker(name, device, in_flight, workbench.peak_memory_bytes, workbench.memory_sentence)
         self._run.write_worker(worker)
         self._closed = threading.Event()
         # The thread knows nothing of the model, which goes when this worker does.
@@ -297,9 +297,9 @@ class SweepWorker:
     def _perform(self, job: Job) -> None:
         match job:
             case BaselineJob(name):
-                experiment = self._experiment_at(self._config.levels[-1])
+                workbench = self._experiment_at(self._config.levels[-1])
                 is_joint = name == JOINT
-                result = run_joint_baseline(experiment, self._run) if is_joint else run_baseline(experiment, name)
+                result = run_joint_baseline(workbench, self._run) if is_joint else run_baseline(workbench, name)
                 self._run.write_baseline(result)
             case CohortJob(cells):
                 train_cohort(self._experiment_at(self._level_of(cells[0])), cells, self._run)
@@ -308,12 +308,12 @@ class SweepWorker:
         levels = self._config.levels
         return levels[0] if cell.value is None else next(x for x in levels if getattr(x, cell.axis) == cell.value)
 
-    def _experiment_at(self, level: Config) -> Experiment:
+    def _experiment_at(self, level: Config) -> Workbench:
         """The open one, if it has the level's model and LoRA; else that is loaded in place of the one before."""
         if self._opened is not None and (level == self._opened.config or AXES[level.axis].shares_model):
             return replace(self._opened, config=level)
         self._opened = None  # both at once may not fit
-        self._opened = open_experiment(level, self._corpus, self._device)
+        self._opened = open_workbench(level, self._corpus, self._device)
         return self._opened
 
     def _take_fewer_tasks(self) -> bool:

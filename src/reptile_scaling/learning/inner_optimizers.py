@@ -1,10 +1,11 @@
 """Optimisers of the inner loop. All act on each number by itself, so stacked tasks are each optimised alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from reptile_scaling.errors import InputError
 from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapters import Adapters
 
@@ -57,14 +58,31 @@ class ContinuedAdam:
 InnerOptimizer = FreshOptimizer | ContinuedAdam
 
 
+def _adam(parameters: Adapters, learning_rate: float, moments: AdamMoments | None) -> InnerOptimizer:
+    if moments is not None:
+        return ContinuedAdam(parameters, learning_rate, moments)
+    variables = list(parameters.tensors.values())
+    adam = torch.optim.Adam(variables, lr=learning_rate, betas=(0.0, ADAM_BETA2), eps=ADAM_EPSILON, fused=True)
+    return FreshOptimizer(adam, variables)
+
+
+def _sgd(parameters: Adapters, learning_rate: float, moments: AdamMoments | None) -> InnerOptimizer:
+    assert moments is None, "SGD has no moments to go on from"
+    variables = list(parameters.tensors.values())
+    return FreshOptimizer(torch.optim.SGD(variables, lr=learning_rate), variables)
+
+
+INNER_OPTIMIZERS: dict[str, Callable[[Adapters, float, AdamMoments | None], InnerOptimizer]] = {
+    "adam": _adam,
+    "sgd": _sgd,
+}
+"""(a stack of parameters `[T, …]`, learning rate, moments to go on from) → what steps along their gradients."""
+
+
 def make_optimizer(
     name: str, parameters: Adapters, learning_rate: float, moments: AdamMoments | None
 ) -> InnerOptimizer:
-    """`adam` or `sgd` on a stack `[T, …]`; with `moments` Adam goes on where it was."""
-    variables = list(parameters.tensors.values())
-    if name == "sgd":
-        return FreshOptimizer(torch.optim.SGD(variables, lr=learning_rate), variables)
-    if moments is None:
-        adam = torch.optim.Adam(variables, lr=learning_rate, betas=(0.0, ADAM_BETA2), eps=ADAM_EPSILON, fused=True)
-        return FreshOptimizer(adam, variables)
-    return ContinuedAdam(parameters, learning_rate, moments)
+    """One of INNER_OPTIMIZERS on a stack `[T, …]`; with `moments` Adam goes on where it was."""
+    if name not in INNER_OPTIMIZERS:
+        raise InputError(f"inner_optimizer = {name!r} is unknown: use {' or '.join(INNER_OPTIMIZERS)}")
+    return INNER_OPTIMIZERS[name](parameters, learning_rate, moments)

@@ -4,32 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from reptile_scaling.adaptation import InnerLoop
+from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.model.adam_moments import AdamMoments
-from reptile_scaling.model.adapters import Adapters
+from reptile_scaling.model.adapters import Adapters, join_adapters
 from reptile_scaling.model.encoder import PromptEncoder
-from reptile_scaling.tasks import Episode
-
-
-@dataclass(frozen=True)
-class MetaBatch:
-    """The T tasks of one meta-step, of all cells of a cohort."""
-
-    theta: Adapters
-    """`[T, …]`: where each task starts, which is its cell's θ."""
-    episodes: Sequence[Episode]
-    loop: InnerLoop
-    rngs: Sequence[np.random.Generator]
-    owners: Sequence[int]
-    """The cell of each task, rising."""
-    train_classes: tuple[int, ...] = ()
-    """All classes a training task may have."""
-    moments: AdamMoments | None = None
-    """`[T, …]`: where the inner Adam goes on, if it does."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +23,27 @@ class TaskGradients:
     """Of training, nats per utterance: before each inner step, where there is an inner loop."""
     moments: AdamMoments | None = None
 
+    def rows(self, tasks: slice) -> "TaskGradients":
+        """Those of some of the tasks."""
+        moments = self.moments.rows(tasks) if self.moments is not None else None
+        return TaskGradients(self.gradients.rows(tasks), self.losses[:, tasks], moments)
+
+    @classmethod
+    def join(cls, groups: "Sequence[TaskGradients]") -> "TaskGradients":
+        """Those of groups of tasks, one after another."""
+        return cls(
+            join_adapters(g.gradients for g in groups),
+            torch.cat([g.losses for g in groups], dim=1),
+            AdamMoments.join_if_any([g.moments for g in groups]),
+        )
+
 
 @dataclass(frozen=True)
 class Algorithm:
     """How tasks move θ, and what that asks for."""
 
-    task_gradients: Callable[[PromptEncoder, MetaBatch], TaskGradients]
+    task_gradients: Callable[[PromptEncoder, TaskBatch], TaskGradients]
+    """Of a batch that fits the device; the trainer forms the batches."""
     reads_query: bool = False
     """Whether training uses the query sets too."""
     differentiates_inner_loop: bool = False

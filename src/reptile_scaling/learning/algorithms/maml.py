@@ -5,16 +5,15 @@ dL_query/dφ_k = v − α ∇²L(φ_k) v. A Hessian-vector product needs one ste
 grow with the number of steps, as it would if the whole loop were kept for autograd.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
-from reptile_scaling.adaptation import InnerLoop, first_parameters, mini_batches
-from reptile_scaling.algorithms.algorithm import MetaBatch, TaskGradients
-from reptile_scaling.algorithms.fomaml import gradient
-from reptile_scaling.examples import Examples, query_examples, support_examples
-from reptile_scaling.model.adapters import Adapters, join_adapters
+from reptile_scaling.learning.algorithms.algorithm import TaskGradients
+from reptile_scaling.learning.algorithms.fomaml import loss_gradient
+from reptile_scaling.learning.examples import Examples, query_examples, support_examples
+from reptile_scaling.learning.inner_loop import first_parameters, mini_batches
+from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
+from reptile_scaling.model.adapters import HEAD_BIAS, Adapters
 from reptile_scaling.model.encoder import PromptEncoder
 from reptile_scaling.model.heads import HEADS
 
@@ -23,36 +22,24 @@ SECOND_ORDER_FACTOR = 4
 measures, 3.9 with all thirty; rounded up."""
 
 
-def maml(encoder: PromptEncoder, batch: MetaBatch) -> TaskGradients:
-    """d/dθ of L_query(φ_t(θ))."""
-
-    def gradients_of(tasks: slice) -> TaskGradients:
-        support = support_examples(encoder, batch.episodes[tasks], batch.owners[tasks])
-        query = query_examples(encoder, batch.episodes[tasks], batch.owners[tasks])
-        return _there_and_back(support, query, batch.theta.rows(tasks), batch.loop, batch.rngs[tasks])
-
-    groups = encoder.in_groups(gradients_of, len(batch.episodes))
-    return TaskGradients(join_adapters(g.gradients for g in groups), torch.cat([g.losses for g in groups], dim=1))
-
-
-def _there_and_back(
-    support: Examples, query: Examples, theta: Adapters, loop: InnerLoop, rngs: Sequence[np.random.Generator]
-) -> TaskGradients:
-    phi = first_parameters(support, theta, loop)
+def task_gradients(encoder: PromptEncoder, batch: TaskBatch) -> TaskGradients:
+    """d/dθ of L_query(φ_t(θ)): the inner loop there, and back over its steps."""
+    support, query, loop = support_examples(encoder, batch), query_examples(encoder, batch), batch.loop
+    phi = first_parameters(support, batch.theta, loop)
     trail: list[tuple[Adapters, np.ndarray | None]] = []
     losses = []
-    for chosen in mini_batches(support, loop, rngs):
+    for chosen in mini_batches(support, batch):
         trail.append((phi, chosen))
         variables = phi.map(lambda tensor: tensor.detach().requires_grad_())
         losses_T = support.losses(variables, chosen)
         step = phi.like(torch.autograd.grad(losses_T.sum(), list(variables.tensors.values())))
         phi = phi.combine(step, lambda x, g: x - loop.learning_rate * g)
         losses.append(losses_T.detach())
-    back = gradient(query, phi)
+    back = loss_gradient(query, phi)
     for phi, chosen in reversed(trail):
         bend = hessian_times(support, phi, chosen, back)
         back = back.combine(bend, lambda v, hv: v - loop.learning_rate * hv)
-    return TaskGradients(_through_head(support, theta, loop, back), torch.stack(losses))
+    return TaskGradients(_through_head(support, batch.theta, loop, back), torch.stack(losses))
 
 
 def hessian_times(support: Examples, phi: Adapters, chosen: np.ndarray | None, vector: Adapters) -> Adapters:
@@ -69,7 +56,7 @@ def _through_head(support: Examples, theta: Adapters, loop: InnerLoop, back: Ada
     if (head_from := HEADS[loop.head].from_support) is None:
         return back
     start = theta.map(lambda tensor: tensor.detach().requires_grad_())
-    n_way = len(theta.tensors["head.bias"][0])
+    n_way = theta.tensors[HEAD_BIAS].shape[1]
     head = head_from(support.features(start), support.labels_S, n_way)
     along = torch.stack([(tensor * back.tensors[name]).sum() for name, tensor in head.items()]).sum()
     own = {name: tensor for name, tensor in start.tensors.items() if name not in head}

@@ -8,19 +8,21 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from reptile_scaling.adaptation import InnerLoop, adapt
-from reptile_scaling.algorithms import ALGORITHMS
 from reptile_scaling.config import Config
-from reptile_scaling.examples import query_examples
-from reptile_scaling.experiment import Experiment
 from reptile_scaling.interruption import stop_if_requested
+from reptile_scaling.learning.algorithms import ALGORITHMS
+from reptile_scaling.learning.examples import query_examples
+from reptile_scaling.learning.inner_loop import adapt
+from reptile_scaling.learning.starts import starting_points
+from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
+from reptile_scaling.learning.work import Work
+from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.model.adam_moments import AdamMoments
-from reptile_scaling.model.adapters import HEAD_WEIGHT, Adapters
+from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.encoder import PromptEncoder
-from reptile_scaling.model.heads import HEADS, logits, task_losses
+from reptile_scaling.model.heads import logits, task_losses
 from reptile_scaling.randomness import stream
 from reptile_scaling.tasks import Episode, evaluation_pool
-from reptile_scaling.work import Work
 
 # Forwards of a task's query set in `evaluate`: after adaptation and before.
 READINGS_PER_TASK = 2
@@ -58,17 +60,43 @@ def test_loop(config: Config) -> InnerLoop:
     return replace(training_loop(config), steps=config.test_steps, dropout=0.0)
 
 
-def test_episodes(experiment: Experiment) -> tuple[Episode, ...]:
+def test_episodes(workbench: Workbench) -> tuple[Episode, ...]:
     """The fixed test tasks, the same for every cell and baseline."""
-    config, corpus = experiment.config, experiment.corpus
+    config, corpus = workbench.config, workbench.corpus
     return evaluation_pool(corpus.dataset, corpus.split.test, config, "test").episodes(config.num_meta_test_tasks)
 
 
-def validation_episodes(experiment: Experiment) -> tuple[Episode, ...]:
+def validation_episodes(workbench: Workbench) -> tuple[Episode, ...]:
     """The fixed tasks of the validation classes; all choices are made on these."""
-    config, corpus = experiment.config, experiment.corpus
+    config, corpus = workbench.config, workbench.corpus
     pool = evaluation_pool(corpus.dataset, corpus.split.validation, config, "validation")
     return pool.episodes(config.num_validation_tasks)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Of the query sets of T tasks."""
+
+    loss: Float[np.ndarray, "T"]
+    accuracy: Float[np.ndarray, "T"]
+    predicted: Int[np.ndarray, "T Q"]
+
+    @classmethod
+    def join(cls, shares: "Sequence[Reading]") -> "Reading":
+        """Shares of the tasks, one after another."""
+        columns = zip(*((r.loss, r.accuracy, r.predicted) for r in shares), strict=True)
+        return cls(*(np.concatenate(column) for column in columns))
+
+
+@torch.no_grad()
+def read_queries(encoder: PromptEncoder, batch: TaskBatch, adapters: Adapters) -> Reading:
+    """Each task's query set under its own parameters `[T, …]`."""
+    query = query_examples(encoder, batch)
+    labels, scores = query.labels(), logits(adapters, query.features(adapters))
+    predicted = scores.argmax(-1)
+    correct = (predicted == labels).float().mean(1)
+    losses = task_losses(scores, labels)
+    return Reading(losses.double().cpu().numpy(), correct.double().cpu().numpy(), predicted.cpu().numpy())
 
 
 def evaluate(
@@ -82,18 +110,33 @@ def evaluate(
 
     Zero-step accuracy is read before any adaptation: above chance means that slots leak.
     """
-    parts = []
+    readings: list[tuple[Reading, Reading]] = []
     for start in range(0, len(episodes), encoder.tasks_in_flight):
         stop_if_requested()
         group = episodes[start : start + encoder.tasks_in_flight]
-        stack = starting_points(encoder, theta, [episode.classes for episode in group], loop.head)
-        own_moments = moments.repeated(len(group)) if moments is not None else None
-        # Mini-batches belong to the test task alone, so every initialisation meets the same ones.
-        rngs = [stream(start + i, "test_batches") for i in range(len(group))]
-        adapted = adapt(encoder, stack, group, loop, rngs, moments=own_moments).adapters
-        after, before = _query(encoder, adapted, group), _query(encoder, stack, group)
-        parts.append((after[0], after[1], before[0], before[1], after[2]))
-    return QueryLosses(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        batch = TaskBatch(
+            starting_points(encoder, theta, [episode.classes for episode in group], loop.head),
+            group,
+            loop,
+            # Mini-batches belong to the test task alone, so every initialisation meets the same ones.
+            [stream(start + i, "test_batches") for i in range(len(group))],
+            moments=moments.repeated(len(group)) if moments is not None else None,
+        )
+        readings += _read_group(encoder, batch)
+    before, after = (Reading.join(side) for side in zip(*readings, strict=True))
+    return QueryLosses(after.loss, after.accuracy, before.loss, before.accuracy, after.predicted)
+
+
+def _read_group(encoder: PromptEncoder, batch: TaskBatch) -> list[tuple[Reading, Reading]]:
+    """The query sets before and after the inner loop, of each share of the tasks."""
+    encoder.remember(batch.support_utterances())
+    encoder.remember(batch.query_utterances())
+
+    def read(tasks: slice) -> tuple[Reading, Reading]:
+        own = batch.rows(tasks)
+        return read_queries(encoder, own, own.theta), read_queries(encoder, own, adapt(encoder, own).adapters)
+
+    return encoder.in_groups(read, len(batch))
 
 
 def adaptation_curve(
@@ -134,39 +177,3 @@ def count_confusions(
         own = np.repeat(np.arange(len(names)), episode.query.shape[1])
         counts.update((names[truth], names[guess]) for truth, guess in zip(own, slots_Q, strict=True))
     return [{"class": truth, "predicted": guess, "n": n} for (truth, guess), n in sorted(counts.items())]
-
-
-def starting_points(
-    encoder: PromptEncoder, theta: Adapters, classes_of_task: Sequence[Sequence[int]], head: str
-) -> Adapters:
-    """θ once per task `[T, …]`, under the head that a task starts from where θ's own is not kept."""
-    if (reset := HEADS[head].reset) is not None:
-        n_way, width = theta.tensors[HEAD_WEIGHT].shape
-        theta = Adapters(theta.tensors | reset(n_way, width, theta.tensors[HEAD_WEIGHT].device))
-    stack = theta.repeated(len(classes_of_task))
-    if (from_words := HEADS[head].from_words) is not None:
-        assert encoder.label_vectors is not None, "head label_words needs the classes' words"
-        stack = Adapters(stack.tensors | from_words(encoder.label_vectors(classes_of_task)))
-    return stack
-
-
-Reading = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Of a query set: loss `[T]`, accuracy `[T]`, predicted slots `[T, Q]`."""
-
-
-def _query(encoder: PromptEncoder, adapters: Adapters, episodes: Sequence[Episode]) -> Reading:
-    """Each task's query set under its own parameters."""
-    encoder.remember(np.concatenate([episode.query.ravel() for episode in episodes]))
-    shares = encoder.in_groups(lambda tasks: _read(encoder, adapters.rows(tasks), episodes[tasks]), len(episodes))
-    losses, accuracies, predicted = zip(*shares, strict=True)
-    return np.concatenate(losses), np.concatenate(accuracies), np.concatenate(predicted)
-
-
-@torch.no_grad()
-def _read(encoder: PromptEncoder, adapters: Adapters, episodes: Sequence[Episode]) -> Reading:
-    query = query_examples(encoder, episodes)
-    labels, scores = query.labels(), logits(adapters, query.features(adapters))
-    predicted = scores.argmax(-1)
-    correct = (predicted == labels).float().mean(1)
-    losses = task_losses(scores, labels)
-    return losses.double().cpu().numpy(), correct.double().cpu().numpy(), predicted.cpu().numpy()

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.encoder import PromptEncoder
 from reptile_scaling.model.heads import logits, task_losses
-from reptile_scaling.tasks import Episode
 
 Dropout = tuple[float, list[torch.Generator]] | None
 """Rate and a stream per task."""
@@ -57,18 +57,14 @@ class Examples:
         return task_losses(logits(adapters, self.features(adapters, chosen, dropout)), self.labels(chosen))
 
 
-def support_examples(
-    encoder: PromptEncoder, episodes: Sequence[Episode], owners: Sequence[int] | None = None
-) -> Examples:
-    """The support sets of some tasks."""
-    return _examples(encoder, [episode.support for episode in episodes], owners)
+def support_examples(encoder: PromptEncoder, batch: TaskBatch) -> Examples:
+    """The support sets of a batch."""
+    return _examples(encoder, [episode.support for episode in batch.episodes], batch.owners)
 
 
-def query_examples(
-    encoder: PromptEncoder, episodes: Sequence[Episode], owners: Sequence[int] | None = None
-) -> Examples:
-    """The query sets of some tasks."""
-    return _examples(encoder, [episode.query for episode in episodes], owners)
+def query_examples(encoder: PromptEncoder, batch: TaskBatch) -> Examples:
+    """The query sets of a batch."""
+    return _examples(encoder, [episode.query for episode in batch.episodes], batch.owners)
 
 
 def _examples(encoder: PromptEncoder, sets: Sequence[np.ndarray], owners: Sequence[int] | None) -> Examples:
