@@ -20,9 +20,9 @@ from reptile_scaling.adaptation import adapt
 from reptile_scaling.bench.bench import describe_machine
 from reptile_scaling.bench.floor import floor_seconds, inner_step_products
 from reptile_scaling.config import make_config, parse_override
+from reptile_scaling.data.episodes import training_pool
 from reptile_scaling.evaluation import training_loop
 from reptile_scaling.experiment import fresh_initialisation, open_corpus, open_experiment
-from reptile_scaling.tasks import training_pool
 
 N_TASKS, N_STEPS = 2, 4
 KINDS = {

@@ -15,6 +15,7 @@ from reptile_scaling.algorithms.algorithm import MetaBatch, TaskGradients
 from reptile_scaling.algorithms.joint import CLASS_BIAS, CLASS_WEIGHT, class_head
 from reptile_scaling.algorithms.outer import OuterMoments, outer_adam, outer_sgd
 from reptile_scaling.config import make_config
+from reptile_scaling.data.episodes import Episode, TaskPool
 from reptile_scaling.errors import InputError
 from reptile_scaling.experiment import fresh_initialisation, open_corpus, open_experiment
 from reptile_scaling.inner_optimizers import make_optimizer
@@ -27,7 +28,6 @@ from reptile_scaling.model.loading import LanguageModel
 from reptile_scaling.model.peft_io import PEFT_PREFIX, lora_config
 from reptile_scaling.runs import RunDirectory
 from reptile_scaling.sweep import plan_sweep, run_sweep
-from reptile_scaling.tasks import Episode, TaskPool
 from toy_models import encode, tiny_model
 
 STEPS, RATE = 3, 0.3

@@ -8,7 +8,7 @@ import pytest
 
 from reptile_scaling.algorithms import ALGORITHMS
 from reptile_scaling.config import Config
-from reptile_scaling.datasets import READERS
+from reptile_scaling.data.readers import READERS
 from reptile_scaling.model.heads import HEADS
 
 ROOT = Path(__file__).parents[1]

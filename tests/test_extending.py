@@ -11,7 +11,7 @@ from reptile_scaling import run_experiment
 from reptile_scaling.algorithms import ALGORITHMS
 from reptile_scaling.baselines import BASELINES
 from reptile_scaling.config import make_config
-from reptile_scaling.datasets import READERS
+from reptile_scaling.data.readers import READERS
 from reptile_scaling.errors import InputError
 from reptile_scaling.experiment import open_corpus
 from reptile_scaling.model.adapters import Adapters

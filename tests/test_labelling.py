@@ -16,8 +16,9 @@ import yaml
 
 from reptile_scaling.adaptation import adapt
 from reptile_scaling.config import make_config
-from reptile_scaling.datasets.dataset import make_dataset
-from reptile_scaling.datasets.files import read_file
+from reptile_scaling.data.dataset import make_dataset
+from reptile_scaling.data.episodes import TaskPool
+from reptile_scaling.data.files import read_file
 from reptile_scaling.errors import InputError
 from reptile_scaling.evaluation import starting_points
 from reptile_scaling.evaluation import test_loop as loop_of
@@ -26,7 +27,6 @@ from reptile_scaling.labelling import adapt_to_labels, open_labeller, wilson_int
 from reptile_scaling.model.peft_io import load_adapter
 from reptile_scaling.runs import Cell, RunDirectory
 from reptile_scaling.sweep import plan_sweep, run_sweep
-from reptile_scaling.tasks import TaskPool
 from test_cli import call, refused
 
 CELL = Cell(2, 0)

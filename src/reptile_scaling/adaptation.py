@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from reptile_scaling.data.episodes import Episode
 from reptile_scaling.examples import Dropout, Examples, support_examples
 from reptile_scaling.inner_optimizers import InnerOptimizer, make_optimizer
 from reptile_scaling.model.adam_moments import AdamMoments
@@ -17,7 +18,6 @@ from reptile_scaling.model.encoder import PromptEncoder
 from reptile_scaling.model.heads import HEADS, logits, task_losses
 from reptile_scaling.model.lanes import leave_if_abandoned
 from reptile_scaling.model.stacked_lora import in_working_order
-from reptile_scaling.tasks import Episode
 
 
 @dataclass(frozen=True)

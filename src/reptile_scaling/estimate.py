@@ -14,6 +14,7 @@ from reptile_scaling.adaptation import adapt
 from reptile_scaling.algorithms import ALGORITHMS
 from reptile_scaling.algorithms.algorithm import MetaBatch
 from reptile_scaling.baselines import BASELINES
+from reptile_scaling.data.episodes import Episode, training_pool
 from reptile_scaling.evaluation import (
     READINGS_PER_TASK,
     curve_work,
@@ -25,10 +26,10 @@ from reptile_scaling.evaluation import (
 from reptile_scaling.experiment import Experiment, fresh_initialisation, open_experiment
 from reptile_scaling.joint_baseline import JOINT, joint_work
 from reptile_scaling.model.encoder import PromptEncoder
+from reptile_scaling.model.packing import pack_tokens
 from reptile_scaling.progress import duration
 from reptile_scaling.runs import RunDirectory
 from reptile_scaling.sweep import BaselineJob, CohortJob, Plan
-from reptile_scaling.tasks import Episode, pack_tokens, training_pool
 from reptile_scaling.training import first_state
 from reptile_scaling.work import Work
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from reptile_scaling.adaptation import InnerLoop, adapt
 from reptile_scaling.algorithms import ALGORITHMS
 from reptile_scaling.config import Config
+from reptile_scaling.data.episodes import Episode, evaluation_pool
 from reptile_scaling.examples import query_examples
 from reptile_scaling.experiment import Experiment
 from reptile_scaling.interruption import stop_if_requested
@@ -19,7 +20,6 @@ from reptile_scaling.model.adapters import HEAD_WEIGHT, Adapters
 from reptile_scaling.model.encoder import PromptEncoder
 from reptile_scaling.model.heads import HEADS, logits, task_losses
 from reptile_scaling.randomness import stream
-from reptile_scaling.tasks import Episode, evaluation_pool
 from reptile_scaling.work import Work
 
 # Forwards of a task's query set in `evaluate`: after adaptation and before.

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from reptile_scaling.data.episodes import Episode
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.encoder import PromptEncoder
 from reptile_scaling.model.heads import logits, task_losses
-from reptile_scaling.tasks import Episode
 
 Dropout = tuple[float, list[torch.Generator]] | None
 """Rate and a stream per task."""

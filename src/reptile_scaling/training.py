@@ -16,6 +16,7 @@ from reptile_scaling.algorithms import ALGORITHMS
 from reptile_scaling.algorithms.algorithm import MetaBatch, TaskGradients
 from reptile_scaling.algorithms.outer import OuterMoments, outer_adam, outer_sgd
 from reptile_scaling.config import Config
+from reptile_scaling.data.episodes import Episode, TaskPool, coverage, training_pool, visiting_order
 from reptile_scaling.evaluation import (
     adaptation_curve,
     count_confusions,
@@ -38,7 +39,6 @@ from reptile_scaling.model_card import model_card
 from reptile_scaling.randomness import stream
 from reptile_scaling.runs import Cell, CellDirectory, CellResult, CellStatus, Checkpoint, RunDirectory
 from reptile_scaling.storage import named_refusals
-from reptile_scaling.tasks import Episode, TaskPool, coverage, training_pool, visiting_order
 
 SECONDS_BETWEEN_STATUSES = 1.0
 SECONDS_BETWEEN_CHECKPOINTS = 60.0

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from reptile_scaling.adaptation import InnerLoop, adapt
+from reptile_scaling.data.episodes import TaskPool
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.lanes import LaneAbandoned, in_lanes, lane_count, leave_if_abandoned
 from reptile_scaling.model.loading import LanguageModel
 from reptile_scaling.model.stacked_lora import StackedLora
-from reptile_scaling.tasks import TaskPool
 from test_adaptation import initialisations
 from toy_models import encode, tiny_model
 

@@ -10,11 +10,11 @@ from reptile_scaling.algorithms.fomaml import gradient
 from reptile_scaling.algorithms.maml import SECOND_ORDER_FACTOR, hessian_times
 from reptile_scaling.bench.memory import with_peak_memory
 from reptile_scaling.config import make_config
+from reptile_scaling.data.episodes import training_pool
 from reptile_scaling.evaluation import training_loop
 from reptile_scaling.examples import support_examples
 from reptile_scaling.experiment import fresh_initialisation, open_corpus, open_experiment
 from reptile_scaling.model.memory import MemoryPlan, free_memory
-from reptile_scaling.tasks import training_pool
 
 PLAN = MemoryPlan(
     program=0, weights=1000, cache=500, adapter=10, tokens_per_task=20.0, activations_per_token=3.75, slack=1.25

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reptile_scaling.adaptation import InnerLoop
+from reptile_scaling.data.episodes import Episode
 from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.encoder import PromptEncoder
-from reptile_scaling.tasks import Episode
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from reptile_scaling.config import Config
+from reptile_scaling.data.episodes import Episode
 from reptile_scaling.experiment import Experiment
-from reptile_scaling.tasks import Episode
 from reptile_scaling.work import Work
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from reptile_scaling.adaptation import InnerLoop
 from reptile_scaling.baselines.baseline import Scores, mean_loss
 from reptile_scaling.config import Config
+from reptile_scaling.data.episodes import Episode
 from reptile_scaling.evaluation import READINGS_PER_TASK, curve_work, evaluate, test_loop, validation_episodes
 from reptile_scaling.experiment import Experiment, fresh_initialisation
-from reptile_scaling.tasks import Episode
 from reptile_scaling.work import Work
 
 # Multiples of the configured inner loop that the tuned baseline may choose from.

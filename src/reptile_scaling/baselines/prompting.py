@@ -7,6 +7,7 @@ import torch
 
 from reptile_scaling.baselines.baseline import Scores
 from reptile_scaling.config import Config
+from reptile_scaling.data.episodes import Episode
 from reptile_scaling.errors import InputError
 from reptile_scaling.examples import slots
 from reptile_scaling.experiment import Experiment
@@ -16,7 +17,6 @@ from reptile_scaling.model.heads import task_losses
 from reptile_scaling.model.label_words import label_tokens, plain_words
 from reptile_scaling.model.lanes import in_lanes, leave_if_abandoned
 from reptile_scaling.randomness import stream
-from reptile_scaling.tasks import Episode
 from reptile_scaling.work import Work
 
 DEMONSTRATION = "Text: {text}\nIntent: {label}\n\n"
