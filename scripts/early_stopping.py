@@ -11,7 +11,7 @@ import sys
 
 import pandas as pd
 
-from reptile_scaling import load_experiment
+from reptile_scaling.api import load_experiment
 from reptile_scaling.laws import fit_law, table_from_frame, verdict_sentence
 
 

@@ -19,11 +19,11 @@ from torch.profiler import ProfilerActivity, profile
 from reptile_scaling.bench.bench import describe_machine
 from reptile_scaling.bench.floor import floor_seconds, inner_step_products
 from reptile_scaling.config import make_config, parse_override
+from reptile_scaling.data.episodes import training_pool
 from reptile_scaling.learning.evaluation import training_loop
 from reptile_scaling.learning.inner_loop import adapt_in_groups
 from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.learning.workbench import fresh_initialisation, open_corpus, open_workbench
-from reptile_scaling.tasks import training_pool
 
 N_TASKS, N_STEPS = 2, 4
 KINDS = {

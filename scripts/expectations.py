@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reptile_scaling import load_experiment
+from reptile_scaling.api import load_experiment
 from reptile_scaling.report.levels import best_cells
 from reptile_scaling.report.standing import paired_gain, task_accuracies
 from reptile_scaling.runs import RunDirectory

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
-from reptile_scaling import RunRecord, load_experiment
+from reptile_scaling.api import RunRecord, load_experiment
 from reptile_scaling.laws import compare_arms
 from reptile_scaling.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, drawing_style
 from reptile_scaling.report.findings import cost_of_run, overtraining_sentence

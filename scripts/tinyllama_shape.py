@@ -22,12 +22,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from reptile_scaling.bench.bench import describe_machine
 from reptile_scaling.bench.floor import floor_seconds, inner_step_products, synchronize
 from reptile_scaling.config import make_config, parse_override
+from reptile_scaling.data.episodes import training_pool
 from reptile_scaling.learning.evaluation import training_loop
 from reptile_scaling.learning.inner_loop import adapt_in_groups
 from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.learning.workbench import Corpus, Workbench, fresh_initialisation, open_corpus, open_workbench
-from reptile_scaling.model.loading import choose_devices
-from reptile_scaling.tasks import training_pool
+from reptile_scaling.model.devices import choose_devices
 
 # https://huggingface.co/TinyLlama/TinyLlama-1.1B-Chat-v1.0/blob/main/config.json
 TINYLLAMA = {

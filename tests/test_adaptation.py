@@ -8,7 +8,9 @@ import torch
 
 from reptile_scaling.bench.peers import PeerTask, SequentialPeft
 from reptile_scaling.config import make_config
-from reptile_scaling.datasets import load_dataset
+from reptile_scaling.data.class_split import split_classes
+from reptile_scaling.data.episodes import TaskPool, evaluation_pool
+from reptile_scaling.data.readers import load_dataset
 from reptile_scaling.learning.examples import slots
 from reptile_scaling.learning.inner_loop import adapt_in_groups
 from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
@@ -18,7 +20,6 @@ from reptile_scaling.model.encoder import PromptEncoder
 from reptile_scaling.model.heads import fresh_head
 from reptile_scaling.model.loading import load_language_model
 from reptile_scaling.model.peft_io import lora_config
-from reptile_scaling.tasks import TaskPool, evaluation_pool, split_classes
 from toy_models import encode, tiny_model
 
 OPTIMIZERS: dict[str, Callable] = {

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import reptile_scaling.learning.cohort as cohort
 from reptile_scaling.config import make_config
+from reptile_scaling.data.episodes import Episode, TaskPool
 from reptile_scaling.errors import InputError
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.algorithms.algorithm import TaskGradients
@@ -30,7 +31,6 @@ from reptile_scaling.model.loading import LanguageModel
 from reptile_scaling.model.peft_io import PEFT_PREFIX, lora_config
 from reptile_scaling.runs import RunDirectory
 from reptile_scaling.sweep import plan_sweep, run_sweep
-from reptile_scaling.tasks import Episode, TaskPool
 from toy_models import encode, tiny_model
 
 STEPS, RATE = 3, 0.3

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
-from reptile_scaling import RunRecord, api, load_experiment, run_experiment
+from reptile_scaling import api
+from reptile_scaling.api import RunRecord, load_experiment, run_experiment
 from reptile_scaling.baselines import BASELINES
 from reptile_scaling.cli import run_config
 from reptile_scaling.config import make_config

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reptile_scaling.config import Config, make_config
-from reptile_scaling.datasets import load_dataset
-from reptile_scaling.datasets.banking77 import read_published_split
-from reptile_scaling.datasets.dataset import make_dataset
-from reptile_scaling.datasets.files import rows_of
+from reptile_scaling.data.banking77 import read_published_split
+from reptile_scaling.data.dataset import make_dataset
+from reptile_scaling.data.files import rows_of
+from reptile_scaling.data.readers import load_dataset
 from reptile_scaling.errors import InputError
 from reptile_scaling.learning.workbench import open_corpus
 from reptile_scaling.model.peft_io import load_adapter

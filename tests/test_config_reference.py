@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reptile_scaling.config import Config
-from reptile_scaling.datasets import READERS
+from reptile_scaling.data.readers import READERS
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.model.heads import HEADS
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from reptile_scaling import run_experiment
+from reptile_scaling.api import run_experiment
 from reptile_scaling.baselines import BASELINES
 from reptile_scaling.config import make_config
-from reptile_scaling.datasets import READERS
+from reptile_scaling.data.readers import READERS
 from reptile_scaling.errors import InputError
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.workbench import open_corpus

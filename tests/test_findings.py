@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from matplotlib.text import Annotation
 
-from reptile_scaling import load_experiment
+from reptile_scaling.api import load_experiment
 from reptile_scaling.report import draw_charts
 from reptile_scaling.report.law_table import law_of_run
 from reptile_scaling.runs import RunDirectory

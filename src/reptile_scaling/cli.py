@@ -174,7 +174,7 @@ def adapt(
     model: ModelOption = None,
 ) -> None:
     """Adapt a meta-trained initialisation to labels of one's own: any number of classes and shots."""
-    from reptile_scaling.datasets.files import read_file
+    from reptile_scaling.data.files import read_file
     from reptile_scaling.labelling import adapt_to_labels, check_truth
 
     labelled = read_file(support)
@@ -233,14 +233,14 @@ def predict(
 
 
 def _labelled_texts(path: Path) -> tuple[list[str], list[str]]:
-    from reptile_scaling.datasets.files import labels_of, read_table, texts_of
+    from reptile_scaling.data.files import labels_of, read_table, texts_of
 
     table = read_table(path)
     return texts_of(table, str(path)), [label.strip() for label in labels_of(table, str(path))]
 
 
 def _texts_to_label(source: str, with_labels: bool) -> tuple[list[str], list[str] | None]:
-    from reptile_scaling.datasets.files import read_table, texts_of
+    from reptile_scaling.data.files import read_table, texts_of
 
     if source == "-":
         if with_labels:
@@ -283,9 +283,9 @@ def data(
 ) -> None:
     """What a data set holds: classes, utterances, distinct tasks, near-duplicates (across a class split, if given)."""
     from reptile_scaling.config import make_config, parse_override
-    from reptile_scaling.datasets import READERS, load_dataset
+    from reptile_scaling.data.class_split import split_classes
+    from reptile_scaling.data.readers import READERS, load_dataset
     from reptile_scaling.report.data_table import data_lines
-    from reptile_scaling.tasks import split_classes
 
     if name is None:
         console.print(f"Data sets by name: {', '.join(READERS)}. Or give the path of a csv, jsonl or parquet file.")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from reptile_scaling.baselines import BASELINES
+from reptile_scaling.data.episodes import Episode, training_pool
 from reptile_scaling.joint_baseline import JOINT, joint_work
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.evaluation import (
@@ -28,10 +29,10 @@ from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import Workbench, fresh_initialisation, open_workbench
 from reptile_scaling.model.encoder import PromptEncoder
+from reptile_scaling.model.packing import pack_tokens
 from reptile_scaling.progress import duration
 from reptile_scaling.runs import RunDirectory
 from reptile_scaling.sweep import BaselineJob, CohortJob, Plan
-from reptile_scaling.tasks import Episode, pack_tokens, training_pool
 
 TIMED_FORWARDS = 64
 

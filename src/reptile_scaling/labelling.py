@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 
 from reptile_scaling.config import Config, make_config
-from reptile_scaling.datasets.dataset import IntentDataset
+from reptile_scaling.data.dataset import IntentDataset
 from reptile_scaling.errors import InputError
 from reptile_scaling.learning.evaluation import test_loop
 from reptile_scaling.learning.examples import Examples
@@ -23,10 +23,11 @@ from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapter_facts import adaptation_facts
 from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
+from reptile_scaling.model.devices import choose_devices
 from reptile_scaling.model.encoder import PromptEncoder, tokenize_prompts
 from reptile_scaling.model.heads import HEADS, logits
 from reptile_scaling.model.label_words import label_vectors_of
-from reptile_scaling.model.loading import check_model, choose_devices, load_language_model
+from reptile_scaling.model.loading import check_model, load_language_model
 from reptile_scaling.model.peft_io import load_adapter, load_moments, read_facts, save_adapter
 from reptile_scaling.model.prefix_cache import PrefixCache
 from reptile_scaling.randomness import stream

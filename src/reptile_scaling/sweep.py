@@ -16,6 +16,8 @@ import numpy as np
 from reptile_scaling.axes import AXES
 from reptile_scaling.baselines import BASELINES, run_baseline
 from reptile_scaling.config import Config
+from reptile_scaling.data.class_split import check_class_counts, check_class_sizes
+from reptile_scaling.data.episodes import TaskPool, evaluation_pool, training_pool
 from reptile_scaling.errors import InputError, StorageError
 from reptile_scaling.event_files import check_event_files
 from reptile_scaling.executors import map_devices
@@ -24,13 +26,13 @@ from reptile_scaling.joint_baseline import JOINT, run_joint_baseline
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.cohort import train_cohort
 from reptile_scaling.learning.workbench import Corpus, Workbench, open_corpus, open_workbench
+from reptile_scaling.model.devices import choose_devices, share_threads
 from reptile_scaling.model.heads import HEADS
 from reptile_scaling.model.label_words import MOST_SYMBOLS
-from reptile_scaling.model.loading import check_model, check_quantization, choose_devices, is_encoder, share_threads
+from reptile_scaling.model.loading import check_model, check_quantization, is_encoder
 from reptile_scaling.model.memory import is_device_lost, is_out_of_memory
 from reptile_scaling.ray_executor import map_cluster
 from reptile_scaling.runs import JOINT_FOLDER, Cell, RunDirectory, Worker, grid
-from reptile_scaling.tasks import TaskPool, check_class_counts, check_class_sizes, evaluation_pool, training_pool
 
 SECONDS_BETWEEN_HEARTBEATS = 5.0
 RECORDED_PACKAGES = ("reptile-scaling-law", "torch", "transformers", "peft", "numpy", "scipy")

@@ -7,6 +7,7 @@ from peft import get_peft_model
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from reptile_scaling.config import make_config
+from reptile_scaling.data.episodes import TaskPool
 from reptile_scaling.errors import InputError
 from reptile_scaling.learning.inner_loop import adapt_in_groups
 from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
@@ -17,7 +18,6 @@ from reptile_scaling.model.loading import LanguageModel, is_encoder
 from reptile_scaling.model.peft_io import PEFT_PREFIX, lora_config
 from reptile_scaling.runs import RunDirectory
 from reptile_scaling.sweep import plan_sweep, run_sweep
-from reptile_scaling.tasks import TaskPool
 from toy_models import encode, tiny_model
 
 FAMILIES = ("bert", "roberta", "electra")

@@ -6,13 +6,13 @@ import time
 import pytest
 import torch
 
+from reptile_scaling.data.episodes import TaskPool
 from reptile_scaling.learning.inner_loop import adapt_in_groups
 from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.lanes import LaneAbandoned, in_lanes, lane_count, leave_if_abandoned
 from reptile_scaling.model.loading import LanguageModel
 from reptile_scaling.model.stacked_lora import StackedLora
-from reptile_scaling.tasks import TaskPool
 from test_adaptation import initialisations
 from toy_models import encode, tiny_model
 

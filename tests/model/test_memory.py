@@ -7,6 +7,7 @@ import torch
 
 from reptile_scaling.bench.memory import with_peak_memory
 from reptile_scaling.config import make_config
+from reptile_scaling.data.episodes import training_pool
 from reptile_scaling.learning.algorithms.fomaml import loss_gradient
 from reptile_scaling.learning.algorithms.maml import SECOND_ORDER_FACTOR, hessian_times
 from reptile_scaling.learning.evaluation import training_loop
@@ -15,7 +16,6 @@ from reptile_scaling.learning.inner_loop import adapt_in_groups
 from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.learning.workbench import fresh_initialisation, open_corpus, open_workbench
 from reptile_scaling.model.memory import MemoryPlan, free_memory
-from reptile_scaling.tasks import training_pool
 
 PLAN = MemoryPlan(
     program=0, weights=1000, cache=500, adapter=10, tokens_per_task=20.0, activations_per_token=3.75, slack=1.25

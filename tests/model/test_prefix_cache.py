@@ -9,8 +9,8 @@ import torch
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.encoder import tokenize_prompts
 from reptile_scaling.model.loading import LanguageModel
+from reptile_scaling.model.packing import pack_tokens
 from reptile_scaling.model.prefix_cache import PrefixCache
-from reptile_scaling.tasks import pack_tokens
 from toy_models import tiny_model
 
 

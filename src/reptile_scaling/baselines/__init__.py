@@ -20,10 +20,10 @@ from reptile_scaling.baselines.fine_tuning import (
 )
 from reptile_scaling.baselines.probes import frozen_features, logistic_regression, nearest_mean
 from reptile_scaling.baselines.prompting import in_context, in_context_work, zero_shot_labels, zero_shot_work
+from reptile_scaling.data.episodes import Episode
 from reptile_scaling.learning.evaluation import adaptation_curve, test_episodes, test_loop
 from reptile_scaling.learning.workbench import Workbench, fresh_initialisation
 from reptile_scaling.runs import BaselineResult
-from reptile_scaling.tasks import Episode
 
 __all__ = ["BASELINES", "Baseline", "Scores", "baseline_result", "frozen_features", "readings_only", "run_baseline"]
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from reptile_scaling.config import Config
+from reptile_scaling.data.episodes import Episode
 from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import Workbench
-from reptile_scaling.tasks import Episode
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from reptile_scaling.baselines.baseline import Scores, mean_loss
 from reptile_scaling.config import Config
+from reptile_scaling.data.episodes import Episode
 from reptile_scaling.learning.evaluation import READINGS_PER_TASK, curve_work, evaluate, test_loop, validation_episodes
 from reptile_scaling.learning.task_batch import InnerLoop
 from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import Workbench, fresh_initialisation
-from reptile_scaling.tasks import Episode
 
 # Multiples of the configured inner loop that the tuned baseline may choose from.
 TUNING_RATES = (0.5, 1.0, 2.0, 4.0)

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from reptile_scaling.baselines.baseline import Scores, mean_loss
+from reptile_scaling.data.episodes import Episode
 from reptile_scaling.learning.evaluation import validation_episodes
 from reptile_scaling.learning.examples import slots
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.heads import logits, prototype_head, task_losses
-from reptile_scaling.tasks import Episode
 
 UTTERANCES_PER_FORWARD = 256
 # Inverse strengths of the L2 penalty that logistic regression may choose from.

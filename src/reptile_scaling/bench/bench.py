@@ -18,6 +18,7 @@ from reptile_scaling.bench.memory import with_peak_memory
 from reptile_scaling.bench.peers import PeerTask, SequentialPeft
 from reptile_scaling.bench.timing import interleaved_seconds
 from reptile_scaling.config import Config, make_config
+from reptile_scaling.data.episodes import Episode, training_pool
 from reptile_scaling.learning.evaluation import training_loop
 from reptile_scaling.learning.examples import slots
 from reptile_scaling.learning.inner_loop import adapt_in_groups
@@ -25,9 +26,9 @@ from reptile_scaling.learning.inner_optimizers import ADAM_BETA2, ADAM_EPSILON
 from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.learning.workbench import Corpus, Workbench, fresh_initialisation, open_corpus, open_workbench
 from reptile_scaling.model.adapters import Adapters
-from reptile_scaling.model.loading import choose_dtype, load_language_model
+from reptile_scaling.model.devices import choose_dtype
+from reptile_scaling.model.loading import load_language_model
 from reptile_scaling.model.peft_io import lora_config
-from reptile_scaling.tasks import Episode, training_pool
 
 # What people's loops pad to.
 PEER_LENGTH = 64

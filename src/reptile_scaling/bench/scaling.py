@@ -9,12 +9,12 @@ from reptile_scaling.bench.floor import floor_seconds, inner_step_products
 from reptile_scaling.bench.peers import SequentialPeft
 from reptile_scaling.bench.timing import interleaved_seconds
 from reptile_scaling.config import make_config
+from reptile_scaling.data.episodes import training_pool
 from reptile_scaling.learning.evaluation import training_loop
 from reptile_scaling.learning.inner_loop import adapt_in_groups
 from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.learning.workbench import Workbench, fresh_initialisation, open_corpus, open_workbench
-from reptile_scaling.model.loading import choose_dtype
-from reptile_scaling.tasks import training_pool
+from reptile_scaling.model.devices import choose_dtype
 
 TASKS_PER_STEP = (1, 2, 4, 8, 16, 32)
 CELLS_PER_COHORT = (1, 2, 4, 8)

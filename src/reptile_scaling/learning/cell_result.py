@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 
+from reptile_scaling.data.episodes import coverage
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.cell_training import CellTraining
 from reptile_scaling.learning.evaluation import (
@@ -20,7 +21,6 @@ from reptile_scaling.model.peft_io import save_adapter
 from reptile_scaling.model_card import model_card
 from reptile_scaling.runs import Cell, CellResult
 from reptile_scaling.storage import named_refusals, write_bytes
-from reptile_scaling.tasks import coverage
 
 
 def finish_cell(workbench: Workbench, training: CellTraining) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from reptile_scaling.config import Config
+from reptile_scaling.data.episodes import TaskPool, training_pool, visiting_order
 from reptile_scaling.event_files import EventFile
 from reptile_scaling.learning.evaluation import QueryLosses
 from reptile_scaling.learning.meta_state import MetaState, fresh_state, restored
@@ -14,7 +15,6 @@ from reptile_scaling.learning.meta_step import Outcome, Visit
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.randomness import stream
 from reptile_scaling.runs import Cell, CellDirectory, CellStatus, Checkpoint
-from reptile_scaling.tasks import TaskPool, training_pool, visiting_order
 
 SECONDS_BETWEEN_STATUSES = 1.0
 

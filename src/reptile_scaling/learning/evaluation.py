@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 
 from reptile_scaling.config import Config
+from reptile_scaling.data.episodes import Episode, evaluation_pool
 from reptile_scaling.interruption import stop_if_requested
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.examples import query_examples
@@ -22,7 +23,6 @@ from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.encoder import PromptEncoder
 from reptile_scaling.model.heads import logits, task_losses
 from reptile_scaling.randomness import stream
-from reptile_scaling.tasks import Episode, evaluation_pool
 
 # Forwards of a task's query set in `evaluate`: after adaptation and before.
 READINGS_PER_TASK = 2

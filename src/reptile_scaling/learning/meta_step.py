@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from reptile_scaling.config import Config
+from reptile_scaling.data.episodes import Episode
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.algorithms.algorithm import Algorithm, TaskGradients
 from reptile_scaling.learning.evaluation import training_loop
@@ -20,7 +21,6 @@ from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters, join_adapters
 from reptile_scaling.model.encoder import PromptEncoder
 from reptile_scaling.model.heads import HEADS
-from reptile_scaling.tasks import Episode
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
+from reptile_scaling.data.episodes import Episode
 from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapters import Adapters
-from reptile_scaling.tasks import Episode
 
 
 @dataclass(frozen=True)

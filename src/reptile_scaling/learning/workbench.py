@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from reptile_scaling.config import Config
-from reptile_scaling.datasets import load_dataset
-from reptile_scaling.datasets.dataset import IntentDataset
+from reptile_scaling.data.class_split import ClassSplit, check_class_sizes, split_across, split_classes
+from reptile_scaling.data.dataset import IntentDataset
+from reptile_scaling.data.readers import load_dataset
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
@@ -20,7 +21,6 @@ from reptile_scaling.model.memory import MemoryPlan, plan_memory, usable_memory
 from reptile_scaling.model.prefix_cache import PrefixCache
 from reptile_scaling.model.rms_norm import FrozenRmsNorm
 from reptile_scaling.randomness import stream_seed
-from reptile_scaling.tasks import ClassSplit, check_class_sizes, split_across, split_classes
 
 # Of what the weights leave of the memory budget; adaptation needs the rest.
 CACHE_SHARE = 0.3

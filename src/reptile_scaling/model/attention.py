@@ -18,7 +18,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from reptile_scaling.tasks import PackedTokens
+from reptile_scaling.model.packing import PackedTokens
 
 RAGGED_ATTENTION = "ragged"
 READS_ANSWERS_ONLY = "reads_answers_only"

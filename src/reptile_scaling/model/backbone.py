@@ -21,9 +21,9 @@ from reptile_scaling.errors import InputError
 from reptile_scaling.model.adapters import LORA_A, LORA_B, Adapters
 from reptile_scaling.model.attention import RAGGED_ATTENTION, READS_ANSWERS_ONLY, RaggedLayout, ragged_layout
 from reptile_scaling.model.loading import LanguageModel
+from reptile_scaling.model.packing import PackedTokens, pack_tokens
 from reptile_scaling.model.rms_norm import quicken_norms
 from reptile_scaling.model.stacked_lora import ForwardContext, StackedLora, TaskRows, join_readers, task_rows
-from reptile_scaling.tasks import PackedTokens, pack_tokens
 
 
 @dataclass(frozen=True)

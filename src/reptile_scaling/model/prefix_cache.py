@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from reptile_scaling.model.backbone import Backbone
-from reptile_scaling.tasks import PackedTokens, pack_tokens
+from reptile_scaling.model.packing import PackedTokens, pack_tokens
 
 # Bounds the memory of one prefix forward; more utterances are done in several.
 TOKENS_PER_FORWARD = 4096

@@ -8,7 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from reptile_scaling.axes import AXES
-from reptile_scaling.datasets.files import read_table
+from reptile_scaling.data.files import read_table
 from reptile_scaling.laws import Law, LossTable, fit_law, table_from_frame
 from reptile_scaling.runs import RunDirectory
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from reptile_scaling.datasets.dataset import IntentDataset, make_dataset
+from reptile_scaling.data.dataset import IntentDataset, make_dataset
 from reptile_scaling.errors import InputError
 from reptile_scaling.randomness import stream
 

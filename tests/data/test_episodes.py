@@ -4,19 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reptile_scaling.config import make_config
-from reptile_scaling.datasets import load_dataset
-from reptile_scaling.datasets.dataset import IntentDataset, make_dataset
-from reptile_scaling.errors import InputError
-from reptile_scaling.tasks import (
-    TaskPool,
-    check_class_sizes,
-    coverage,
-    evaluation_pool,
-    pack_tokens,
-    split_classes,
-    training_pool,
-    visiting_order,
-)
+from reptile_scaling.data.class_split import split_classes
+from reptile_scaling.data.dataset import IntentDataset, make_dataset
+from reptile_scaling.data.episodes import TaskPool, coverage, evaluation_pool, training_pool, visiting_order
 
 DATASET = make_dataset("d", [(f"text {c} {i}", f"class{c:02d}") for c in range(20) for i in range(20)])
 
@@ -83,42 +73,9 @@ def test_coverage_counts_revisits_once() -> None:
     assert coverage(pool(resampled=True), order).distinct_utterances > coverage(pool(), order).distinct_utterances
 
 
-@pytest.mark.parametrize("number", range(1, 6))
-def test_published_splits_are_class_disjoint_25_25_27(banking77_folder, number: int) -> None:
-    config = make_config(
-        {"dataset": "banking77", "data_dir": str(banking77_folder), "class_split": f"protaugment-0{number}"}
-    )
-    split = split_classes(load_dataset("banking77", str(banking77_folder)), config)
-    assert [len(p) for p in (split.train, split.validation, split.test)] == [25, 25, 27]
-    assert set(split.train) | set(split.validation) | set(split.test) == set(range(77))
-
-
 def test_training_and_test_tasks_share_no_class() -> None:
     config = make_config({"class_split": {"train": 0.5, "validation": 0.25, "seed": 3}, "k_query": 5})
     split = split_classes(DATASET, config)
     train = {c for e in training_pool(DATASET, split, config, 0).episodes(100) for c in e.classes}
     test = {c for e in evaluation_pool(DATASET, split.test, config, "test").episodes(100) for c in e.classes}
     assert not train & test
-
-
-def test_small_class_is_an_input_error_whose_cure_works() -> None:
-    dataset = make_dataset("d", [(f"t {i}", "small") for i in range(12)] + [(f"u {i}", "big") for i in range(40)])
-    with pytest.raises(InputError, match=r"k_support \+ k_query = 20, but class 'small' has 12 .* lower k_query to 7"):
-        check_class_sizes(dataset, make_config({"k_query": 15}))
-    check_class_sizes(dataset, make_config({"k_query": 7}))
-
-
-def test_too_few_classes_for_a_part_is_an_input_error() -> None:
-    config = make_config({"class_split": {"train": 0.8, "validation": 0.1}})
-    with pytest.raises(InputError, match="n_way = 5, but the validation part of 'd' has only 2 of 20 classes"):
-        split_classes(DATASET, config)
-
-
-def test_packed_prompts_stand_end_to_end() -> None:
-    token_ids = [[1, 2, 3], [4], [5, 6]]
-    packed = pack_tokens(token_ids, [np.array([2, 0]), np.array([1])])
-    assert packed.token_ids.tolist() == [5, 6, 1, 2, 3, 4]
-    assert packed.positions.tolist() == [0, 1, 0, 1, 2, 0]
-    assert packed.starts.tolist() == [0, 2, 5]
-    assert packed.token_offsets == [0, 5, 6]
-    assert packed.prompt_offsets.tolist() == [0, 2, 3]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from reptile_scaling.datasets.dataset import IntentDataset, make_dataset
-from reptile_scaling.datasets.files import labels_of, read_table, texts_of
-from reptile_scaling.datasets.hub import fetch_files
+from reptile_scaling.data.dataset import IntentDataset, make_dataset
+from reptile_scaling.data.files import labels_of, read_table, texts_of
+from reptile_scaling.data.hub import fetch_files
 from reptile_scaling.errors import InputError
 
 

@@ -5,16 +5,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import reptile_scaling.datasets.hub as hub
-from reptile_scaling.config import make_config
-from reptile_scaling.datasets import load_dataset
-from reptile_scaling.datasets.dataset import make_dataset
-from reptile_scaling.datasets.duplicates import near_duplicates
-from reptile_scaling.datasets.published import PUBLISHED
+import reptile_scaling.data.hub as hub
+from reptile_scaling.data.dataset import make_dataset
+from reptile_scaling.data.duplicates import near_duplicates
+from reptile_scaling.data.published import PUBLISHED
+from reptile_scaling.data.readers import load_dataset
 from reptile_scaling.errors import InputError
-from reptile_scaling.learning.workbench import open_corpus
-from reptile_scaling.runs import RunDirectory
-from reptile_scaling.sweep import plan_sweep, run_sweep
 
 ROWS = [("book a table", "book"), ("reserve a seat", "book"), ("play some jazz", "play"), ("put on a song", "play")]
 
@@ -118,35 +114,3 @@ def test_near_duplicates_are_pairs_of_different_classes() -> None:
         ("Where is my card?", "my card: where is?", 1.0),
         ("my card: where is?", "where is my card now", 0.8),
     ]
-
-
-@pytest.fixture
-def other_csv(toy_rows, tmp_path) -> Path:
-    """Five classes, one of which the toy data has under another spelling, and a text of it under a new label."""
-    renamed = {"open_it": "Open It", "close_it": "shut", "find_it": "seek", "move_it": "push", "wash_it": "clean"}
-    rows = [(f"please {text}", renamed[label]) for text, label in toy_rows if label in renamed]
-    rows.append((toy_rows[0][0], "shut"))
-    path = tmp_path / "other.csv"
-    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
-    return path
-
-
-def test_meta_train_here_and_meta_test_there(other_csv, toy_settings, toy_dataset, tmp_path) -> None:
-    settings = {**toy_settings, "test_dataset": str(other_csv), "n_tasks_list": [2, 4], "seeds": [0]}
-    config = make_config(settings)
-    corpus = open_corpus(config)
-    names = corpus.dataset.class_names
-    assert sorted(names[c] for c in corpus.split.test) == ["clean", "push", "seek", "shut"]
-    assert all(names[c] in toy_dataset.class_names for c in (*corpus.split.train, *corpus.split.validation))
-    assert len(set(corpus.dataset.texts)) == len(corpus.dataset.texts)
-    assert any("1 classes of other.csv are in toy.csv too" in note for note in corpus.dataset.notes)
-    assert any("1 utterances of other.csv are in toy.csv too" in note for note in corpus.dataset.notes)
-    run = RunDirectory(tmp_path / "run")
-    run_sweep(plan_sweep(config, run), run)
-    assert {c for task in run.read_pool("test") for c in task["classes"]} <= {"clean", "push", "seek", "shut"}
-    assert len(run.results()) == 2
-
-
-def test_a_test_set_of_the_same_classes_is_refused(toy_csv, toy_settings) -> None:
-    with pytest.raises(InputError, match="shares 12 of its 12 classes with 'toy.csv'"):
-        open_corpus(make_config({**toy_settings, "test_dataset": str(toy_csv)}))

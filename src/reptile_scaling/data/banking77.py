@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from reptile_scaling.datasets.dataset import IntentDataset, make_dataset
-from reptile_scaling.datasets.files import read_table, rows_of
-from reptile_scaling.datasets.hub import read_hub_rows
+from reptile_scaling.data.dataset import IntentDataset, make_dataset
+from reptile_scaling.data.files import read_table, rows_of
+from reptile_scaling.data.hub import read_hub_rows
 from reptile_scaling.errors import InputError
 
 # The original repository is a script data set, which `datasets` no longer loads; this copy is parquet.

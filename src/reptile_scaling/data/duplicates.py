@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from reptile_scaling.datasets.dataset import IntentDataset
+from reptile_scaling.data.dataset import IntentDataset
 
 # Share of words in common (Jaccard) from which two utterances count as nearly the same.
 SIMILAR = 0.8

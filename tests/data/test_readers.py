@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reptile_scaling.datasets import load_dataset
-from reptile_scaling.datasets.banking77 import read_published_split
-from reptile_scaling.datasets.dataset import make_dataset
+from reptile_scaling.data.dataset import make_dataset
+from reptile_scaling.data.readers import load_dataset
 from reptile_scaling.errors import InputError
 
 
@@ -33,7 +32,7 @@ def test_hub_layout_gives_the_same_data_as_the_original(
     """`mteb/banking77`: jsonl with text, label, label_text; read from a local folder of the same layout."""
     import datasets
 
-    import reptile_scaling.datasets.hub as hub
+    import reptile_scaling.data.hub as hub
 
     for name in ("train", "test"):
         rows = pd.read_csv(banking77_folder / f"{name}.csv").rename(columns={"category": "label_text"})
@@ -55,13 +54,6 @@ def test_hub_layout_gives_the_same_data_as_the_original(
 def hub_rows_of(folder: Path) -> list[tuple[str, str]]:
     parts = [pd.read_csv(folder / f"{name}.csv") for name in ("train", "test")]
     return [(row.text, row.category) for part in parts for row in part.itertuples()]
-
-
-def test_published_split_needs_its_class_lists(tmp_path) -> None:
-    with pytest.raises(InputError, match=r"needs the published class lists, but data_dir is not set: set data_dir"):
-        read_published_split("protaugment-01", None)
-    with pytest.raises(InputError, match="holds splits/02.json"):
-        read_published_split("protaugment-02", tmp_path)
 
 
 def test_text_with_two_labels_is_left_out_and_said() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from reptile_scaling.datasets.files import rows_of
+from reptile_scaling.data.files import rows_of
 from reptile_scaling.errors import InputError
 
 

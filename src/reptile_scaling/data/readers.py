@@ -4,11 +4,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from reptile_scaling.datasets.banking77 import read_banking77
-from reptile_scaling.datasets.dataset import IntentDataset, without_small_classes
-from reptile_scaling.datasets.files import TABLE_ENDINGS, read_file
-from reptile_scaling.datasets.home_assistant import read_home_assistant
-from reptile_scaling.datasets.published import PUBLISHED, read_published
+from reptile_scaling.data.banking77 import read_banking77
+from reptile_scaling.data.dataset import IntentDataset, without_small_classes
+from reptile_scaling.data.files import TABLE_ENDINGS, read_file
+from reptile_scaling.data.home_assistant import read_home_assistant
+from reptile_scaling.data.published import PUBLISHED, read_published
 from reptile_scaling.errors import InputError
 
 READERS: dict[str, Callable[[Path | None], IntentDataset]] = {

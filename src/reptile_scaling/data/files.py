@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from reptile_scaling.datasets.dataset import IntentDataset, make_dataset
+from reptile_scaling.data.dataset import IntentDataset, make_dataset
 from reptile_scaling.errors import InputError
 
 TEXT_COLUMNS = ("text", "utterance", "sentence", "query")
