@@ -165,7 +165,7 @@ MISTAKES = {
     ),
     "empty grid": (["--set", "n_tasks_list=[]"], "n_tasks_list = [] leaves nothing to run"),
     "NaN rate": (["--set", "inner_lr=.nan"], "inner_lr = nan cannot work"),
-    "published split of other data": (["--set", "class_split=protaugment-01"], "belongs to banking77"),
+    "published split without its lists": (["--set", "class_split=protaugment-01"], "but data_dir is not set: set"),
     "too many layers": (["--set", "lora_layers=top-9"], "the model has 3 layers: use 'all', or top-3"),
     "unknown algorithm": (["--set", "algorithm=reptil"], "algorithm = 'reptil' is unknown: use reptile"),
     "unknown head": (["--set", "head=linear"], "head = 'linear' is unknown: use classifier or zero or prototype"),

@@ -10,8 +10,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from reptile_scaling.axes import AXES
 from reptile_scaling.errors import InputError
 
-PROTAUGMENT_SPLITS = tuple(f"protaugment-0{i}" for i in range(1, 6))
-
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, le=1000)]
@@ -85,7 +83,8 @@ class Config(BaseModel):
     test_data_dir: str | None = None
     """Folder with a local copy of test_dataset."""
     class_split: str | FractionSplit = FractionSplit()
-    """Class-disjoint split: `protaugment-01` … `-05` (Banking77 only) or fractions and a seed."""
+    """Class-disjoint split: fractions and a seed, or published class lists by name: `protaugment-01` for
+    `data_dir/splits/01.json`, any other NAME for `data_dir/splits/NAME.json`."""
     n_way: Annotated[int, Field(ge=2)] = 5
     """Classes per task."""
     k_support: Count = 5
@@ -219,11 +218,6 @@ class Config(BaseModel):
             count = self.lora_layers.removeprefix("top-")
             if not self.lora_layers.startswith("top-") or not count.isdecimal() or int(count) < 1:
                 raise ValueError(f"lora_layers = {self.lora_layers!r} is not a choice: use 'all' or 'top-2'")
-        if isinstance(self.class_split, str) and self.class_split not in PROTAUGMENT_SPLITS:
-            raise ValueError(
-                f"class_split = {self.class_split!r} is unknown: use one of {', '.join(PROTAUGMENT_SPLITS)}, "
-                "or fractions such as {train: 0.6, validation: 0.15, seed: 0}"
-            )
         if self.load_in_8bit and self.load_in_4bit:
             raise ValueError("load_in_8bit and load_in_4bit are both true: set one of them to false")
         if self.template.count("{text}") != 1:

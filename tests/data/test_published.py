@@ -69,8 +69,22 @@ def test_local_copy_and_hub_give_the_same(name: str, tmp_path, monkeypatch: pyte
     assert len(asked["revision"]) == 40, "pinned to a commit"
 
 
+def test_plain_table_and_class_lists_alone(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`utterances.csv` names its labels; a folder of class lists alone takes the utterances from the Hub."""
+    plain, lists, hub_copy = tmp_path / "plain", tmp_path / "lists", tmp_path / "hub"
+    (plain / "splits").mkdir(parents=True)
+    (lists / "splits").mkdir(parents=True)
+    rows = "".join(f"{text},{label}\n" for text, label in ROWS)
+    (plain / "utterances.csv").write_text("text,category\n" + rows + "who won the war,oos\n")
+    lay_out("clinc150", hub_copy)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: str(hub_copy))
+    found = [load_dataset("clinc150", str(folder)) for folder in (plain, lists, hub_copy)]
+    assert [sorted(dataset.texts) for dataset in found] == [sorted(text for text, _ in ROWS)] * 3
+    assert all(dataset.class_names == ("book", "play") for dataset in found)
+
+
 def test_what_is_missing_is_named(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"holds none of data/\*.parquet: copy the tables of DeepPavlov/hwu64 there"):
+    with pytest.raises(InputError, match=r"holds none of data/\*.parquet, utterances.csv: copy the tables of"):
         load_dataset("hwu64", str(tmp_path))
     lay_out("hwu64", tmp_path)
     (tmp_path / "intents" / "intents-0.parquet").unlink()

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from reptile_scaling.config import Config, FractionSplit
-from reptile_scaling.data.banking77 import read_published_split
+from reptile_scaling.data.class_lists import read_class_lists
 from reptile_scaling.data.dataset import IntentDataset, joined
 from reptile_scaling.errors import InputError
 from reptile_scaling.randomness import stream
@@ -26,9 +26,10 @@ class ClassSplit:
 
 
 def split_classes(dataset: IntentDataset, config: Config) -> ClassSplit:
-    """The published split by name, or a random one by fractions and seed.
+    """The published split by name (see `class_lists`), or a random one by fractions and seed.
 
-    Raises InputError where a part has fewer classes than a task needs, or a published name is not in the data.
+    Raises InputError where there are no class lists of that name, where they name a class that the data lacks, or
+    where a part has fewer classes than a task needs.
     """
     if isinstance(config.class_split, FractionSplit):
         split = _split_by_fractions(len(dataset.class_names), config.class_split)
@@ -99,23 +100,18 @@ def _split_by_fractions(n_classes: int, split: FractionSplit) -> ClassSplit:
 
 
 def _published_split(dataset: IntentDataset, name: str, data_dir: str | None) -> ClassSplit:
-    if dataset.name != "banking77":
-        raise InputError(
-            f"class_split {name!r} belongs to banking77, but dataset is {dataset.name!r}: "
-            "use fractions such as {train: 0.6, validation: 0.15, seed: 0}"
-        )
+    parts = read_class_lists(name, Path(data_dir) if data_dir else None)
     index = {class_name: i for i, class_name in enumerate(dataset.class_names)}
-    parts = read_published_split(name, Path(data_dir) if data_dir else None)
+    seen: set[str] = set()
     for class_name in (class_name for names in parts.values() for class_name in names):
         if class_name not in index:
             raise InputError(
-                f"class_split {name!r} names the class {class_name!r}, which the data does not have: "
-                "use the original Banking77 labels"
+                f"class_split {name!r} names the class {class_name!r}, which {dataset.name!r} does not have: "
+                "use the labels that the lists were made for, or mend the list"
             )
-    listed = [class_name for names in parts.values() for class_name in names]
-    for class_name in listed:
-        if listed.count(class_name) > 1:
+        if class_name in seen:
             raise InputError(
                 f"class_split {name!r} lists the class {class_name!r} twice: keep it in one of train, valid and test"
             )
+        seen.add(class_name)
     return ClassSplit(*(tuple(index[name] for name in parts[part]) for part in ("train", "validation", "test")))

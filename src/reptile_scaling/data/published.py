@@ -1,4 +1,5 @@
-"""Published intent data sets, from the Hub at a pinned revision or from a local folder of the same layout.
+"""Published intent data sets: from the Hub at a pinned revision, from a local folder of the same layout, or from one
+that holds them as plain text and label columns in `utterances.csv`.
 
 A new one is a line in PUBLISHED. No remote code is run: only table files are fetched.
 """
@@ -8,8 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from reptile_scaling.data.class_lists import holds_class_lists
 from reptile_scaling.data.dataset import IntentDataset, make_dataset
-from reptile_scaling.data.files import labels_of, read_table, texts_of
+from reptile_scaling.data.files import read_table, rows_of, texts_of
 from reptile_scaling.data.hub import fetch_files
 from reptile_scaling.errors import InputError
 
@@ -31,6 +33,8 @@ class Published:
 
 # Tables with `utterance`, `label` (an integer, null out of scope), and the intents' names beside them.
 TABLES, LABEL_NAMES = ("data/*.parquet",), "intents/*.parquet"
+# A local copy whose labels are the classes' names.
+PLAIN_TABLE = "utterances.csv"
 
 
 def _massive(language: str) -> Published:
@@ -79,20 +83,31 @@ PUBLISHED = {
 def read_published(name: str, data_dir: Path | None) -> IntentDataset:
     """All parts together (the class split decides what is tested), from `data_dir` or from the Hub.
 
-    Raises InputError where the folder lacks a table, a table a column, or an integer label its name.
+    A `data_dir` that holds `splits/` and no tables gives the published splits of the Hub's utterances. Raises
+    InputError where the folder lacks a table, a table a column, or an integer label its name.
     """
     source = PUBLISHED[name]
-    patterns = (*source.tables, *((source.label_names,) if source.label_names else ()))
-    folder = data_dir or fetch_files(source.repository, source.revision, patterns)
-    paths = sorted({path for pattern in source.tables for path in folder.glob(pattern)})
+    folder = data_dir
+    if folder is None or (holds_class_lists(folder) and not _tables(source, folder)):
+        patterns = (*source.tables, *((source.label_names,) if source.label_names else ()))
+        folder = fetch_files(source.repository, source.revision, patterns)
+    paths = _tables(source, folder)
     if not paths:
         raise InputError(
-            f"data_dir {str(folder)!r} holds none of {', '.join(source.tables)}: copy the tables of "
+            f"data_dir {str(folder)!r} holds none of {', '.join((*source.tables, PLAIN_TABLE))}: copy the tables of "
             f"{source.repository} there, or leave data_dir out"
         )
-    names = _label_names(folder, source.label_names)
+    is_plain = paths == [folder / PLAIN_TABLE]
+    names = {} if is_plain else _label_names(folder, source.label_names)
     rows = [row for path in paths for row in _rows(read_table(path), names, str(path))]
     return make_dataset(name, [row for row in rows if row[1] != source.out_of_scope])
+
+
+def _tables(source: Published, folder: Path) -> list[Path]:
+    """The plain table alone, where there is one, or those of the repository's layout."""
+    if (plain := folder / PLAIN_TABLE).is_file():
+        return [plain]
+    return sorted({path for pattern in source.tables for path in folder.glob(pattern)})
 
 
 def _label_names(folder: Path, pattern: str | None) -> dict[int, str]:
@@ -109,7 +124,7 @@ def _label_names(folder: Path, pattern: str | None) -> dict[int, str]:
 
 def _rows(table: pd.DataFrame, names: dict[int, str], source: str) -> list[tuple[str, str]]:
     if not names:
-        return list(zip(texts_of(table, source), labels_of(table, source), strict=True))
+        return rows_of(table, source)
     if "label" not in table.columns:
         raise InputError(f"{source} has the columns {', '.join(map(str, table.columns))}, no 'label': copy it again")
     in_scope = table[table["label"].notna()]
