@@ -10,7 +10,8 @@ from reptile_scaling.evaluation import test_episodes as shared_test_episodes
 from reptile_scaling.examples import slots
 from reptile_scaling.experiment import open_corpus, open_experiment
 from reptile_scaling.model.label_words import plain_words
-from reptile_scaling.runs import Cell, RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
 from reptile_scaling.sweep import baseline_names, plan_sweep, run_sweep
 
 

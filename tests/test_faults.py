@@ -22,7 +22,8 @@ from reptile_scaling.config import Config, make_config
 from reptile_scaling.errors import InputError, StorageError
 from reptile_scaling.interruption import StopRequested
 from reptile_scaling.report.law_table import losses_of_run
-from reptile_scaling.runs import Cell, RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
 from reptile_scaling.storage import write_bytes
 from reptile_scaling.sweep import plan_sweep, run_sweep
 
@@ -341,7 +342,7 @@ def test_curves_are_written_for_tensorboard_too(small, tmp_path) -> None:
 
 def test_lost_worker_shows_as_stale_and_status_reads_the_folder_alone(small, tmp_path) -> None:
     from reptile_scaling.progress import is_stale, worker_lines
-    from reptile_scaling.runs import Worker
+    from reptile_scaling.runs.records import Worker
 
     run = RunDirectory(tmp_path)
     run.begin(Config(), "f" * 64, {})

@@ -28,7 +28,8 @@ from reptile_scaling.report.findings import convergence_sentence, gain_sentence,
 from reptile_scaling.report.law_table import law_of_run
 from reptile_scaling.report.levels import best_level, shown_levels
 from reptile_scaling.report.standing import standing_sentence
-from reptile_scaling.runs import Cell, RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
 from reptile_scaling.sweep import plan_sweep, run_sweep
 
 HOSTILE = (

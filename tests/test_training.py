@@ -11,7 +11,9 @@ from reptile_scaling.config import Config, make_config
 from reptile_scaling.experiment import Experiment, open_corpus, open_experiment
 from reptile_scaling.interruption import StopRequested
 from reptile_scaling.model.adapters import Adapters
-from reptile_scaling.runs import Cell, CellDirectory, RunDirectory
+from reptile_scaling.runs.cell_directory import CellDirectory
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
 
 CELLS = [Cell(2, 0), Cell(8, 0), Cell(8, 1)]
 

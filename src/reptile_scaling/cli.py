@@ -19,7 +19,7 @@ from rich.console import Console
 from reptile_scaling.config import Config, load_config
 from reptile_scaling.errors import InputError
 from reptile_scaling.laws import Law, Transform
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.storage import csv_text, write_bytes
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from reptile_scaling.experiment import Experiment, fresh_initialisation, open_ex
 from reptile_scaling.joint_baseline import JOINT, joint_work
 from reptile_scaling.model.encoder import PromptEncoder
 from reptile_scaling.progress import duration
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.sweep import BaselineJob, CohortJob, Plan
 from reptile_scaling.tasks import Episode, pack_tokens, training_pool
 from reptile_scaling.training import first_state

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 
 from reptile_scaling.adaptation import InnerLoop, adapt_to_support
-from reptile_scaling.config import Config, make_config
+from reptile_scaling.config import IN_ADAPTER, Config, keys_with, make_config
 from reptile_scaling.datasets.dataset import IntentDataset
 from reptile_scaling.errors import InputError
 from reptile_scaling.evaluation import starting_points, test_loop
@@ -30,13 +30,6 @@ from reptile_scaling.randomness import stream
 from reptile_scaling.storage import named_refusals
 
 TEXTS_PER_FORWARD = 256
-# What a configuration must say for an adapter to be loaded and adapted again.
-FACT_KEYS = (
-    "model_name", "model_revision", "dtype", "load_in_8bit", "load_in_4bit", "max_length", "template",
-    "n_way", "k_support", "algorithm", "head", "label_words",
-    "k_inner", "k_inner_test", "inner_lr", "inner_optimizer", "inner_batch_size",
-    "lora_r", "lora_alpha", "lora_layers", "lora_targets",
-)  # fmt: skip
 
 CARD = """---
 base_model: {base}
@@ -140,7 +133,7 @@ def wilson_interval(n_correct: int, n: int, z: float = 1.96) -> tuple[float, flo
 def adaptation_facts(config: Config, labels: tuple[str, ...] | None = None) -> dict[str, Any]:
     """`adaptation.json`: the settings an adapter needs, and its labels once it is adapted to some."""
     settings = config.model_dump(mode="json")
-    return {"config": {key: settings[key] for key in FACT_KEYS}, "labels": list(labels) if labels else None}
+    return {"config": {key: settings[key] for key in keys_with(IN_ADAPTER)}, "labels": list(labels) if labels else None}
 
 
 def adapt_to_labels(

@@ -7,7 +7,6 @@ order and their mini-batches come from its own random streams.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +25,6 @@ from reptile_scaling.evaluation import (
     training_loop,
     validation_episodes,
 )
-from reptile_scaling.event_files import EventFile
 from reptile_scaling.experiment import Experiment, fresh_initialisation
 from reptile_scaling.interruption import StopRequested, stop_if_requested
 from reptile_scaling.labelling import adaptation_facts
@@ -36,7 +34,11 @@ from reptile_scaling.model.heads import HEADS
 from reptile_scaling.model.peft_io import save_adapter
 from reptile_scaling.model_card import model_card
 from reptile_scaling.randomness import stream
-from reptile_scaling.runs import Cell, CellDirectory, CellResult, CellStatus, Checkpoint, RunDirectory
+from reptile_scaling.runs.cell_directory import CellDirectory
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.event_files import EventFile
+from reptile_scaling.runs.grid import Cell
+from reptile_scaling.runs.records import CellResult, CellStatus, Checkpoint, EvalRow, MetaTestTask, TrainRow
 from reptile_scaling.storage import named_refusals
 from reptile_scaling.tasks import Episode, TaskPool, coverage, training_pool, visiting_order
 
@@ -58,8 +60,8 @@ class CellTraining:
     inner_moments: AdamMoments | None
     meta_step: int
     wall_seconds: float
-    train_rows: list[dict[str, Any]]
-    eval_rows: list[dict[str, Any]]
+    train_rows: list[TrainRow]
+    eval_rows: list[EvalRow]
     status: CellStatus = field(default_factory=CellStatus)
     is_diverged: bool = False
     events: EventFile | None = None
@@ -140,8 +142,8 @@ def _begin_cell(experiment: Experiment, folder: CellDirectory, start: Checkpoint
         inner_moments=inner_moments,
         meta_step=start.meta_step,
         wall_seconds=start.wall_seconds,
-        train_rows=[row for row in folder.read_train_stats() if row["meta_step"] <= start.meta_step],
-        eval_rows=[row for row in folder.read_eval_stats() if row["meta_step"] <= start.meta_step],
+        train_rows=[row for row in folder.read_train_stats() if row.meta_step <= start.meta_step],
+        eval_rows=[row for row in folder.read_eval_stats() if row.meta_step <= start.meta_step],
         status=CellStatus("running", start.meta_step, config.num_meta_steps, experiment.device),
         events=EventFile(folder.events_folder, start.meta_step) if config.tensorboard else None,
     )
@@ -261,13 +263,13 @@ def scheduled_meta_lr(config: Config, meta_step: int) -> float:
 def _log_step(training: CellTraining, losses: list[float], meta_lr: float, seconds: float, config: Config) -> None:
     training.wall_seconds += seconds
     training.train_rows.append(
-        {
-            "meta_step": training.meta_step,
-            "support_loss_first_step": losses[0],
-            "support_loss_last_step": losses[-1],
-            "meta_lr": meta_lr,
-            "seconds": round(seconds, 6),
-        }
+        TrainRow(
+            meta_step=training.meta_step,
+            support_loss_first_step=losses[0],
+            support_loss_last_step=losses[-1],
+            meta_lr=meta_lr,
+            seconds=round(seconds, 6),
+        )
     )
     tasks_per_second = config.meta_batch_size / seconds
     if training.events:
@@ -304,15 +306,9 @@ def _validate(experiment: Experiment, training: CellTraining) -> None:
     episodes, loop = validation_episodes(experiment), test_loop(experiment.config)
     figures = evaluate(experiment.encoder, training.initialisation, episodes, loop, training.inner_moments)
     training.wall_seconds += time.perf_counter() - began
-    training.eval_rows.append(
-        {
-            "meta_step": training.meta_step,
-            "validation_loss": float(figures.loss.mean()),
-            "validation_accuracy": float(figures.accuracy.mean()),
-            "zero_step_accuracy": float(figures.zero_step_accuracy.mean()),
-        }
-    )
     loss, accuracy = float(figures.loss.mean()), float(figures.accuracy.mean())
+    zero_step_accuracy = float(figures.zero_step_accuracy.mean())
+    training.eval_rows.append(EvalRow(training.meta_step, loss, accuracy, zero_step_accuracy))
     if training.events:
         training.events.add(training.meta_step, {"validation_loss": loss, "validation_accuracy": accuracy})
     training.status = replace(
@@ -350,7 +346,7 @@ def _finish_cell(experiment: Experiment, training: CellTraining) -> None:
             adaptation_curve(experiment.encoder, start, curve_episodes, test_loop(config), moments)
         )
     training.wall_seconds += time.perf_counter() - began
-    training_seconds = sum(row["seconds"] for row in training.train_rows)
+    training_seconds = sum(row.seconds for row in training.train_rows)
     n_visits = training.meta_step * config.meta_batch_size
     seen = coverage(training.pool, training.order[:n_visits], ALGORITHMS[config.algorithm].reads_query)
     result = CellResult(
@@ -382,8 +378,8 @@ def _finish_cell(experiment: Experiment, training: CellTraining) -> None:
         facts = adaptation_facts(config)
         folder, backbone = training.folder.adapter_folder, experiment.encoder.backbone
         save_adapter(folder, backbone, start, config.model_name, card, facts, moments)
-    columns = {"loss": figures.loss, "accuracy": figures.accuracy, "zero_step_accuracy": figures.zero_step_accuracy}
-    test_tasks = [{"task": i, **{name: float(c[i]) for name, c in columns.items()}} for i in range(len(figures.loss))]
+    columns = zip(figures.loss.tolist(), figures.accuracy.tolist(), figures.zero_step_accuracy.tolist(), strict=True)
+    test_tasks = [MetaTestTask(i, *of_task) for i, of_task in enumerate(columns)]
     if training.events:
         training.events.close()
     training.folder.write_confusions(

@@ -22,7 +22,7 @@ from reptile_scaling.baselines.probes import frozen_features, logistic_regressio
 from reptile_scaling.baselines.prompting import in_context, in_context_work, zero_shot_labels, zero_shot_work
 from reptile_scaling.evaluation import adaptation_curve, test_episodes, test_loop
 from reptile_scaling.experiment import Experiment, fresh_initialisation
-from reptile_scaling.runs import BaselineResult
+from reptile_scaling.runs.records import BaselineResult, CurvePoint
 from reptile_scaling.tasks import Episode
 
 __all__ = ["BASELINES", "Baseline", "Scores", "baseline_result", "frozen_features", "readings_only", "run_baseline"]
@@ -71,7 +71,7 @@ def baseline_result(name: str, label: str, scores: Scores, seconds: float) -> Ba
     )
 
 
-def _curve(experiment: Experiment, episodes: Sequence[Episode]) -> list[dict[str, float | int]]:
+def _curve(experiment: Experiment, episodes: Sequence[Episode]) -> list[CurvePoint]:
     """Fine-tuning from the pretrained model, on the tasks that cells draw their curves on."""
     config = experiment.config
     shown = episodes[: config.num_validation_tasks]
