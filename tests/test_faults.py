@@ -86,17 +86,18 @@ def same_results(run: RunDirectory, other: RunDirectory, atol: float = 1e-6) -> 
         ours, theirs = run.cell(cell), other.cell(cell)
         for column in ("loss", "accuracy"):
             np.testing.assert_allclose(
-                [row[column] for row in ours.read_test_tasks()],
-                [row[column] for row in theirs.read_test_tasks()],
+                [getattr(task, column) for task in ours.read_test_tasks()],
+                [getattr(task, column) for task in theirs.read_test_tasks()],
                 atol=atol,
             )
-        for rows, others in (
-            (ours.read_train_stats(), theirs.read_train_stats()),
-            (ours.read_eval_stats(), theirs.read_eval_stats()),
+        for rows, others, column in (
+            (ours.read_train_stats(), theirs.read_train_stats(), "support_loss_last_step"),
+            (ours.read_eval_stats(), theirs.read_eval_stats(), "validation_loss"),
         ):
-            assert [row["meta_step"] for row in rows] == [row["meta_step"] for row in others]
-            key = "support_loss_last_step" if "support_loss_last_step" in rows[0] else "validation_loss"
-            np.testing.assert_allclose([row[key] for row in rows], [row[key] for row in others], atol=atol)
+            assert [row.meta_step for row in rows] == [row.meta_step for row in others]
+            np.testing.assert_allclose(
+                [getattr(row, column) for row in rows], [getattr(row, column) for row in others], atol=atol
+            )
 
 
 def assert_about_the_same(run: RunDirectory, other: RunDirectory, cell: Cell) -> None:

@@ -48,6 +48,15 @@ reptile-scaling predict --adapter path/to/this/folder --input texts.csv
 
 
 @dataclass(frozen=True)
+class LabelledText:
+    """A text with the label it was given, and the probability of that label to six digits."""
+
+    text: str
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
 class Adaptation:
     """How an adaptation went; losses in nats per support utterance, before the first and the last step."""
 

@@ -75,8 +75,9 @@ def read_record(path: Path, kind: type[Record]) -> Record | None:
     """
     if not path.is_file():
         return None
+    reader: TypeAdapter[Record] = _reader(kind)
     try:
-        return _reader(kind).validate_json(path.read_bytes())
+        return reader.validate_json(path.read_bytes())
     except ValidationError as error:
         raise _refusal(path, error) from error
 
@@ -138,8 +139,9 @@ def read_rows(path: Path, kind: type[Record]) -> list[Record]:
         raise _not_whole(path, f"row {torn[0] if torn else len(lines)} is cut short", REDO)
     places = [(header.index(column), name) for column, name in columns(kind).items()]
     found = [{name: line[place] for place, name in places} for line in lines]
+    reader: TypeAdapter[Record] = _reader(kind)
     try:
-        return _reader(list[kind]).validate_python(found)  # type: ignore[valid-type]
+        return [reader.validate_python(row) for row in found]
     except ValidationError as error:
         raise _refusal(path, error) from error
 

@@ -52,8 +52,6 @@ def task_difficulties(run: RunDirectory) -> list[TaskDifficulty]:
     of_seeds = [run.cell(cell).read_test_tasks() for cell in best_cells(run)]
     found = []
     for task, results in zip(run.read_pool("test"), zip(*of_seeds, strict=True), strict=False):
-        accuracy, loss = (
-            float(np.mean(values)) for values in zip(*((r.accuracy, r.loss) for r in results), strict=True)
-        )
+        accuracy, loss = float(np.mean([r.accuracy for r in results])), float(np.mean([r.loss for r in results]))
         found.append(TaskDifficulty(task.task, tuple(task.classes), accuracy, loss))
     return sorted(found, key=lambda t: (t.accuracy, t.task))
