@@ -18,7 +18,7 @@ from rich.console import Console
 from reptile_scaling.api import performed, show_plan
 from reptile_scaling.config import load_config, make_config
 from reptile_scaling.report import write_report
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.sweep import BaselineJob, plan_sweep
 
 CONFIG = Path(__file__).parents[1] / "configs" / "banking77_smollm2.yaml"

@@ -19,7 +19,7 @@ import numpy as np
 
 from reptile_scaling.config import Config, load_config, make_config
 from reptile_scaling.report.standing import paired_gain, task_accuracies
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.sweep import BaselineJob, CohortJob, Job, plan_sweep, run_sweep
 
 CONFIG = Path(__file__).parents[1] / "configs" / "methods_banking77.yaml"
@@ -85,7 +85,7 @@ def validation_loss(run: RunDirectory) -> float:
     """At the end, mean over the seeds; infinite where a cell failed."""
     if not all(run.cell(cell).is_done for cell in run.cells()):
         return float("inf")
-    return float(np.mean([run.cell(cell).read_eval_stats()[-1]["validation_loss"] for cell in run.cells()]))
+    return float(np.mean([run.cell(cell).read_eval_stats()[-1].validation_loss for cell in run.cells()]))
 
 
 def row(name: str, accuracies: np.ndarray, loss: float | None, reference: np.ndarray, **more: object) -> dict[str, Any]:

@@ -1,18 +1,15 @@
 """Writes docs/config.md from the fields of Config: `python scripts/config_reference.py`.
 
-Keys, types, defaults and sentences are those of src/reptile_scaling/config.py, groups are its comment headings.
+Keys, types, defaults and sentences are those of src/reptile_scaling/config.py, groups are its classes of keys.
 """
 
-import inspect
-import re
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from reptile_scaling.config import Config, FractionSplit
-from reptile_scaling.runs import CHANGEABLE_KEYS
+from reptile_scaling.config import MAY_CHANGE, Config, FractionSplit, key_groups, keys_with
 
 PAGE = Path(__file__).parents[1] / "docs" / "config.md"
 WIDTH = 118
@@ -35,27 +32,16 @@ def reference() -> str:
     """The whole page."""
     properties = Config.model_json_schema()["properties"]
     parts = [INTRODUCTION]
-    for group, keys in keys_by_group().items():
-        parts.append(f"## {group[0].upper()}{group[1:]}\n\n" + "".join(entry(k, properties[k]) for k in keys))
+    for group, keys in key_groups().items():
+        parts.append(f"## {group}\n\n" + "".join(entry(k, properties[k]) for k in keys))
     fractions = FractionSplit.model_json_schema()["properties"]
     parts.append("## Fractions of `class_split`\n\n" + "".join(entry(k, fractions[k]) for k in fractions))
     return "\n".join(parts)
 
 
-def keys_by_group() -> dict[str, list[str]]:
-    """The keys under the comment headings of the class."""
-    groups: dict[str, list[str]] = {}
-    for line in inspect.getsource(Config).splitlines():
-        if heading := re.fullmatch(r"    # --- (.+)", line):
-            groups[heading[1]] = []
-        elif (field := re.match(r"    (\w+):", line)) and field[1] in Config.model_fields:
-            groups[list(groups)[-1]].append(field[1])
-    return groups
-
-
 def entry(key: str, schema: dict[str, Any]) -> str:
     """One key as a list item."""
-    mark = " ↻" if key in CHANGEABLE_KEYS else ""
+    mark = " ↻" if key in keys_with(MAY_CHANGE) else ""
     text = f"- **`{key}: {as_yaml(schema['default'])}`**{mark} ({allowed(schema)}). {schema['description']}"
     return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False) + "\n"
 

@@ -14,7 +14,7 @@ import numpy as np
 from reptile_scaling.api import load_experiment
 from reptile_scaling.report.levels import best_cells
 from reptile_scaling.report.standing import paired_gain, task_accuracies
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
 
 BETA = (0.2, 0.4)
 R2 = 0.9

@@ -19,7 +19,7 @@ from reptile_scaling.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, dr
 from reptile_scaling.report.findings import cost_of_run, overtraining_sentence
 from reptile_scaling.report.law_table import losses_of_run
 from reptile_scaling.report.standing import paired_gain, task_accuracies
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
 
 MAIN = "banking77_smollm2"
 SWEEPS = ("", "_short", "_classes", "_resampled", "_classifier")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reptile_scaling.config import load_config, make_config
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.sweep import CohortJob, plan_sweep, run_sweep
 
 KEYS: dict[str, tuple[Any, ...]] = {
@@ -33,7 +33,7 @@ def validation_curve(settings: dict[str, Any], out: Path) -> list[tuple[int, flo
     run_sweep(replace(plan, jobs=tuple(job for job in plan.jobs if isinstance(job, CohortJob))), run)
     (cell,) = run.cells()
     rows = run.cell(cell).read_eval_stats() if run.cell(cell).is_done else []
-    return [(r["meta_step"], r["validation_loss"], r["validation_accuracy"]) for r in rows]
+    return [(r.meta_step, r.validation_loss, r.validation_accuracy) for r in rows]
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from reptile_scaling.model.encoder import PromptEncoder
 from reptile_scaling.model.heads import fresh_head, prototype_head
 from reptile_scaling.model.loading import LanguageModel
 from reptile_scaling.model.peft_io import PEFT_PREFIX, lora_config
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.sweep import plan_sweep, run_sweep
 from toy_models import encode, tiny_model
 

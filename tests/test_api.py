@@ -17,7 +17,7 @@ from reptile_scaling.cli import run_config
 from reptile_scaling.config import make_config
 from reptile_scaling.errors import InputError
 from reptile_scaling.interruption import StopRequested
-from reptile_scaling.runs import CellResult
+from reptile_scaling.runs.records import CellResult
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -10,7 +10,7 @@ from reptile_scaling.data.episodes import training_pool
 from reptile_scaling.errors import InputError
 from reptile_scaling.learning.workbench import open_corpus
 from reptile_scaling.report import write_report
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.sweep import plan_sweep, run_sweep
 from toy_models import tiny_model
 

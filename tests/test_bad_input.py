@@ -20,7 +20,8 @@ from reptile_scaling.data.readers import load_dataset
 from reptile_scaling.errors import InputError
 from reptile_scaling.learning.workbench import open_corpus
 from reptile_scaling.model.peft_io import load_adapter
-from reptile_scaling.runs import Cell, RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
 
 GOOD = "".join(f"{label} {i},{label}\n" for label in "abcdefgh" for i in range(8))
 

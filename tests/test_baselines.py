@@ -10,7 +10,8 @@ from reptile_scaling.learning.evaluation import test_episodes as shared_test_epi
 from reptile_scaling.learning.examples import slots
 from reptile_scaling.learning.workbench import open_corpus, open_workbench
 from reptile_scaling.model.label_words import plain_words
-from reptile_scaling.runs import Cell, RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
 from reptile_scaling.sweep import baseline_names, plan_sweep, run_sweep
 
 
@@ -122,6 +123,6 @@ def test_joint_training_is_a_cell_of_its_own(toy_settings, tmp_path) -> None:
     # Support sets of 2 thrice a visit against 2 + 3 once: 8 · 3 · 2 / 5 meta-steps see as many utterances.
     assert joint.settings["meta_steps"] == round(9.6) == cell.read_result().meta_steps
     assert joint.accuracy == pytest.approx(cell.read_result().meta_test_accuracy)
-    assert [row["accuracy"] for row in cell.read_test_tasks()] == pytest.approx(joint.task_accuracies)
+    assert [task.accuracy for task in cell.read_test_tasks()] == pytest.approx(joint.task_accuracies)
     assert run.cells() == [Cell(2, 1), Cell(4, 1)]
     assert "joint" not in baseline_names(make_config({**toy_settings, "algorithm": "joint"}))

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from reptile_scaling.cli import main
-from reptile_scaling.runs import Cell, RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
 
 COMMAND = [sys.executable, "-c", "from reptile_scaling.cli import main; main()"]
 

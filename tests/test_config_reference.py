@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reptile_scaling.config import Config
+from reptile_scaling.config import IN_ADAPTER, MAY_CHANGE, Config, key_groups, keys_with
 from reptile_scaling.data.readers import READERS
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.model.heads import HEADS
@@ -26,6 +26,15 @@ PROMISED = {
 def test_committed_page_is_the_generated_one() -> None:
     made = runpy.run_path(str(ROOT / "scripts" / "config_reference.py"))["reference"]()
     assert made == PAGE, "run python scripts/config_reference.py"
+
+
+def test_facts_stand_beside_their_keys() -> None:
+    """The grid and the machine may change; what the inner loop and its base are goes with an adapter."""
+    may_change, in_adapter = (set(keys_with(fact)) for fact in (MAY_CHANGE, IN_ADAPTER))
+    assert {"n_tasks_list", "axis_values", "seeds", "data_dir", *key_groups()["Machine"]} == may_change
+    loop = {"algorithm", "head", "label_words", "n_way", "k_support", "k_inner", "k_inner_test"}
+    rates = {"inner_lr", "inner_optimizer", "inner_batch_size"}
+    assert {*key_groups()["Model"], *loop, *rates, *key_groups()["LoRA"]} - {"lora_dropout"} == in_adapter
 
 
 def test_page_has_every_key_once_and_in_the_order_of_the_code() -> None:

@@ -16,7 +16,7 @@ from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.workbench import open_corpus
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.heads import HEADS
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.sweep import plan_sweep
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"

@@ -24,7 +24,8 @@ from reptile_scaling.interruption import StopRequested
 from reptile_scaling.learning.cell_training import CellTraining
 from reptile_scaling.learning.meta_step import Visit
 from reptile_scaling.report.law_table import losses_of_run
-from reptile_scaling.runs import Cell, RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
 from reptile_scaling.storage import write_bytes
 from reptile_scaling.sweep import plan_sweep, run_sweep
 
@@ -87,17 +88,18 @@ def same_results(run: RunDirectory, other: RunDirectory, atol: float = 1e-6) -> 
         ours, theirs = run.cell(cell), other.cell(cell)
         for column in ("loss", "accuracy"):
             np.testing.assert_allclose(
-                [row[column] for row in ours.read_test_tasks()],
-                [row[column] for row in theirs.read_test_tasks()],
+                [getattr(task, column) for task in ours.read_test_tasks()],
+                [getattr(task, column) for task in theirs.read_test_tasks()],
                 atol=atol,
             )
-        for rows, others in (
-            (ours.read_train_stats(), theirs.read_train_stats()),
-            (ours.read_eval_stats(), theirs.read_eval_stats()),
+        for rows, others, column in (
+            (ours.read_train_stats(), theirs.read_train_stats(), "support_loss_last_step"),
+            (ours.read_eval_stats(), theirs.read_eval_stats(), "validation_loss"),
         ):
-            assert [row["meta_step"] for row in rows] == [row["meta_step"] for row in others]
-            key = "support_loss_last_step" if "support_loss_last_step" in rows[0] else "validation_loss"
-            np.testing.assert_allclose([row[key] for row in rows], [row[key] for row in others], atol=atol)
+            assert [row.meta_step for row in rows] == [row.meta_step for row in others]
+            np.testing.assert_allclose(
+                [getattr(row, column) for row in rows], [getattr(row, column) for row in others], atol=atol
+            )
 
 
 def assert_about_the_same(run: RunDirectory, other: RunDirectory, cell: Cell) -> None:
@@ -200,10 +202,10 @@ def test_cell_that_raises_fails_alone_and_the_fit_names_it(small, tmp_path, whol
 def test_baseline_that_raises_is_recorded_and_tried_again(small, tmp_path, monkeypatch) -> None:
     measure = sweep.run_baseline
 
-    def failing(experiment, name: str):
+    def failing(workbench, name: str):
         if name == "no_meta":
             raise RuntimeError("a kernel went wrong")
-        return measure(experiment, name)
+        return measure(workbench, name)
 
     monkeypatch.setattr(sweep, "run_baseline", failing)
     settings = {**small, "n_tasks_list": [2], "seeds": [0]}
@@ -343,7 +345,7 @@ def test_curves_are_written_for_tensorboard_too(small, tmp_path) -> None:
 
 def test_lost_worker_shows_as_stale_and_status_reads_the_folder_alone(small, tmp_path) -> None:
     from reptile_scaling.progress import is_stale, worker_lines
-    from reptile_scaling.runs import Worker
+    from reptile_scaling.runs.records import Worker
 
     run = RunDirectory(tmp_path)
     run.begin(Config(), "f" * 64, {})

@@ -26,7 +26,8 @@ from reptile_scaling.learning.starts import starting_points
 from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.learning.workbench import open_corpus, open_workbench
 from reptile_scaling.model.peft_io import load_adapter
-from reptile_scaling.runs import Cell, RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
 from reptile_scaling.sweep import plan_sweep, run_sweep
 from test_cli import call, refused
 

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from reptile_scaling.config import make_config
-from reptile_scaling.runs import Cell, RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
 from reptile_scaling.sweep import plan_sweep, run_sweep
 from test_faults import PLAIN, same_results
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from reptile_scaling.config import make_config
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.sweep import plan_sweep, run_sweep
 
 SECONDS_BETWEEN_KILLS = 5.0

@@ -12,7 +12,9 @@ from reptile_scaling.config import Config, make_config
 from reptile_scaling.interruption import StopRequested
 from reptile_scaling.learning.workbench import Workbench, open_corpus, open_workbench
 from reptile_scaling.model.adapters import Adapters
-from reptile_scaling.runs import Cell, CellDirectory, RunDirectory
+from reptile_scaling.runs.cell_directory import CellDirectory
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
 
 CELLS = [Cell(2, 0), Cell(8, 0), Cell(8, 1)]
 
@@ -28,7 +30,7 @@ def train(config: Config, cells: list[Cell], folder: Path) -> RunDirectory:
 
 
 def losses(cell: CellDirectory) -> np.ndarray:
-    return np.array([row["loss"] for row in cell.read_test_tasks()])
+    return np.array([task.loss for task in cell.read_test_tasks()])
 
 
 @pytest.mark.parametrize("task_examples", ["fixed", "resampled"])
@@ -60,7 +62,7 @@ def test_resumed_equals_uninterrupted(toy_config, tmp_path, monkeypatch: pytest.
     resumed = train(toy_config, CELLS, tmp_path / "cut")
     for cell in CELLS:
         np.testing.assert_allclose(losses(resumed.cell(cell)), losses(whole.cell(cell)), atol=1e-6)
-        steps = [row["meta_step"] for row in resumed.cell(cell).read_train_stats()]
+        steps = [row.meta_step for row in resumed.cell(cell).read_train_stats()]
         assert steps == [1, 2, 3, 4]
 
 
@@ -92,7 +94,7 @@ def test_result_counts_what_was_seen(toy_config, tmp_path) -> None:
     assert result.chance_accuracy == pytest.approx(1 / 3)
     rows = run.cell(Cell(2, 0)).read_test_tasks()
     assert len(rows) == 6
-    assert result.meta_test_loss == pytest.approx(np.mean([row["loss"] for row in rows]))
+    assert result.meta_test_loss == pytest.approx(np.mean([task.loss for task in rows]))
 
 
 def test_meta_training_lowers_the_support_loss(toy_settings, tmp_path) -> None:
@@ -100,7 +102,7 @@ def test_meta_training_lowers_the_support_loss(toy_settings, tmp_path) -> None:
     run = train(config, [Cell(1, 0)], tmp_path)
     rows = run.cell(Cell(1, 0)).read_train_stats()
     # One task again and again: after 30 meta-steps its loss before any inner step is far below the first.
-    assert rows[-1]["support_loss_first_step"] < 0.5 * rows[0]["support_loss_first_step"]
+    assert rows[-1].support_loss_first_step < 0.5 * rows[0].support_loss_first_step
 
 
 @pytest.mark.parametrize("head", ["zero", "prototype"])

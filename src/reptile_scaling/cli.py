@@ -19,7 +19,7 @@ from rich.console import Console
 from reptile_scaling.config import Config, load_config
 from reptile_scaling.errors import InputError
 from reptile_scaling.laws import Law, Transform
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.storage import csv_text, write_bytes
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line, with all probabilities.")] = False,
 ) -> None:
     """Label texts, with probabilities: CSV with text, label, probability."""
-    from reptile_scaling.labelling import check_truth, open_labeller
+    from reptile_scaling.labelling import LabelledText, check_truth, open_labeller
 
     texts, truth = _texts_to_label(source, evaluate)
     with errors.status("loading the model and labelling"):
@@ -218,12 +218,16 @@ def predict(
         if truth is not None:
             check_truth(truth, labeller.labels)
         probabilities = labeller.predict(texts)
-    rows = [
-        {"text": text, "label": labeller.labels[p.argmax()], "probability": round(float(p.max()), 6)}
-        | ({"probabilities": dict(zip(labeller.labels, p.tolist(), strict=True))} if as_json else {})
+    labelled = [
+        LabelledText(text, labeller.labels[p.argmax()], round(float(p.max()), 6))
         for text, p in zip(texts, probabilities, strict=True)
     ]
-    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) if as_json else csv_text(rows)
+    if as_json:
+        all_of = [dict(zip(labeller.labels, p.tolist(), strict=True)) for p in probabilities]
+        lines = [{**asdict(row), "probabilities": each} for row, each in zip(labelled, all_of, strict=True)]
+        content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    else:
+        content = csv_text(LabelledText, labelled)
     if out is not None:
         write_bytes(out, content.encode())
     else:
@@ -379,7 +383,6 @@ def _print_law(law: Law) -> None:
     from reptile_scaling.report.law_table import law_table
 
     console.print(law_table(law))
-    found = law.as_json()
     console.print(verdict_sentence(law), style="bold", soft_wrap=True, markup=False)
-    for reason in [*found["verdict"]["reasons"], *found["warnings"]]:
+    for reason in [*law.verdict.reasons, *law.warnings]:
         console.print(f"  - {reason}", soft_wrap=True, markup=False)

@@ -31,7 +31,7 @@ from reptile_scaling.learning.workbench import Workbench, fresh_initialisation, 
 from reptile_scaling.model.encoder import PromptEncoder
 from reptile_scaling.model.packing import pack_tokens
 from reptile_scaling.progress import duration
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.sweep import BaselineJob, CohortJob, Plan
 
 TIMED_FORWARDS = 64

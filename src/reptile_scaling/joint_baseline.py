@@ -12,7 +12,9 @@ from reptile_scaling.errors import InputError
 from reptile_scaling.learning.cohort import train_cohort
 from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import Workbench
-from reptile_scaling.runs import BaselineResult, Cell, RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
+from reptile_scaling.runs.records import BaselineResult
 
 JOINT = "joint"
 LABEL = "joint training, same inner loop"
@@ -53,10 +55,10 @@ def run_joint_baseline(workbench: Workbench, run: RunDirectory) -> BaselineResul
         train_cohort(replace(workbench, config=config), [cell], rival)
     if not folder.is_done:
         raise InputError(f"joint training diverged at meta_lr {config.meta_lr:g}: lower inner_lr")
-    rows = folder.read_test_tasks()
+    tasks = folder.read_test_tasks()
     scores = Scores(
-        np.array([row["accuracy"] for row in rows]),
-        np.array([row["loss"] for row in rows]),
+        np.array([task.accuracy for task in tasks]),
+        np.array([task.loss for task in tasks]),
         {"meta_steps": config.num_meta_steps, "meta_lr": config.meta_lr, "n_tasks": cell.n_tasks, "seed": cell.seed},
     )
     return baseline_result(JOINT, LABEL, scores, folder.read_result().wall_seconds)

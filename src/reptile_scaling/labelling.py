@@ -34,6 +34,7 @@ from reptile_scaling.randomness import stream
 from reptile_scaling.storage import named_refusals, write_bytes
 
 TEXTS_PER_FORWARD = 256
+
 CARD = """---
 base_model: {base}
 library_name: peft
@@ -48,6 +49,15 @@ Adapted from a meta-trained initialisation with {n_support} labelled utterances 
 reptile-scaling predict --adapter path/to/this/folder --input texts.csv
 ```
 """
+
+
+@dataclass(frozen=True)
+class LabelledText:
+    """A text with the label it was given, and the probability of that label to six digits."""
+
+    text: str
+    label: str
+    probability: float
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The README.md that travels with an adapter: what it is, how it was measured, how to load it."""
 
 from reptile_scaling.config import Config
-from reptile_scaling.runs import CellResult
+from reptile_scaling.runs.records import CellResult
 
 CARD = """---
 base_model: {base}

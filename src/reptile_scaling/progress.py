@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from reptile_scaling.runs import Cell, CellStatus, RunDirectory, Worker
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
+from reptile_scaling.runs.records import CellStatus, Worker
 
 SECONDS_BETWEEN_FRAMES = 1.0
 SECONDS_BETWEEN_LINES = 15.0

@@ -19,7 +19,6 @@ from reptile_scaling.config import Config
 from reptile_scaling.data.class_split import check_class_counts, check_class_sizes
 from reptile_scaling.data.episodes import TaskPool, evaluation_pool, training_pool
 from reptile_scaling.errors import InputError, StorageError
-from reptile_scaling.event_files import check_event_files
 from reptile_scaling.executors import map_devices
 from reptile_scaling.interruption import Flag
 from reptile_scaling.joint_baseline import JOINT, run_joint_baseline
@@ -32,7 +31,10 @@ from reptile_scaling.model.label_words import MOST_SYMBOLS
 from reptile_scaling.model.loading import check_model, check_quantization, is_encoder
 from reptile_scaling.model.memory import is_device_lost, is_out_of_memory
 from reptile_scaling.ray_executor import map_cluster
-from reptile_scaling.runs import JOINT_FOLDER, Cell, RunDirectory, Worker, grid
+from reptile_scaling.runs.directory import JOINT_FOLDER, RunDirectory
+from reptile_scaling.runs.event_files import check_event_files
+from reptile_scaling.runs.grid import Cell, grid
+from reptile_scaling.runs.records import PoolTask, Worker
 
 SECONDS_BETWEEN_HEARTBEATS = 5.0
 RECORDED_PACKAGES = ("reptile-scaling-law", "torch", "transformers", "peft", "numpy", "scipy")
@@ -225,26 +227,26 @@ def write_pools(plan: Plan, run: RunDirectory) -> None:
     config, corpus = plan.config, plan.corpus
     test = evaluation_pool(corpus.dataset, corpus.split.test, config, "test")
     validation = evaluation_pool(corpus.dataset, corpus.split.validation, config, "validation")
-    run.write_pool("test", _pool_rows(test, config.num_meta_test_tasks))
-    run.write_pool("validation", _pool_rows(validation, config.num_validation_tasks))
+    run.write_pool("test", _pool_tasks(test, config.num_meta_test_tasks))
+    run.write_pool("validation", _pool_tasks(validation, config.num_validation_tasks))
     for level in config.levels:
         for seed in config.seeds:
             pool = training_pool(corpus.dataset, corpus.split, level, seed)
             value = None if config.axis == "n_tasks" else getattr(level, config.axis)
             name = f"seed_{seed}" if value is None else Cell(1, seed, config.axis, value).name
-            run.write_pool(f"train_{name}", _pool_rows(pool, max(config.n_tasks_list)))
+            run.write_pool(f"train_{name}", _pool_tasks(pool, max(config.n_tasks_list)))
 
 
-def _pool_rows(pool: TaskPool, n_tasks: int) -> list[dict[str, object]]:
+def _pool_tasks(pool: TaskPool, n_tasks: int) -> list[PoolTask]:
     names = pool.dataset.class_names
-    rows: list[dict[str, object]] = []
-    for task in range(n_tasks):
-        row: dict[str, object] = {"task": task, "classes": [names[c] for c in pool.task_classes(task)]}
-        if not pool.resampled:
-            episode = pool.episode(task)
-            row |= {"support": np.asarray(episode.support).tolist(), "query": np.asarray(episode.query).tolist()}
-        rows.append(row)
-    return rows
+    tasks = [PoolTask(task, [names[c] for c in pool.task_classes(task)]) for task in range(n_tasks)]
+    if pool.resampled:
+        return tasks
+    owned = [pool.episode(task.task) for task in tasks]
+    return [
+        replace(task, support=np.asarray(episode.support).tolist(), query=np.asarray(episode.query).tolist())
+        for task, episode in zip(tasks, owned, strict=True)
+    ]
 
 
 class SweepWorker:

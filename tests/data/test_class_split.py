@@ -13,7 +13,7 @@ from reptile_scaling.data.dataset import make_dataset
 from reptile_scaling.data.readers import load_dataset
 from reptile_scaling.errors import InputError
 from reptile_scaling.learning.workbench import open_corpus
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.sweep import plan_sweep, run_sweep
 
 DATASET = make_dataset("d", [(f"text {c} {i}", f"class{c:02d}") for c in range(20) for i in range(20)])

@@ -23,7 +23,7 @@ from reptile_scaling.baselines.prompting import in_context, in_context_work, zer
 from reptile_scaling.data.episodes import Episode
 from reptile_scaling.learning.evaluation import adaptation_curve, test_episodes, test_loop
 from reptile_scaling.learning.workbench import Workbench, fresh_initialisation
-from reptile_scaling.runs import BaselineResult
+from reptile_scaling.runs.records import BaselineResult, CurvePoint
 
 __all__ = ["BASELINES", "Baseline", "Scores", "baseline_result", "frozen_features", "readings_only", "run_baseline"]
 
@@ -71,7 +71,7 @@ def baseline_result(name: str, label: str, scores: Scores, seconds: float) -> Ba
     )
 
 
-def _curve(workbench: Workbench, episodes: Sequence[Episode]) -> list[dict[str, float | int]]:
+def _curve(workbench: Workbench, episodes: Sequence[Episode]) -> list[CurvePoint]:
     """Fine-tuning from the pretrained model, on the tasks that cells draw their curves on."""
     config = workbench.config
     shown = episodes[: config.num_validation_tasks]

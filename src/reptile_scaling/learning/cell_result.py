@@ -19,7 +19,8 @@ from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.model.adapter_facts import adaptation_facts
 from reptile_scaling.model.peft_io import save_adapter
 from reptile_scaling.model_card import model_card
-from reptile_scaling.runs import Cell, CellResult
+from reptile_scaling.runs.grid import Cell
+from reptile_scaling.runs.records import CellResult, MetaTestTask
 from reptile_scaling.storage import named_refusals, write_bytes
 
 
@@ -42,15 +43,15 @@ def finish_cell(workbench: Workbench, training: CellTraining) -> None:
     if training.events:
         training.events.close()
     folder.write_confusions(count_confusions(episodes, figures.predicted, workbench.corpus.dataset.class_names))
-    columns = {"loss": figures.loss, "accuracy": figures.accuracy, "zero_step_accuracy": figures.zero_step_accuracy}
-    test_tasks = [{"task": i, **{name: float(c[i]) for name, c in columns.items()}} for i in range(len(figures.loss))]
+    columns = zip(figures.loss.tolist(), figures.accuracy.tolist(), figures.zero_step_accuracy.tolist(), strict=True)
+    test_tasks = [MetaTestTask(i, *of_task) for i, of_task in enumerate(columns)]
     folder.write_result(result, test_tasks)
     folder.write_status(training.done())
 
 
 def _result(workbench: Workbench, training: CellTraining, figures: QueryLosses) -> CellResult:
     config, cell, meta_step = training.config, training.cell, training.state.meta_step
-    training_seconds = sum(row["seconds"] for row in training.train_rows)
+    training_seconds = sum(row.seconds for row in training.train_rows)
     n_visits = meta_step * config.meta_batch_size
     seen = coverage(training.pool, training.order[:n_visits], ALGORITHMS[config.algorithm].reads_query)
     return CellResult(

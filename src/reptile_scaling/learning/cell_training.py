@@ -2,19 +2,20 @@
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
 from reptile_scaling.config import Config
 from reptile_scaling.data.episodes import TaskPool, training_pool, visiting_order
-from reptile_scaling.event_files import EventFile
 from reptile_scaling.learning.evaluation import QueryLosses
 from reptile_scaling.learning.meta_state import MetaState, fresh_state, restored
 from reptile_scaling.learning.meta_step import Outcome, Visit
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.randomness import stream
-from reptile_scaling.runs import Cell, CellDirectory, CellStatus, Checkpoint
+from reptile_scaling.runs.cell_directory import CellDirectory
+from reptile_scaling.runs.event_files import EventFile
+from reptile_scaling.runs.grid import Cell
+from reptile_scaling.runs.records import CellStatus, Checkpoint, EvalRow, TrainRow
 
 SECONDS_BETWEEN_STATUSES = 1.0
 
@@ -31,8 +32,8 @@ class CellTraining:
     """Tasks in the order they are visited."""
     state: MetaState
     wall_seconds: float
-    train_rows: list[dict[str, Any]]
-    eval_rows: list[dict[str, Any]]
+    train_rows: list[TrainRow]
+    eval_rows: list[EvalRow]
     status: CellStatus = field(default_factory=CellStatus)
     is_diverged: bool = False
     events: EventFile | None = None
@@ -59,13 +60,13 @@ class CellTraining:
         self.state = outcome.state
         self.wall_seconds += outcome.seconds
         self.train_rows.append(
-            {
-                "meta_step": self.state.meta_step,
-                "support_loss_first_step": outcome.losses[0],
-                "support_loss_last_step": outcome.losses[-1],
-                "meta_lr": outcome.meta_lr,
-                "seconds": round(outcome.seconds, 6),
-            }
+            TrainRow(
+                meta_step=self.state.meta_step,
+                support_loss_first_step=outcome.losses[0],
+                support_loss_last_step=outcome.losses[-1],
+                meta_lr=outcome.meta_lr,
+                seconds=round(outcome.seconds, 6),
+            )
         )
         tasks_per_second = self.config.meta_batch_size / outcome.seconds
         scalars = {"support_loss": outcome.losses[-1], "meta_lr": outcome.meta_lr, "tasks_per_second": tasks_per_second}
@@ -85,14 +86,8 @@ class CellTraining:
         """Logs an evaluation on the validation tasks."""
         self.wall_seconds += seconds
         loss, accuracy = float(figures.loss.mean()), float(figures.accuracy.mean())
-        self.eval_rows.append(
-            {
-                "meta_step": self.state.meta_step,
-                "validation_loss": loss,
-                "validation_accuracy": accuracy,
-                "zero_step_accuracy": float(figures.zero_step_accuracy.mean()),
-            }
-        )
+        zero_step_accuracy = float(figures.zero_step_accuracy.mean())
+        self.eval_rows.append(EvalRow(self.state.meta_step, loss, accuracy, zero_step_accuracy))
         if self.events:
             self.events.add(self.state.meta_step, {"validation_loss": loss, "validation_accuracy": accuracy})
         self.status = replace(
@@ -140,8 +135,8 @@ def begin_cell(workbench: Workbench, folder: CellDirectory, start: Checkpoint | 
         order=visiting_order(cell.n_tasks, config.num_meta_steps * config.meta_batch_size, cell.seed, cell.stream_name),
         state=state,
         wall_seconds=start.wall_seconds if start is not None else 0.0,
-        train_rows=[row for row in folder.read_train_stats() if row["meta_step"] <= state.meta_step],
-        eval_rows=[row for row in folder.read_eval_stats() if row["meta_step"] <= state.meta_step],
+        train_rows=[row for row in folder.read_train_stats() if row.meta_step <= state.meta_step],
+        eval_rows=[row for row in folder.read_eval_stats() if row.meta_step <= state.meta_step],
         status=CellStatus("running", state.meta_step, config.num_meta_steps, workbench.device),
         events=EventFile(folder.events_folder, state.meta_step) if config.tensorboard else None,
     )

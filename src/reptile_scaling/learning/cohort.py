@@ -15,7 +15,9 @@ from reptile_scaling.learning.cell_training import CellTraining, begin_cell
 from reptile_scaling.learning.evaluation import evaluate, test_loop, validation_episodes
 from reptile_scaling.learning.meta_step import meta_step
 from reptile_scaling.learning.workbench import Workbench
-from reptile_scaling.runs import Cell, CellDirectory, RunDirectory
+from reptile_scaling.runs.cell_directory import CellDirectory
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 

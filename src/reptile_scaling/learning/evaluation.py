@@ -23,6 +23,7 @@ from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.encoder import PromptEncoder
 from reptile_scaling.model.heads import logits, task_losses
 from reptile_scaling.randomness import stream
+from reptile_scaling.runs.records import Confusion, CurvePoint
 
 # Forwards of a task's query set in `evaluate`: after adaptation and before.
 READINGS_PER_TASK = 2
@@ -145,20 +146,18 @@ def adaptation_curve(
     episodes: Sequence[Episode],
     loop: InnerLoop,
     moments: AdamMoments | None = None,
-) -> list[dict[str, float | int]]:
+) -> list[CurvePoint]:
     """Query loss and accuracy after 0 to 50 inner steps, means over the episodes: how fast θ adapts, and to what.
 
-    Each number of steps is an adaptation of its own, so a row equals what `evaluate` gives for that loop.
+    Each number of steps is an adaptation of its own, so a point equals what `evaluate` gives for that loop.
     """
-    rows: list[dict[str, float | int]] = []
+    points: list[CurvePoint] = []
     for steps in CURVE_STEPS:
         figures = evaluate(encoder, theta, episodes, replace(loop, steps=steps), moments)
-        if not rows:
-            before = {"loss": figures.zero_step_loss.mean(), "accuracy": figures.zero_step_accuracy.mean()}
-            rows.append({"inner_step": 0, **{name: float(value) for name, value in before.items()}})
-        after = {"loss": figures.loss.mean(), "accuracy": figures.accuracy.mean()}
-        rows.append({"inner_step": steps, **{name: float(value) for name, value in after.items()}})
-    return rows
+        if not points:
+            points.append(CurvePoint(0, float(figures.zero_step_loss.mean()), float(figures.zero_step_accuracy.mean())))
+        points.append(CurvePoint(steps, float(figures.loss.mean()), float(figures.accuracy.mean())))
+    return points
 
 
 def curve_work(config: Config) -> Work:
@@ -169,11 +168,11 @@ def curve_work(config: Config) -> Work:
 
 def count_confusions(
     episodes: Sequence[Episode], predicted: Int[np.ndarray, "T Q"], class_names: Sequence[str]
-) -> list[dict[str, str | int]]:
+) -> list[Confusion]:
     """How often query utterances of a class were taken for which class, over all episodes; pairs that occur."""
     counts: Counter[tuple[str, str]] = Counter()
     for episode, slots_Q in zip(episodes, predicted, strict=True):
         names = [class_names[c] for c in episode.classes]
         own = np.repeat(np.arange(len(names)), episode.query.shape[1])
         counts.update((names[truth], names[guess]) for truth, guess in zip(own, slots_Q, strict=True))
-    return [{"class": truth, "predicted": guess, "n": n} for (truth, guess), n in sorted(counts.items())]
+    return [Confusion(truth, guess, n) for (truth, guess), n in sorted(counts.items())]

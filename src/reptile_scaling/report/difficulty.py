@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reptile_scaling.report.levels import best_cells
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ def class_difficulties(run: RunDirectory) -> list[ClassDifficulty]:
     """Every test class that was asked for, hardest first."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for cell in best_cells(run):
-        for row in run.cell(cell).read_confusions():
-            counts[row["class"]][row["predicted"]] += row["n"]
+        for found_as in run.cell(cell).read_confusions():
+            counts[found_as.true_class][found_as.predicted] += found_as.n
     found = []
     for name, predicted in counts.items():
         wrong = [(n, other) for other, n in predicted.items() if other != name]
@@ -51,7 +51,7 @@ def task_difficulties(run: RunDirectory) -> list[TaskDifficulty]:
     """Every test task, hardest first."""
     of_seeds = [run.cell(cell).read_test_tasks() for cell in best_cells(run)]
     found = []
-    for task, rows in zip(run.read_pool("test"), zip(*of_seeds, strict=True), strict=False):
-        accuracy, loss = (float(np.mean([row[key] for row in rows])) for key in ("accuracy", "loss"))
-        found.append(TaskDifficulty(task["task"], tuple(task["classes"]), accuracy, loss))
+    for task, results in zip(run.read_pool("test"), zip(*of_seeds, strict=True), strict=False):
+        accuracy, loss = float(np.mean([r.accuracy for r in results])), float(np.mean([r.loss for r in results]))
+        found.append(TaskDifficulty(task.task, tuple(task.classes), accuracy, loss))
     return sorted(found, key=lambda t: (t.accuracy, t.task))

@@ -7,7 +7,7 @@ import numpy as np
 from reptile_scaling.axes import AXES
 from reptile_scaling.laws import Law
 from reptile_scaling.report.levels import best_cells
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
 
 # A validation loss within this share of its lowest counts as having reached it.
 STILL = 0.01
@@ -70,7 +70,7 @@ def convergence_sentence(run: RunDirectory) -> str:
     last = max(results, key=lambda r: r.level)
     largest = last.cell.level_name
     curves = [
-        [row["validation_loss"] for row in run.cell(r.cell).read_eval_stats()] for r in results if r.level == last.level
+        [row.validation_loss for row in run.cell(r.cell).read_eval_stats()] for r in results if r.level == last.level
     ]
     losses = np.array([curve for curve in curves if len(curve) == len(curves[0])]).mean(0)
     if len(losses) < 3:
@@ -94,7 +94,7 @@ def overtraining_sentence(run: RunDirectory, law: Law) -> str:
     ends, bests = [], []
     for level in (levels[0], levels[-1]):
         cells = [r.cell for r in results if r.level == level]
-        curves = [[row["validation_loss"] for row in run.cell(cell).read_eval_stats()] for cell in cells]
+        curves = [[row.validation_loss for row in run.cell(cell).read_eval_stats()] for cell in cells]
         ends.append(float(np.mean([curve[-1] for curve in curves])))
         bests.append(float(np.mean([min(curve) for curve in curves])))
     if not bests[0] - bests[1] < (ends[0] - ends[1]) / 2:

@@ -10,7 +10,7 @@ from rich.table import Table
 from reptile_scaling.axes import AXES
 from reptile_scaling.data.files import read_table
 from reptile_scaling.laws import Law, LossTable, fit_law, table_from_frame
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
 
 
 def law_of_run(run: RunDirectory) -> Law:
@@ -27,7 +27,7 @@ def losses_of_run(run: RunDirectory) -> LossTable:
     """Meta-test loss over the axis of the finished cells, with the losses of the shared test tasks."""
     results = run.results()
     task_losses = [
-        [row["loss"] for row in run.cell(cell).read_test_tasks()] for cell in run.cells() if run.cell(cell).is_done
+        [task.loss for task in run.cell(cell).read_test_tasks()] for cell in run.cells() if run.cell(cell).is_done
     ]
     return LossTable(
         n_tasks=np.array([r.level for r in results], dtype=float),

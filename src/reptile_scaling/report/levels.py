@@ -3,7 +3,9 @@
 import numpy as np
 
 from reptile_scaling.axes import AXES
-from reptile_scaling.runs import Cell, CellResult, RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
+from reptile_scaling.runs.records import CellResult
 
 
 def best_level(run: RunDirectory) -> float:
@@ -35,4 +37,4 @@ def shown_levels(run: RunDirectory) -> list[float]:
 
 
 def _validation_loss(run: RunDirectory, result: CellResult) -> float:
-    return float(run.cell(result.cell).read_eval_stats()[-1]["validation_loss"])
+    return run.cell(result.cell).read_eval_stats()[-1].validation_loss

@@ -3,7 +3,8 @@
 import numpy as np
 
 from reptile_scaling.report.levels import best_cells
-from reptile_scaling.runs import Cell, RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
 
 
 def standing_sentence(run: RunDirectory) -> str:
@@ -38,5 +39,5 @@ def paired_gain(accuracies: np.ndarray, others: np.ndarray) -> tuple[float, floa
 def task_accuracies(run: RunDirectory, cells: list[Cell]) -> np.ndarray:
     """Accuracy on each test task, mean over the cells."""
     tasks = [run.cell(cell).read_test_tasks() for cell in cells]
-    accuracies: np.ndarray = np.array([[row["accuracy"] for row in rows] for rows in tasks]).mean(0)
+    accuracies: np.ndarray = np.array([[task.accuracy for task in of_cell] for of_cell in tasks]).mean(0)
     return accuracies

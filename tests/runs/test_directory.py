@@ -1,3 +1,4 @@
+import json
 from dataclasses import asdict
 
 import numpy as np
@@ -6,7 +7,18 @@ import pytest
 from reptile_scaling.config import Config, make_config
 from reptile_scaling.errors import InputError
 from reptile_scaling.progress import baselines_line
-from reptile_scaling.runs import BaselineResult, Cell, CellResult, CellStatus, Checkpoint, RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
+from reptile_scaling.runs.records import (
+    BaselineResult,
+    CellResult,
+    CellStatus,
+    Checkpoint,
+    CurvePoint,
+    MetaTestTask,
+    Provenance,
+    TrainRow,
+)
 
 RESULT = CellResult(2, 0, 0.5, 0.1, 0.8, 0.05, 0.2, 60, 9, 50, 120.0, 12.5, 8.0, 200, 0.2)
 
@@ -20,11 +32,12 @@ def run(tmp_path) -> RunDirectory:
 
 def test_what_is_written_is_read_back(run: RunDirectory) -> None:
     cell = run.cell(Cell(2, 0))
-    cell.write_result(RESULT, [{"task": 0, "loss": 0.5, "accuracy": 0.8}])
+    cell.write_result(RESULT, [MetaTestTask(0, 0.5, 0.8, 0.2)])
     assert cell.read_result() == RESULT
-    assert cell.read_test_tasks() == [{"task": 0, "loss": 0.5, "accuracy": 0.8}]
-    cell.write_train_stats([{"meta_step": 1, "seconds": 0.25}])
-    assert cell.read_train_stats() == [{"meta_step": 1, "seconds": 0.25}]
+    assert cell.read_test_tasks() == [MetaTestTask(0, 0.5, 0.8, 0.2)]
+    cell.write_train_stats([TrainRow(1, 1.5, 0.5, 0.1, 0.25)])
+    assert cell.read_train_stats() == [TrainRow(1, 1.5, 0.5, 0.1, 0.25)]
+    assert run.experiment() == Provenance(Config(), "f" * 64, {"torch": "2"})
     checkpoint = Checkpoint(7, 1.5, {"w": np.arange(6, dtype=np.float32).reshape(2, 3)})
     cell.write_checkpoint(checkpoint)
     (found,) = cell.read_checkpoints()
@@ -94,3 +107,45 @@ def test_progress_names_the_baselines_that_are_left(run: RunDirectory) -> None:
         BaselineResult("nearest_mean", "nearest class mean", 0.9, 0.0, None, None, 0.01, {}, [0.9, 0.9], None)
     )
     assert baselines_line(run, names) == "baselines 1/2 done, left: in_context"
+
+
+def test_a_baseline_comes_back_with_its_curve(run: RunDirectory) -> None:
+    curve = [CurvePoint(0, 1.6, 0.2), CurvePoint(5, 0.5, 0.8)]
+    result = BaselineResult("no_meta", "fine-tuning", 0.9, 0.0, 0.5, 0.1, 0.01, {"inner_lr": 1e-3}, [0.9], [0.5], curve)
+    run.write_baseline(result)
+    assert run.read_baselines() == {"no_meta": result}
+
+
+def test_folder_of_version_0_1_is_read(tmp_path) -> None:
+    """Its keys are fewer and its confusions are JSON: it is the experiment it was, without confusions."""
+    run = RunDirectory(tmp_path)
+    settings = Config().model_dump(mode="json")
+    young = settings.pop("k_support_train")
+    experiment = {"config": settings, "data_fingerprint": "f" * 64, "versions": {"reptile-scaling-law": "0.1.0"}}
+    (tmp_path / "experiment.json").write_text(json.dumps(experiment, indent=2))
+    cell = run.cell(Cell(2, 0))
+    cell.path.mkdir()
+    rows = {
+        "ntasks_2_seed_0_train_stats.csv": "meta_step,support_loss_first_step,support_loss_last_step,meta_lr,seconds\n"
+        "1,1.6,0.5,0.1,0.25\n",
+        "ntasks_2_seed_0_eval_stats.csv": "",
+        "test_tasks.csv": "task,loss,accuracy,zero_step_accuracy\n0,0.5,0.8,0.2\n",
+        "test_confusions.json": '{"counts": [{"class": "7", "predicted": "7", "n": 3}]}',
+        "final_result.json": json.dumps(asdict(RESULT)),
+    }
+    for name, content in rows.items():
+        (cell.path / name).write_text(content)
+    run.begin(Config(), "f" * 64, {})
+    assert run.config().k_support_train == young
+    assert (run.results(), cell.read_confusions(), cell.read_eval_stats()) == ([RESULT], [], [])
+    assert cell.read_train_stats() == [TrainRow(1, 1.6, 0.5, 0.1, 0.25)]
+    assert cell.read_test_tasks() == [MetaTestTask(0, 0.5, 0.8, 0.2)]
+
+
+def test_experiment_of_another_version_is_refused_in_a_sentence(run: RunDirectory) -> None:
+    path = run.path / "experiment.json"
+    path.write_text(path.read_text().replace('"k_inner": 5', '"k_inner_of_1999": 5'))
+    with pytest.raises(
+        InputError, match=r"experiment.json' cannot be read \(config.k_inner_of_1999: .*: use the version"
+    ):
+        run.experiment()
