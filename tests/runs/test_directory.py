@@ -146,6 +146,6 @@ def test_experiment_of_another_version_is_refused_in_a_sentence(run: RunDirector
     path = run.path / "experiment.json"
     path.write_text(path.read_text().replace('"k_inner": 5', '"k_inner_of_1999": 5'))
     with pytest.raises(
-        InputError, match=r"experiment.json' cannot be read \(config.k_inner_of_1999: .*: use the version"
+        InputError, match=r"cannot be read \(config.k_inner_of_1999: .*: use the version"
     ):
         run.experiment()
