@@ -151,7 +151,7 @@ REDO = "delete the folder it lies in, then run the same command again"
 
 
 @cache
-def _reader(kind: Any) -> TypeAdapter[Any]:
+def _reader(kind: Any) -> Any:
     return TypeAdapter(kind)
 
 
