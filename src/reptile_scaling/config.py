@@ -111,6 +111,8 @@ class Config(BaseModel):
     """Test tasks, one fixed pool shared by all cells and baselines."""
     num_validation_tasks: Count = 16
     """Tasks of the validation classes for the learning curves and for tuning baselines."""
+    baselines: Annotated[tuple[str, ...] | None, BeforeValidator(_one_as_list)] = None
+    """Names of the baselines that are measured on the test tasks, `[]` for none; null takes all that apply."""
     seed_meta_test: int = 12345
     """Seed of the test and validation pools."""
     seed_train_base: int = 0

@@ -23,7 +23,6 @@ from reptile_scaling.evaluation import (
     training_loop,
 )
 from reptile_scaling.experiment import Experiment, fresh_initialisation, open_experiment
-from reptile_scaling.joint_baseline import JOINT, joint_work
 from reptile_scaling.model.encoder import PromptEncoder
 from reptile_scaling.progress import duration
 from reptile_scaling.runs import RunDirectory
@@ -123,11 +122,8 @@ def evaluation_work(plan: Plan) -> Work:
 
 def baseline_work(plan: Plan) -> Work:
     """Every baseline that is left."""
-    total = Work()
-    for job in plan.jobs:
-        if isinstance(job, BaselineJob):
-            total += joint_work(plan.config) if job.name == JOINT else BASELINES[job.name].work(plan.config)
-    return total
+    names = [job.name for job in plan.jobs if isinstance(job, BaselineJob)]
+    return sum((BASELINES[name].work(plan.config) for name in names), Work())
 
 
 def _utterances_at_most(plan: Plan) -> int:

@@ -29,6 +29,7 @@ CHANGEABLE_KEYS = frozenset(
         "seeds",
         "devices",
         "executor",
+        "baselines",
         "cells_per_cohort",
         "max_tasks_in_flight",
         "memory_gb",
@@ -37,8 +38,6 @@ CHANGEABLE_KEYS = frozenset(
         "data_dir",
     }  # fmt: skip
 )
-
-JOINT_FOLDER = "baselines/joint"
 
 CellState = Literal["pending", "running", "done", "failed"]
 
@@ -172,7 +171,10 @@ class BaselineResult:
     task_accuracies: list[float]
     task_losses: list[float] | None
     adaptation_curve: list[dict[str, float | int]] = field(default_factory=list)
-    """Of fine-tuning alone: `inner_step`, `loss`, `accuracy` on the tasks that cells draw theirs on."""
+    """Of the pretrained start, where this baseline measures it: `inner_step`, `loss`, `accuracy` on the tasks that
+    cells draw theirs on."""
+    is_rival: bool = True
+    """Whether meta-training has to beat it."""
 
 
 @dataclass(frozen=True)
@@ -221,12 +223,7 @@ class CellDirectory:
 
     def read_status(self) -> CellStatus:
         """Pending where nothing whole has been written; done, whatever it says, where there is a result."""
-        try:
-            fields = read_json(self.path / "status.json")
-        except InputError:
-            fields = None
-        status = CellStatus(**fields) if fields is not None else CellStatus()
-        return replace(status, state="done") if self.is_done else status
+        return _read_status(self.path)
 
     @property
     def is_done(self) -> bool:
@@ -289,6 +286,15 @@ class CellDirectory:
         return self.path / "checkpoint.safetensors", self.path / "checkpoint_before.safetensors"
 
 
+def _read_status(folder: Path) -> CellStatus:
+    try:
+        fields = read_json(folder / "status.json")
+    except InputError:
+        fields = None
+    status = CellStatus(**fields) if fields is not None else CellStatus()
+    return replace(status, state="done") if (folder / "final_result.json").is_file() else status
+
+
 def _read_checkpoint(path: Path) -> Checkpoint:
     with safe_open(path, framework="numpy") as file:
         progress = file.metadata()
@@ -313,10 +319,9 @@ class RunDirectory:
     def baseline_plot_path(self) -> Path:
         return self.path / "baseline_comparison.png"
 
-    @property
-    def joint_folder(self) -> Path:
-        """The cell that joint training leaves, as a baseline of this run."""
-        return self.path / JOINT_FOLDER
+    def baseline_folder(self, name: str) -> Path:
+        """What a baseline keeps to resume from, such as a cell that it trains."""
+        return self.path / "baselines" / name
 
     def figure_path(self, name: str) -> Path:
         """PNG of a figure that only the page shows; an SVG lies beside it."""
@@ -444,14 +449,15 @@ class RunDirectory:
     def read_baselines(self) -> dict[str, BaselineResult]:
         """Finished baselines by name."""
         files = sorted((self.path / "baselines").glob("*.json"))
-        return {file.stem: BaselineResult(**fields) for file in files if (fields := read_json(file)) is not None}
+        found = {file.stem: fields for file in files if (fields := read_json(file)) is not None}
+        # Version 0.1 did not write is_rival, and had one baseline that is none.
+        return {n: BaselineResult(**{"is_rival": n != "zero_step", **fields}) for n, fields in found.items()}
 
-    def read_joint_status(self) -> CellStatus | None:
-        """Where joint training stands; None where it has not begun."""
-        config = self.config()
-        cells = [Cell(n, seed) for n in config.n_tasks_list for seed in config.seeds]
-        begun = [cell for cell in cells if (self.joint_folder / cell.name / "status.json").is_file()]
-        return RunDirectory(self.joint_folder).cell(begun[0]).read_status() if begun else None
+    def read_baseline_status(self, name: str) -> CellStatus | None:
+        """Of the cell that a baseline is training in its folder; None where it trains none."""
+        folders = sorted(path.parent for path in self.baseline_folder(name).glob("*/status.json"))
+        statuses = [_read_status(folder) for folder in folders]
+        return next((status for status in statuses if status.state == "running"), None)
 
     def write_fit(self, law: Mapping[str, object]) -> None:
         write_json(self.path / "power_law_fit.json", law)

@@ -22,13 +22,12 @@ from reptile_scaling.event_files import check_event_files
 from reptile_scaling.executors import map_devices
 from reptile_scaling.experiment import Corpus, Experiment, open_corpus, open_experiment
 from reptile_scaling.interruption import Flag
-from reptile_scaling.joint_baseline import JOINT, run_joint_baseline
 from reptile_scaling.model.heads import HEADS
 from reptile_scaling.model.label_words import MOST_SYMBOLS
-from reptile_scaling.model.loading import check_model, check_quantization, choose_devices, is_encoder, share_threads
+from reptile_scaling.model.loading import check_model, check_quantization, choose_devices, share_threads
 from reptile_scaling.model.memory import is_device_lost, is_out_of_memory
 from reptile_scaling.ray_executor import map_cluster
-from reptile_scaling.runs import JOINT_FOLDER, Cell, RunDirectory, Worker, grid
+from reptile_scaling.runs import Cell, RunDirectory, Worker, grid
 from reptile_scaling.tasks import TaskPool, check_class_counts, check_class_sizes, evaluation_pool, training_pool
 from reptile_scaling.training import train_cohort
 
@@ -91,6 +90,8 @@ def plan_sweep(config: Config, run: RunDirectory) -> Plan:
         check_event_files()
     _check_name("algorithm", config.algorithm, ALGORITHMS)
     _check_name("head", config.head, HEADS)
+    for name in config.baselines or ():
+        _check_name("baselines", name, BASELINES)
     _check_algorithm(config)
     corpus = open_corpus(config)
     for level in config.levels:
@@ -104,12 +105,20 @@ def plan_sweep(config: Config, run: RunDirectory) -> Plan:
 
 
 def baseline_names(config: Config) -> list[str]:
-    """What a run measures besides its cells, the longest first: joint training where it is not what cells do, and of an
-    encoder nothing that asks for words."""
-    level = config.levels[-1]
-    has_words = not is_encoder(level.model_name, level.model_revision)
-    asked = [name for name, baseline in BASELINES.items() if has_words or not baseline.predicts_words]
-    return [*([] if config.algorithm == JOINT else [JOINT]), *asked]
+    """What a run measures besides its cells, in the order of BASELINES: those that are named, else all that apply.
+
+    InputError for a name that means nothing for this model and algorithm.
+    """
+    applying = [name for name, baseline in BASELINES.items() if baseline.applies(config.levels[-1])]
+    if config.baselines is None:
+        return applying
+    for name in config.baselines:
+        if name not in applying:
+            raise InputError(
+                f"baselines names {name!r}, which does not apply to algorithm {config.algorithm!r} on "
+                f"{config.levels[-1].model_name}: leave it out"
+            )
+    return [name for name in applying if name in config.baselines]
 
 
 def _check_name(key: str, name: str, known: Collection[str]) -> None:
@@ -185,7 +194,7 @@ def _folders_of(job: Job) -> list[str]:
         case CohortJob(cells):
             return [cell.name for cell in cells]
         case BaselineJob(name):
-            return [JOINT_FOLDER] if name == JOINT else []
+            return [f"baselines/{name}"]
 
 
 def _give_up(run: RunDirectory, job: Job, reason: str) -> None:
@@ -298,9 +307,7 @@ class SweepWorker:
         match job:
             case BaselineJob(name):
                 experiment = self._experiment_at(self._config.levels[-1])
-                is_joint = name == JOINT
-                result = run_joint_baseline(experiment, self._run) if is_joint else run_baseline(experiment, name)
-                self._run.write_baseline(result)
+                self._run.write_baseline(run_baseline(experiment, name, self._run.baseline_folder(name)))
             case CohortJob(cells):
                 train_cohort(self._experiment_at(self._level_of(cells[0])), cells, self._run)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from reptile_scaling.adaptation import InnerLoop
 from reptile_scaling.baselines.baseline import Scores, mean_loss
@@ -16,19 +17,19 @@ TUNING_RATES = (0.5, 1.0, 2.0, 4.0)
 TUNING_STEPS = (1, 4)
 
 
-def zero_step(experiment: Experiment, episodes: Sequence[Episode]) -> Scores:
+def zero_step(experiment: Experiment, episodes: Sequence[Episode], folder: Path) -> Scores:
     """The pretrained model before any step: chance, or the slots leak, but for a head that knows the classes' words."""
     loop = replace(test_loop(experiment.config), steps=1)
     figures = evaluate(experiment.encoder, fresh_initialisation(experiment, 0), episodes, loop)
     return Scores(figures.zero_step_accuracy, None, {})
 
 
-def no_meta(experiment: Experiment, episodes: Sequence[Episode]) -> Scores:
+def no_meta(experiment: Experiment, episodes: Sequence[Episode], folder: Path) -> Scores:
     """The cells' own inner loop from the pretrained model."""
     return _fine_tuned(experiment, episodes, test_loop(experiment.config))
 
 
-def no_meta_tuned(experiment: Experiment, episodes: Sequence[Episode]) -> Scores:
+def no_meta_tuned(experiment: Experiment, episodes: Sequence[Episode], folder: Path) -> Scores:
     """Fine-tuning from the pretrained model with rate and steps chosen by loss on the validation tasks."""
     own = test_loop(experiment.config)
     choices = [
