@@ -16,9 +16,9 @@ from rich.console import Console
 
 from reptile_scaling.api import performed, show_plan
 from reptile_scaling.config import load_config, make_config
+from reptile_scaling.lab.plan import plan_sweep
 from reptile_scaling.report import write_report
 from reptile_scaling.runs import RunDirectory
-from reptile_scaling.sweep import plan_sweep
 
 CONFIG = Path(__file__).parents[1] / "configs" / "banking77_smollm2.yaml"
 # 1000 visits of 25 support and 75 query utterances, once each, where Reptile passes 10 × 25.

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from reptile_scaling.config import Config, load_config, make_config
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.report.standing import paired_gain, task_accuracies
 from reptile_scaling.runs import RunDirectory
-from reptile_scaling.sweep import plan_sweep, run_sweep
 
 CONFIG = Path(__file__).parents[1] / "configs" / "methods_banking77.yaml"
 REFERENCE = "reptile, classifier"

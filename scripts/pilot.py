@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from reptile_scaling.config import load_config, make_config
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.runs import RunDirectory
-from reptile_scaling.sweep import plan_sweep, run_sweep
 
 KEYS: dict[str, tuple[Any, ...]] = {
     "head": ("classifier", "prototype", "label_words"),

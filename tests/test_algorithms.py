@@ -18,6 +18,8 @@ from reptile_scaling.config import make_config
 from reptile_scaling.errors import InputError
 from reptile_scaling.experiment import fresh_initialisation, open_corpus, open_experiment
 from reptile_scaling.inner_optimizers import make_optimizer
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters, stack_adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
@@ -26,7 +28,6 @@ from reptile_scaling.model.heads import fresh_head, prototype_head
 from reptile_scaling.model.loading import LanguageModel
 from reptile_scaling.model.peft_io import PEFT_PREFIX, lora_config
 from reptile_scaling.runs import RunDirectory
-from reptile_scaling.sweep import plan_sweep, run_sweep
 from reptile_scaling.tasks import Episode, TaskPool
 from toy_models import encode, tiny_model
 

@@ -12,10 +12,11 @@ from reptile_scaling.errors import InputError
 from reptile_scaling.evaluation import test_episodes as shared_test_episodes
 from reptile_scaling.examples import slots
 from reptile_scaling.experiment import open_corpus, open_experiment
+from reptile_scaling.lab.plan import BaselineJob, baseline_names, plan_sweep
+from reptile_scaling.lab.progress import baselines_line
+from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.model.label_words import plain_words
-from reptile_scaling.progress import baselines_line
 from reptile_scaling.runs import Cell, RunDirectory
-from reptile_scaling.sweep import BaselineJob, baseline_names, plan_sweep, run_sweep
 
 
 @pytest.fixture(scope="module")

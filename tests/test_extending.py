@@ -14,10 +14,10 @@ from reptile_scaling.config import make_config
 from reptile_scaling.datasets import READERS
 from reptile_scaling.errors import InputError
 from reptile_scaling.experiment import open_corpus
+from reptile_scaling.lab.plan import plan_sweep
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.heads import HEADS
 from reptile_scaling.runs import RunDirectory
-from reptile_scaling.sweep import plan_sweep
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 DICTS = (READERS, ALGORITHMS, HEADS, BASELINES)

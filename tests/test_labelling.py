@@ -22,10 +22,11 @@ from reptile_scaling.errors import InputError
 from reptile_scaling.evaluation import starting_points
 from reptile_scaling.evaluation import test_loop as loop_of
 from reptile_scaling.experiment import open_corpus, open_experiment
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.labelling import adapt_to_labels, open_labeller, wilson_interval
 from reptile_scaling.model.peft_io import load_adapter
 from reptile_scaling.runs import Cell, RunDirectory
-from reptile_scaling.sweep import plan_sweep, run_sweep
 from reptile_scaling.tasks import TaskPool
 from test_cli import call, refused
 

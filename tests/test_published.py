@@ -13,8 +13,9 @@ from reptile_scaling.datasets.duplicates import near_duplicates
 from reptile_scaling.datasets.published import PUBLISHED
 from reptile_scaling.errors import InputError
 from reptile_scaling.experiment import open_corpus
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.runs import RunDirectory
-from reptile_scaling.sweep import plan_sweep, run_sweep
 
 ROWS = [("book a table", "book"), ("reserve a seat", "book"), ("play some jazz", "play"), ("put on a song", "play")]
 

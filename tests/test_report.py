@@ -22,6 +22,8 @@ from reptile_scaling.evaluation import adaptation_curve, count_confusions, evalu
 from reptile_scaling.evaluation import test_episodes as episodes_of
 from reptile_scaling.evaluation import test_loop as loop_of
 from reptile_scaling.experiment import fresh_initialisation, open_corpus, open_experiment
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.report import draw_charts, write_report
 from reptile_scaling.report.difficulty import class_difficulties, task_difficulties
 from reptile_scaling.report.findings import convergence_sentence, gain_sentence, overtraining_sentence
@@ -29,7 +31,6 @@ from reptile_scaling.report.law_table import law_of_run
 from reptile_scaling.report.levels import best_level, shown_levels
 from reptile_scaling.report.standing import standing_sentence
 from reptile_scaling.runs import Cell, RunDirectory
-from reptile_scaling.sweep import plan_sweep, run_sweep
 
 HOSTILE = (
     "<script>window.broken = 1</script>", '"><img src=x onerror="window.broken=1">', "$x^{2}$ & \\frac",

@@ -5,7 +5,7 @@ import pytest
 
 from reptile_scaling.config import Config, make_config
 from reptile_scaling.errors import InputError
-from reptile_scaling.progress import baselines_line
+from reptile_scaling.lab.progress import baselines_line
 from reptile_scaling.runs import BaselineResult, Cell, CellResult, CellStatus, Checkpoint, RunDirectory
 
 RESULT = CellResult(2, 0, 0.5, 0.1, 0.8, 0.05, 0.2, 60, 9, 50, 120.0, 12.5, 8.0, 200, 0.2)

@@ -7,7 +7,7 @@ import pytest
 
 from reptile_scaling.baselines.joint import joint_config
 from reptile_scaling.config import load_config, make_config
-from reptile_scaling.sweep import baseline_names
+from reptile_scaling.lab.plan import baseline_names
 
 ROOT = Path(__file__).parents[1]
 

@@ -167,8 +167,9 @@ class Config(BaseModel):
     # --- machine
     devices: Annotated[tuple[str, ...], BeforeValidator(_one_as_list)] = ("auto",)
     """`auto`, or a list of `cpu`, `cuda:0`, …; several get a process each; `[cpu, cpu]` is two workers."""
-    executor: Literal["local", "ray"] = "local"
-    """Where cohorts run: on this machine's devices, or on a Ray cluster (extra `ray`)."""
+    executor: str = "local"
+    """Where cohorts run: `local`, on this machine's devices, `ray`, on a Ray cluster (extra `ray`), or a name that was
+    added."""
     cells_per_cohort: Count = 4
     """Cells that train in lockstep on one device."""
     max_tasks_in_flight: Count = 32

@@ -9,13 +9,14 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from reptile_scaling.adaptation import InnerLoop, adapt
 from reptile_scaling.config import make_config
 from reptile_scaling.errors import InputError
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters, stack_adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.heads import fresh_head
 from reptile_scaling.model.loading import LanguageModel, is_encoder
 from reptile_scaling.model.peft_io import PEFT_PREFIX, lora_config
 from reptile_scaling.runs import RunDirectory
-from reptile_scaling.sweep import plan_sweep, run_sweep
 from reptile_scaling.tasks import TaskPool
 from toy_models import encode, tiny_model
 

@@ -23,10 +23,10 @@ from reptile_scaling.evaluation import (
     training_loop,
 )
 from reptile_scaling.experiment import Experiment, fresh_initialisation, open_experiment
+from reptile_scaling.lab.plan import BaselineJob, CohortJob, Plan
+from reptile_scaling.lab.progress import duration
 from reptile_scaling.model.encoder import PromptEncoder
-from reptile_scaling.progress import duration
 from reptile_scaling.runs import RunDirectory
-from reptile_scaling.sweep import BaselineJob, CohortJob, Plan
 from reptile_scaling.tasks import Episode, pack_tokens, training_pool
 from reptile_scaling.training import first_state
 from reptile_scaling.work import Work

@@ -5,9 +5,10 @@ import pytest
 import reptile_scaling.adaptation as adaptation
 import reptile_scaling.evaluation as evaluation
 from reptile_scaling.config import Config, make_config
-from reptile_scaling.estimate import baseline_work, estimate_cost, evaluation_work, training_work
+from reptile_scaling.lab.estimate import baseline_work, estimate_cost, evaluation_work, training_work
+from reptile_scaling.lab.plan import BaselineJob, Plan, plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.runs import Cell, CellStatus, RunDirectory
-from reptile_scaling.sweep import BaselineJob, Plan, plan_sweep, run_sweep
 
 
 def test_planned_work_is_the_work_done(toy_settings, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,18 +16,18 @@ def test_planned_work_is_the_work_done(toy_settings, tmp_path, monkeypatch: pyte
     run = RunDirectory(tmp_path / "run")
     plan = plan_sweep(config, run)
     done = {"steps": 0, "readings": 0}
-    adapt_group, query = adaptation._adapt_group, evaluation._query
+    begin, read = adaptation.first_parameters, evaluation.query_examples
 
-    def counted_group(support, theta, loop, rngs, moments):
+    def counted_group(support, theta, loop):
         done["steps"] += support.n_tasks * loop.steps
-        return adapt_group(support, theta, loop, rngs, moments)
+        return begin(support, theta, loop)
 
-    def counted_query(encoder, adapters, episodes):
+    def counted_query(encoder, episodes):
         done["readings"] += len(episodes)
-        return query(encoder, adapters, episodes)
+        return read(encoder, episodes)
 
-    monkeypatch.setattr(adaptation, "_adapt_group", counted_group)
-    monkeypatch.setattr(evaluation, "_query", counted_query)
+    monkeypatch.setattr(adaptation, "first_parameters", counted_group)
+    monkeypatch.setattr(evaluation, "query_examples", counted_query)
     promised = training_work(plan, run) + evaluation_work(plan)
     run_sweep(Plan(plan.config, plan.corpus, plan.devices, plan.jobs[:1], 0), run)
     steps = promised.visits * config.k_inner + promised.inner_steps
