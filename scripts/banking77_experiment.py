@@ -9,7 +9,6 @@ Prompts know nothing of the parts and take the longest, so the main part alone m
 
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +16,29 @@ from rich.console import Console
 
 from reptile_scaling.api import performed, show_plan
 from reptile_scaling.config import load_config, make_config
+from reptile_scaling.lab.plan import plan_sweep
 from reptile_scaling.report import write_report
 from reptile_scaling.runs.directory import RunDirectory
-from reptile_scaling.sweep import BaselineJob, plan_sweep
 
 CONFIG = Path(__file__).parents[1] / "configs" / "banking77_smollm2.yaml"
-FINE_TUNING = ("no_meta", "no_meta_tuned")
 # 1000 visits of 25 support and 75 query utterances, once each, where Reptile passes 10 × 25.
 JOINT = {
     "algorithm": "joint", "n_tasks_list": [1000], "num_meta_steps": 625, "eval_interval": 125, "meta_optimizer": "adam",
+    "baselines": [],
 }  # fmt: skip
 
-# Name → (the keys that differ, the baselines it measures; None is all).
-PARTS: dict[str, tuple[dict[str, Any], tuple[str, ...] | None]] = {
-    "": ({}, None),
-    "_classes": ({"axis": "n_classes", "axis_values": [5, 10, 15, 20, 25], "n_tasks_list": [200]}, ()),
-    "_resampled": ({"task_examples": "resampled", "n_tasks_list": [1, 4, 16, 200, 1000]}, ()),
-    "_short": ({"num_meta_steps": 25}, ()),
-    **{f"_joint_{rate:g}": ({**JOINT, "meta_lr": rate}, ()) for rate in (3e-4, 1e-3, 3e-3)},
-    "_classifier": (
-        {"head": "classifier", "n_tasks_list": [1, 4, 16, 50, 200, 1000], "seeds": [0, 1]},
-        FINE_TUNING,
-    ),
-}
+# Name → the keys that differ.
+PARTS: dict[str, dict[str, Any]] = {
+    "": {},
+    "_classes": {"axis": "n_classes", "axis_values": [5, 10, 15, 20, 25], "n_tasks_list": [200], "baselines": []},
+    "_resampled": {"task_examples": "resampled", "n_tasks_list": [1, 4, 16, 200, 1000], "baselines": []},
+    "_short": {"num_meta_steps": 25, "baselines": []},
+    **{f"_joint_{rate:g}": {**JOINT, "meta_lr": rate} for rate in (3e-4, 1e-3, 3e-3)},
+    "_classifier": {
+        "head": "classifier", "n_tasks_list": [1, 4, 16, 50, 200, 1000], "seeds": [0, 1],
+        "baselines": ["no_meta", "no_meta_tuned"],
+    },
+}  # fmt: skip
 # What the seeds make again (training pools), what is large, what belongs to one machine.
 LEFT_OUT = shutil.ignore_patterns(
     "adapter", "checkpoint*", "workers", "joint", "train_*.jsonl", "*.svg", ".lock", "*.tmp"
@@ -50,12 +49,9 @@ def main() -> None:
     runs, results = Path(sys.argv[1]), Path(sys.argv[2])
     base = load_config(CONFIG, (f"prefix_cache_dir={runs / 'cache'}", *sys.argv[3:]))
     console = Console(highlight=False)
-    for name, (settings, wanted) in PARTS.items():
+    for name, settings in PARTS.items():
         run = RunDirectory(runs / f"{CONFIG.stem}{name}")
         plan = plan_sweep(make_config({**base.model_dump(), **settings}), run)
-        if wanted is not None:
-            jobs = (job for job in plan.jobs if not isinstance(job, BaselineJob) or job.name in wanted)
-            plan = replace(plan, jobs=tuple(jobs))
         show_plan(plan, console)
         with performed(plan, run, console):
             write_report(run)

@@ -10,17 +10,16 @@ sets and of Hessian-vector products (two passes each) included. Prints a table, 
 
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from reptile_scaling.config import Config, load_config, make_config
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.report.standing import paired_gain, task_accuracies
 from reptile_scaling.runs.directory import RunDirectory
-from reptile_scaling.sweep import BaselineJob, CohortJob, Job, plan_sweep, run_sweep
 
 CONFIG = Path(__file__).parents[1] / "configs" / "methods_banking77.yaml"
 REFERENCE = "reptile, classifier"
@@ -71,14 +70,13 @@ def trained(base: Config, settings: dict[str, Any], out: Path) -> RunDirectory:
     steps = meta_steps(base, config)
     config = config.model_copy(update={"num_meta_steps": steps, "eval_interval": steps})
     run = RunDirectory(out)
-    perform(config, run, lambda job: isinstance(job, CohortJob))
+    perform(config, (), run)
     return run
 
 
-def perform(config: Config, run: RunDirectory, is_wanted: Callable[[Job], bool]) -> None:
-    """Those jobs of a run that are wanted and not yet done."""
-    plan = plan_sweep(config, run)
-    run_sweep(replace(plan, jobs=tuple(filter(is_wanted, plan.jobs))), run)
+def perform(config: Config, baselines: tuple[str, ...] | None, run: RunDirectory) -> None:
+    """What is left of a run's cells and of these baselines; None is all of them."""
+    run_sweep(plan_sweep(config.model_copy(update={"baselines": baselines}), run), run)
 
 
 def validation_loss(run: RunDirectory) -> float:
@@ -110,7 +108,7 @@ def main() -> None:
         validation[name] = {c["inner_lr"]: loss for c, loss in zip(choices, losses, strict=True)}
         print(f"{name}: validation losses {[round(loss, 3) for loss in losses]}", file=sys.stderr, flush=True)
     reference_run = chosen[REFERENCE][0]
-    perform(reference_run.config(), reference_run, lambda job: True)
+    perform(reference_run.config(), None, reference_run)
     reference = task_accuracies(reference_run, reference_run.cells())
     rows = []
     for name, (run, settings) in chosen.items():
@@ -125,7 +123,7 @@ def main() -> None:
         )  # fmt: skip
     for head in HEADS:
         run = chosen[f"reptile, {head}"][0]
-        perform(run.config(), run, lambda job: isinstance(job, BaselineJob) and job.name in FINE_TUNING)
+        perform(run.config(), FINE_TUNING, run)
         for baseline in run.read_baselines().values():
             own = f"{baseline.label}, {head}" if baseline.name in FINE_TUNING else baseline.label
             accuracies = np.array(baseline.task_accuracies)

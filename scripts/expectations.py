@@ -48,7 +48,7 @@ def rows(folder: Path) -> list[tuple[str, bool, str]]:
     found.append((what, GAIN[0] <= gain <= GAIN[1], f"{gain:+.1f} ± {error:.1f}"))
     best = task_accuracies(run, best_cells(run))
     for baseline in run.read_baselines().values():
-        if baseline.name != "zero_step":
+        if baseline.is_rival:
             gain, error = paired_gain(best, np.array(baseline.task_accuracies))
             number = f"{best.mean():.1%} against {baseline.accuracy:.1%}: {gain:+.1f} ± {error:.1f} points"
             found.append((f"meta-training beats: {baseline.label}", gain > error, number))

@@ -9,13 +9,13 @@ OUT (run again, it goes on). Prints a table, writes OUT/pilot.json.
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from reptile_scaling.config import load_config, make_config
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.runs.directory import RunDirectory
-from reptile_scaling.sweep import CohortJob, plan_sweep, run_sweep
 
 KEYS: dict[str, tuple[Any, ...]] = {
     "head": ("classifier", "prototype", "label_words"),
@@ -29,8 +29,7 @@ KEYS: dict[str, tuple[Any, ...]] = {
 def validation_curve(settings: dict[str, Any], out: Path) -> list[tuple[int, float, float]]:
     """(meta-step, loss in nats, accuracy) on the validation tasks; empty where the cell failed."""
     run = RunDirectory(out)
-    plan = plan_sweep(make_config(settings), run)
-    run_sweep(replace(plan, jobs=tuple(job for job in plan.jobs if isinstance(job, CohortJob))), run)
+    run_sweep(plan_sweep(make_config(settings), run), run)
     (cell,) = run.cells()
     rows = run.cell(cell).read_eval_stats() if run.cell(cell).is_done else []
     return [(r.meta_step, r.validation_loss, r.validation_accuracy) for r in rows]
@@ -43,6 +42,7 @@ def main() -> None:
     kept: dict[str, Any] = {
         **config.model_dump(),
         "n_tasks_list": [max(config.n_tasks_list)], "seeds": [max(config.seeds) + 100], "num_meta_test_tasks": 1,
+        "baselines": [],
     }  # fmt: skip
     tried = []
     for key, values in KEYS.items():

@@ -13,6 +13,8 @@ import reptile_scaling.learning.cohort as cohort
 from reptile_scaling.config import make_config
 from reptile_scaling.data.episodes import Episode, TaskPool
 from reptile_scaling.errors import InputError
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.algorithms.algorithm import TaskGradients
 from reptile_scaling.learning.algorithms.joint import CLASS_BIAS, CLASS_WEIGHT, class_head
@@ -30,7 +32,6 @@ from reptile_scaling.model.heads import fresh_head, prototype_head
 from reptile_scaling.model.loading import LanguageModel
 from reptile_scaling.model.peft_io import PEFT_PREFIX, lora_config
 from reptile_scaling.runs.directory import RunDirectory
-from reptile_scaling.sweep import plan_sweep, run_sweep
 from toy_models import encode, tiny_model
 
 STEPS, RATE = 3, 0.3

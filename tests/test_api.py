@@ -52,7 +52,7 @@ def test_law_predicts(experiment) -> None:
 
 
 def test_baselines_are_numbers_by_name(experiment) -> None:
-    assert sorted(experiment.baselines.index) == sorted([*BASELINES, "joint"])
+    assert sorted(experiment.baselines.index) == sorted(BASELINES)
     assert experiment.baselines.accuracy.between(0, 1).all()
     assert np.isnan(experiment.baselines.loss["zero_step"])  # it has none, and a table of numbers says so with NaN
 

@@ -8,6 +8,7 @@ import pytest
 
 from reptile_scaling.config import IN_ADAPTER, MAY_CHANGE, Config, key_groups, keys_with
 from reptile_scaling.data.readers import READERS
+from reptile_scaling.lab.executors import EXECUTORS
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.model.heads import HEADS
 
@@ -43,7 +44,9 @@ def test_page_has_every_key_once_and_in_the_order_of_the_code() -> None:
     assert set(keys) >= PROMISED
 
 
-@pytest.mark.parametrize("key, known", [("dataset", READERS), ("algorithm", ALGORITHMS), ("head", HEADS)])
+@pytest.mark.parametrize(
+    "key, known", [("dataset", READERS), ("algorithm", ALGORITHMS), ("head", HEADS), ("executor", EXECUTORS)]
+)
 def test_sentence_of_a_key_names_what_its_dict_holds(key: str, known: dict[str, object]) -> None:
     assert all(f"`{name}`" in str(Config.model_fields[key].description) for name in known)
 

@@ -12,12 +12,12 @@ from reptile_scaling.baselines import BASELINES
 from reptile_scaling.config import make_config
 from reptile_scaling.data.readers import READERS
 from reptile_scaling.errors import InputError
+from reptile_scaling.lab.plan import plan_sweep
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.workbench import open_corpus
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.heads import HEADS
 from reptile_scaling.runs.directory import RunDirectory
-from reptile_scaling.sweep import plan_sweep
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 DICTS = (READERS, ALGORITHMS, HEADS, BASELINES)

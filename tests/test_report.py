@@ -18,6 +18,8 @@ import pytest
 from markupsafe import escape
 
 from reptile_scaling.config import make_config
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.learning.evaluation import adaptation_curve, count_confusions, evaluate
 from reptile_scaling.learning.evaluation import test_episodes as episodes_of
 from reptile_scaling.learning.evaluation import test_loop as loop_of
@@ -31,7 +33,6 @@ from reptile_scaling.report.standing import standing_sentence
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.records import EvalRow
-from reptile_scaling.sweep import plan_sweep, run_sweep
 
 HOSTILE = (
     "<script>window.broken = 1</script>", '"><img src=x onerror="window.broken=1">', "$x^{2}$ & \\frac",

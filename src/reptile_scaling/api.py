@@ -18,14 +18,15 @@ from rich.console import Console
 from reptile_scaling.config import Config, load_config, make_config
 from reptile_scaling.errors import InputError
 from reptile_scaling.interruption import StopRequested, graceful_stop
+from reptile_scaling.lab.plan import Plan, baseline_names, plan_sweep
+from reptile_scaling.lab.progress import read_statuses, shown_progress
+from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.laws import Law, verdict_sentence
-from reptile_scaling.progress import read_statuses, shown_progress
 from reptile_scaling.report import write_report
 from reptile_scaling.report.law_table import law_of_run
 from reptile_scaling.report.standing import standing_sentence
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.records import CellResult
-from reptile_scaling.sweep import Plan, baseline_names, plan_sweep, run_sweep
 
 BASELINE_COLUMNS = ["name", "label", "accuracy", "accuracy_std", "loss", "loss_std", "seconds_per_task"]
 

@@ -23,8 +23,8 @@ from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.storage import csv_text, write_bytes
 
 if TYPE_CHECKING:
+    from reptile_scaling.lab.plan import Plan
     from reptile_scaling.labelling import Evaluation
-    from reptile_scaling.sweep import Plan
 
 RUN_FOLDER = Path("experiments_scaling_law")
 
@@ -71,7 +71,7 @@ def run(
 def run_config(config: Config, out: Path, *, dry_run: bool = False) -> int:
     """The whole job of `run`, for scripts too; returns the exit code."""
     from reptile_scaling.api import performed, show_plan
-    from reptile_scaling.sweep import plan_sweep
+    from reptile_scaling.lab.plan import plan_sweep
 
     folder = RunDirectory(out)
     plan = plan_sweep(config, folder)
@@ -90,7 +90,7 @@ def run_config(config: Config, out: Path, *, dry_run: bool = False) -> int:
 @app.command()
 def status(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: JsonFlag = False) -> None:
     """Cells done, running, failed and pending, with reasons and ETA; reads the folder alone."""
-    from reptile_scaling.progress import (
+    from reptile_scaling.lab.progress import (
         count_states,
         eta_seconds,
         is_stale,
@@ -335,7 +335,7 @@ def bench(
 
 def _cost_lines(plan: "Plan", folder: RunDirectory) -> list[str]:
     """Time and memory of what is left, or why they cannot be told here."""
-    from reptile_scaling.estimate import estimate_cost
+    from reptile_scaling.lab.estimate import estimate_cost
 
     try:
         with console.status("opening the model and timing two inner steps"):
@@ -346,7 +346,7 @@ def _cost_lines(plan: "Plan", folder: RunDirectory) -> list[str]:
 
 def _conclude(folder: RunDirectory) -> int:
     """Fit, figures and page of what is done; says the verdict, the table and where everything is."""
-    from reptile_scaling.progress import count_states, read_statuses, status_table
+    from reptile_scaling.lab.progress import count_states, read_statuses, status_table
     from reptile_scaling.report import write_report
     from reptile_scaling.report.findings import overtraining_sentence
     from reptile_scaling.report.law_table import results_table

@@ -131,6 +131,8 @@ class DataKeys(Keys):
     """Test tasks, one fixed pool shared by all cells and baselines."""
     num_validation_tasks: Count = 16
     """Tasks of the validation classes for the learning curves and for tuning baselines."""
+    baselines: Annotated[tuple[str, ...] | None, BeforeValidator(_one_as_list), MAY_CHANGE] = None
+    """Names of the baselines that are measured on the test tasks, `[]` for none; null takes all that apply."""
     seed_meta_test: int = 12345
     """Seed of the test and validation pools."""
     seed_train_base: int = 0
@@ -200,8 +202,9 @@ class MachineKeys(Keys):
 
     devices: Annotated[tuple[str, ...], BeforeValidator(_one_as_list), MAY_CHANGE] = ("auto",)
     """`auto`, or a list of `cpu`, `cuda:0`, …; several get a process each; `[cpu, cpu]` is two workers."""
-    executor: Annotated[Literal["local", "ray"], MAY_CHANGE] = "local"
-    """Where cohorts run: on this machine's devices, or on a Ray cluster (extra `ray`)."""
+    executor: Annotated[str, MAY_CHANGE] = "local"
+    """Where cohorts run: `local`, on this machine's devices, `ray`, on a Ray cluster (extra `ray`), or a name that was
+    added."""
     cells_per_cohort: Annotated[Count, MAY_CHANGE] = 4
     """Cells that train in lockstep on one device."""
     max_tasks_in_flight: Annotated[Count, MAY_CHANGE] = 32

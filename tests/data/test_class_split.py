@@ -12,9 +12,10 @@ from reptile_scaling.data.class_split import check_class_sizes, split_classes
 from reptile_scaling.data.dataset import make_dataset
 from reptile_scaling.data.readers import load_dataset
 from reptile_scaling.errors import InputError
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.learning.workbench import open_corpus
 from reptile_scaling.runs.directory import RunDirectory
-from reptile_scaling.sweep import plan_sweep, run_sweep
 
 DATASET = make_dataset("d", [(f"text {c} {i}", f"class{c:02d}") for c in range(20) for i in range(20)])
 

@@ -9,6 +9,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from reptile_scaling.config import make_config
 from reptile_scaling.data.episodes import TaskPool
 from reptile_scaling.errors import InputError
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.learning.inner_loop import adapt_in_groups
 from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
 from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters, stack_adapters
@@ -17,7 +19,6 @@ from reptile_scaling.model.heads import fresh_head
 from reptile_scaling.model.loading import LanguageModel, is_encoder
 from reptile_scaling.model.peft_io import PEFT_PREFIX, lora_config
 from reptile_scaling.runs.directory import RunDirectory
-from reptile_scaling.sweep import plan_sweep, run_sweep
 from toy_models import encode, tiny_model
 
 FAMILIES = ("bert", "roberta", "electra")

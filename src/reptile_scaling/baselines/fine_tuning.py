@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from reptile_scaling.baselines.baseline import Scores, mean_loss
 from reptile_scaling.config import Config
@@ -16,19 +17,19 @@ TUNING_RATES = (0.5, 1.0, 2.0, 4.0)
 TUNING_STEPS = (1, 4)
 
 
-def zero_step(workbench: Workbench, episodes: Sequence[Episode]) -> Scores:
+def zero_step(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
     """The pretrained model before any step: chance, or the slots leak, but for a head that knows the classes' words."""
     loop = replace(test_loop(workbench.config), steps=1)
     figures = evaluate(workbench.encoder, fresh_initialisation(workbench, 0), episodes, loop)
     return Scores(figures.zero_step_accuracy, None, {})
 
 
-def no_meta(workbench: Workbench, episodes: Sequence[Episode]) -> Scores:
+def no_meta(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
     """The cells' own inner loop from the pretrained model."""
     return _fine_tuned(workbench, episodes, test_loop(workbench.config))
 
 
-def no_meta_tuned(workbench: Workbench, episodes: Sequence[Episode]) -> Scores:
+def no_meta_tuned(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
     """Fine-tuning from the pretrained model with rate and steps chosen by loss on the validation tasks."""
     own = test_loop(workbench.config)
     choices = [

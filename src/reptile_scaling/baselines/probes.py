@@ -1,6 +1,7 @@
 """Classifiers on frozen last-token features: what the pretrained model knows without adaptation."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ UTTERANCES_PER_FORWARD = 256
 PENALTIES = (0.1, 1.0, 10.0, 100.0)
 
 
-def nearest_mean(workbench: Workbench, episodes: Sequence[Episode]) -> Scores:
+def nearest_mean(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
     """Nearest class mean (Snell et al. 2017, arXiv:1703.05175, without training)."""
 
     def classify(episode: Episode, support: Tensor, query: Tensor) -> Tensor:
@@ -29,7 +30,7 @@ def nearest_mean(workbench: Workbench, episodes: Sequence[Episode]) -> Scores:
     return _scored(workbench, episodes, classify, {"features": "last token, after the final norm"})
 
 
-def logistic_regression(workbench: Workbench, episodes: Sequence[Episode]) -> Scores:
+def logistic_regression(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
     """Multinomial logistic regression, its penalty chosen by loss on the validation tasks.
 
     Features are centred on their task's support mean and scaled to length one: a language model's have a few huge

@@ -1,6 +1,7 @@
 """The language model as it is: which label's words does it expect next, with and without examples in the prompt?"""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from reptile_scaling.model.continuations import continuation_scores
 from reptile_scaling.model.heads import task_losses
 from reptile_scaling.model.label_words import label_tokens, plain_words
 from reptile_scaling.model.lanes import in_lanes, leave_if_abandoned
+from reptile_scaling.model.loading import is_encoder
 from reptile_scaling.randomness import stream
 
 DEMONSTRATION = "Text: {text}\nIntent: {label}\n\n"
@@ -25,14 +27,19 @@ PROMPT = "Text: {text}\nIntent:"
 CONTENT_FREE = "N/A"
 
 
-def zero_shot_labels(workbench: Workbench, episodes: Sequence[Episode]) -> Scores:
+def zero_shot_labels(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
     """Mean log-probability of the label's words after the text, calibrated (Zhao et al. 2021, arXiv:2102.09690)."""
     return _prompted(workbench, episodes, shots=0)
 
 
-def in_context(workbench: Workbench, episodes: Sequence[Episode]) -> Scores:
+def in_context(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
     """The same after the support set, as many shots of each class as the model has positions for, in random order."""
     return _prompted(workbench, episodes, shots=workbench.config.k_support)
+
+
+def has_next_word(config: Config) -> bool:
+    """Whether the model can be asked for its next word, which an encoder has none of."""
+    return not is_encoder(config.model_name, config.model_revision)
 
 
 def zero_shot_work(config: Config) -> Work:

@@ -88,9 +88,9 @@ def draw_adaptation(run: RunDirectory) -> Chart | None:
 def _adaptation_curves(run: RunDirectory) -> dict[str, list[CurvePoint]]:
     """By start: the pretrained model first, then rising levels; those that were measured."""
     curves = {}
-    pretrained = run.read_baselines().get("no_meta")
-    if pretrained is not None and pretrained.adaptation_curve:
-        curves["pretrained"] = pretrained.adaptation_curve
+    for baseline in run.read_baselines().values():
+        if baseline.adaptation_curve:
+            curves["pretrained"] = baseline.adaptation_curve
     seed = run.config().seeds[0]
     results = run.results()
     for level in shown_levels(run):

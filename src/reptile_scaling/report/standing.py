@@ -8,7 +8,7 @@ from reptile_scaling.runs.grid import Cell
 
 
 def standing_sentence(run: RunDirectory) -> str:
-    """The best level (on validation) against every baseline but chance, in accuracy, by 95 % paired intervals.
+    """The best level (on validation) against every rival among the baselines, in accuracy, by 95 % paired intervals.
 
     A level's accuracy on a task is the mean over its seeds; the interval is over test tasks. Empty without baselines.
     """
@@ -16,7 +16,7 @@ def standing_sentence(run: RunDirectory) -> str:
     accuracies = task_accuracies(run, cells)
     verdicts: dict[str, list[str]] = {"beats": [], "is level with": [], "falls short of": []}
     for baseline in run.read_baselines().values():
-        if baseline.name == "zero_step":
+        if not baseline.is_rival:
             continue
         gain, error = paired_gain(accuracies, np.array(baseline.task_accuracies))
         verb = "is level with" if abs(gain) <= error else "beats" if gain > 0 else "falls short of"

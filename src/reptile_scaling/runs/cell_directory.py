@@ -33,6 +33,15 @@ from reptile_scaling.storage import (
 )
 
 
+def read_status(folder: Path) -> CellStatus:
+    """Of the cell in a folder: pending where nothing whole is written, done where there is a result."""
+    try:
+        status = read_record(folder / "status.json", CellStatus) or CellStatus()
+    except InputError:
+        status = CellStatus()
+    return replace(status, state="done") if (folder / "final_result.json").is_file() else status
+
+
 @dataclass(frozen=True)
 class CellDirectory:
     """`ntasks_<N>_seed_<S>/`: everything one cell writes."""
@@ -70,11 +79,7 @@ class CellDirectory:
 
     def read_status(self) -> CellStatus:
         """Pending where nothing whole has been written; done, whatever it says, where there is a result."""
-        try:
-            status = read_record(self.path / "status.json", CellStatus) or CellStatus()
-        except InputError:
-            status = CellStatus()
-        return replace(status, state="done") if self.is_done else status
+        return read_status(self.path)
 
     @property
     def is_done(self) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from reptile_scaling.config import MAY_CHANGE, Config, keys_with
 from reptile_scaling.errors import InputError
-from reptile_scaling.runs.cell_directory import CellDirectory
+from reptile_scaling.runs.cell_directory import CellDirectory, read_status
 from reptile_scaling.runs.grid import Cell, grid
 from reptile_scaling.runs.records import (
     BaselineFailure,
@@ -31,8 +31,6 @@ from reptile_scaling.storage import (
     write_rows,
 )
 
-JOINT_FOLDER = "baselines/joint"
-
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -51,10 +49,9 @@ class RunDirectory:
     def baseline_plot_path(self) -> Path:
         return self.path / "baseline_comparison.png"
 
-    @property
-    def joint_folder(self) -> Path:
-        """The cell that joint training leaves, as a baseline of this run."""
-        return self.path / JOINT_FOLDER
+    def baseline_folder(self, name: str) -> Path:
+        """What a baseline keeps to resume from, such as a cell that it trains."""
+        return self.path / "baselines" / name
 
     def figure_path(self, name: str) -> Path:
         """PNG of a figure that only the page shows; an SVG lies beside it."""
@@ -177,19 +174,20 @@ class RunDirectory:
 
     def read_baselines(self) -> dict[str, BaselineResult]:
         """Finished baselines by name."""
-        return self._read_records("baselines", BaselineResult)
+        found = self._read_records("baselines", BaselineResult)
+        # Version 0.1 did not write is_rival, and had one baseline that is none.
+        return {n: b if b.is_rival is not None else replace(b, is_rival=n != "zero_step") for n, b in found.items()}
 
     def _read_records(self, folder: str, kind: type[Record]) -> dict[str, Record]:
         """The JSON files of a folder by their stems; one that goes meanwhile is not among them."""
         files = sorted((self.path / folder).glob("*.json"))
         return {file.stem: record for file in files if (record := read_record(file, kind)) is not None}
 
-    def read_joint_status(self) -> CellStatus | None:
-        """Where joint training stands; None where it has not begun."""
-        config = self.config()
-        cells = [Cell(n, seed) for n in config.n_tasks_list for seed in config.seeds]
-        begun = [cell for cell in cells if (self.joint_folder / cell.name / "status.json").is_file()]
-        return RunDirectory(self.joint_folder).cell(begun[0]).read_status() if begun else None
+    def read_baseline_status(self, name: str) -> CellStatus | None:
+        """Of the cell that a baseline is training in its folder; None where it trains none."""
+        folders = sorted(path.parent for path in self.baseline_folder(name).glob("*/status.json"))
+        statuses = [read_status(folder) for folder in folders]
+        return next((status for status in statuses if status.state == "running"), None)
 
     def write_fit(self, law: Mapping[str, object]) -> None:
         write_json(self.path / "power_law_fit.json", law)

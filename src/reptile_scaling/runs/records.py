@@ -180,7 +180,9 @@ class BaselineResult:
     task_accuracies: list[float]
     task_losses: list[float] | None
     adaptation_curve: list[CurvePoint] = field(default_factory=list)
-    """Of fine-tuning alone, on the tasks that cells draw theirs on."""
+    """Of the pretrained start, where this baseline measures it, on the tasks that cells draw theirs on."""
+    is_rival: bool | None = None
+    """Whether meta-training has to beat it; version 0.1 did not say."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 from reptile_scaling.config import make_config
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.runs.directory import RunDirectory
-from reptile_scaling.sweep import plan_sweep, run_sweep
 
 SECONDS_BETWEEN_KILLS = 5.0
 

@@ -6,17 +6,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
+from test_faults import PLAIN, same_results
 
 from reptile_scaling.config import make_config
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
-from reptile_scaling.sweep import plan_sweep, run_sweep
-from test_faults import PLAIN, same_results
 
 RAY = str(Path(sys.executable).with_name("ray"))
 PORT = 6399
@@ -92,7 +92,7 @@ def test_cluster_gives_what_one_machine_gives_though_a_node_is_killed(cluster, t
 
 
 WITHOUT_SHARED_FOLDER = """
-import reptile_scaling.ray_executor as ray_executor
+import reptile_scaling.lab.executors.ray as ray_executor
 write = ray_executor.write_bytes
 ray_executor.write_bytes = lambda path, content: None if path.name == ray_executor.TOKEN else write(path, content)
 """
@@ -117,7 +117,7 @@ def test_local_cluster_whose_worker_does_not_see_the_folder(toy_settings, tmp_pa
 
 def test_worker_that_does_not_see_the_folder_sends_its_files(toy_settings, tmp_path) -> None:
     """The actor's own part without a cluster: what it writes comes back as bytes, once."""
-    from reptile_scaling.ray_executor import ClusterWorker
+    from reptile_scaling.lab.executors.ray import ClusterWorker
     from reptile_scaling.storage import write_bytes
 
     def make_worker(root: Path, name: str, device: str):
@@ -127,7 +127,7 @@ def test_worker_that_does_not_see_the_folder_sends_its_files(toy_settings, tmp_p
 
         return perform
 
-    worker = ClusterWorker(lambda root: partial(make_worker, root), tmp_path / "elsewhere", "token", "node")
+    worker = ClusterWorker(make_worker, tmp_path / "elsewhere", "token", "node")
     assert worker.perform("cell", {"cell/checkpoint": b"step 7"}, "cpu") == "done"
     sent = worker.changed_files()
     assert sent["cell/result"] == b"step 7"

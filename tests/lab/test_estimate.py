@@ -5,11 +5,12 @@ import pytest
 import reptile_scaling.learning.evaluation as evaluation
 import reptile_scaling.learning.inner_loop as inner_loop
 from reptile_scaling.config import Config, make_config
-from reptile_scaling.estimate import baseline_work, estimate_cost, evaluation_work, training_work
+from reptile_scaling.lab.estimate import baseline_work, estimate_cost, evaluation_work, training_work
+from reptile_scaling.lab.plan import BaselineJob, Plan, plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.records import CellStatus
-from reptile_scaling.sweep import BaselineJob, Plan, plan_sweep, run_sweep
 
 
 def test_planned_work_is_the_work_done(toy_settings, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

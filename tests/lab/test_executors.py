@@ -4,14 +4,18 @@ import os
 import signal
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
 
+from reptile_scaling.config import make_config
 from reptile_scaling.errors import InputError
-from reptile_scaling.executors import map_devices, worker_names
 from reptile_scaling.interruption import StopRequested, stop_if_requested
+from reptile_scaling.lab.executors import EXECUTORS, Assignment, Executor
+from reptile_scaling.lab.executors.local import worker_names
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
+from reptile_scaling.runs.directory import RunDirectory
 
 DEVICES = ("cpu", "cpu")
 
@@ -43,7 +47,12 @@ class ToyWorker:
 def perform(jobs: list[str], folder: Path, stop: threading.Event | None = None) -> dict[str, str]:
     """The jobs that were given up, with reasons."""
     given_up: dict[str, str] = {}
-    map_devices(partial(ToyWorker, folder), jobs, DEVICES, stop or threading.Event(), given_up.__setitem__)
+    EXECUTORS["local"].perform(
+        Assignment(
+            jobs, ToyWorker, DEVICES, folder, folders_of=lambda job: [], give_up=given_up.__setitem__,
+            stop=stop or threading.Event(),
+        )
+    )  # fmt: skip
     return given_up
 
 
@@ -92,3 +101,36 @@ def test_requested_stop_ends_every_worker_after_its_step(tmp_path) -> None:
 def test_each_worker_has_a_name_of_its_own() -> None:
     assert worker_names(["cpu", "cuda:0", "cpu"]) == ["cpu-1", "cuda_0", "cpu-2"]
     assert worker_names(["cpu"]) == ["cpu"]
+
+
+def in_turn(assignment: Assignment) -> None:
+    """Everything in this process, one after another: the slow twin of the others."""
+    perform = assignment.make_worker(assignment.folder, "turn", "cpu")
+    for job in assignment.jobs:
+        assert all(folder.is_relative_to(assignment.folder) for folder in assignment.folders_of(job))
+        perform(job)
+    perform.close()
+
+
+def test_executor_is_an_entry_of_the_dict(toy_settings, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(EXECUTORS, "in_turn", Executor(in_turn, finds_devices=True))
+    settings = {**toy_settings, "n_tasks_list": [2, 4], "seeds": [0], "baselines": ["zero_step"]}
+    runs = []
+    for changed in ({"executor": "in_turn", "devices": "auto"}, {}):
+        runs.append(RunDirectory(tmp_path / changed.get("executor", "local")))
+        run_sweep(plan_sweep(make_config({**settings, **changed}), runs[-1]), runs[-1])
+    ours, theirs = ([result.meta_test_loss for result in run.results()] for run in runs)
+    assert len(ours) == 2 and ours == theirs
+    assert [worker.name for worker in runs[0].read_workers()] == ["turn"]
+
+
+@pytest.mark.parametrize(
+    "settings, sentence",
+    [
+        ({"executor": "slurm"}, "executor = 'slurm' is unknown: use local or ray"),
+        ({"executor": "ray", "devices": ["cpu"]}, "devices = cpu, but executor 'ray' places workers itself: use auto"),
+    ],
+)
+def test_executor_that_cannot_be_used_is_refused(settings, sentence, toy_settings, tmp_path) -> None:
+    with pytest.raises(InputError, match=sentence):
+        plan_sweep(make_config({**toy_settings, **settings}), RunDirectory(tmp_path))

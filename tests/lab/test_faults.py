@@ -15,19 +15,20 @@ import pytest
 import torch
 import yaml
 
+import reptile_scaling.lab.worker as worker
 import reptile_scaling.learning.cohort as cohort
 import reptile_scaling.learning.inner_loop as inner_loop
-import reptile_scaling.sweep as sweep
 from reptile_scaling.config import Config, make_config
 from reptile_scaling.errors import InputError, StorageError
 from reptile_scaling.interruption import StopRequested
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.learning.cell_training import CellTraining
 from reptile_scaling.learning.meta_step import Visit
 from reptile_scaling.report.law_table import losses_of_run
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.storage import write_bytes
-from reptile_scaling.sweep import plan_sweep, run_sweep
 
 # Cuts a write in half, at the n-th file, as a power cut does: nothing after it happens.
 DIE_AT_WRITE = """
@@ -200,14 +201,14 @@ def test_cell_that_raises_fails_alone_and_the_fit_names_it(small, tmp_path, whol
 
 
 def test_baseline_that_raises_is_recorded_and_tried_again(small, tmp_path, monkeypatch) -> None:
-    measure = sweep.run_baseline
+    measure = worker.run_baseline
 
-    def failing(workbench, name: str):
+    def failing(workbench, name: str, folder: Path):
         if name == "no_meta":
             raise RuntimeError("a kernel went wrong")
-        return measure(workbench, name)
+        return measure(workbench, name, folder)
 
-    monkeypatch.setattr(sweep, "run_baseline", failing)
+    monkeypatch.setattr(worker, "run_baseline", failing)
     settings = {**small, "n_tasks_list": [2], "seeds": [0]}
     run = swept(settings, tmp_path / "run")
     assert run.read_baseline_failures() == {"no_meta": "RuntimeError: a kernel went wrong"}
@@ -344,7 +345,7 @@ def test_curves_are_written_for_tensorboard_too(small, tmp_path) -> None:
 
 
 def test_lost_worker_shows_as_stale_and_status_reads_the_folder_alone(small, tmp_path) -> None:
-    from reptile_scaling.progress import is_stale, worker_lines
+    from reptile_scaling.lab.progress import is_stale, worker_lines
     from reptile_scaling.runs.records import Worker
 
     run = RunDirectory(tmp_path)
@@ -361,7 +362,7 @@ def test_lost_worker_shows_as_stale_and_status_reads_the_folder_alone(small, tmp
 def test_nothing_of_a_sweep_lives_on_in_the_process_that_ran_it(small, tmp_path, monkeypatch) -> None:
     """A notebook goes on after its sweep: no thread says that a worker lives, or holds its model."""
     swept({**small, "n_tasks_list": [2], "num_meta_steps": 3}, tmp_path / "one")
-    monkeypatch.setattr(sweep, "run_baseline", stop_the_user_asked_for)
+    monkeypatch.setattr(worker, "run_baseline", stop_the_user_asked_for)
     with pytest.raises(StopRequested):
         swept({**small, "n_tasks_list": [2], "num_meta_steps": 3}, tmp_path / "stopped")
     for thread in threading.enumerate():

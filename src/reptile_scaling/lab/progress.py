@@ -47,15 +47,14 @@ def eta_seconds(statuses: Statuses) -> float | None:
 
 
 def baselines_line(run: RunDirectory, baselines: Sequence[str]) -> str:
-    """How many baselines are done, which are not, and where joint training is, which takes as long as a cell."""
+    """How many baselines are done, which are not, and the step of one that trains a cell."""
     left = [name for name in baselines if name not in run.read_baselines()]
     line = f"baselines {len(baselines) - len(left)}/{len(baselines)} done"
     if left and len(left) < len(baselines):
         line += f", left: {', '.join(left)}"
-    joint = run.read_joint_status()
-    if joint is None or joint.state != "running":
-        return line
-    return f"{line}, joint training at step {joint.meta_step}/{joint.num_meta_steps}"
+    training = {name: status for name in left if (status := run.read_baseline_status(name)) is not None}
+    steps = (f", {name} at step {status.meta_step}/{status.num_meta_steps}" for name, status in training.items())
+    return line + "".join(steps)
 
 
 def progress_line(statuses: Statuses, baselines: str) -> str:

@@ -10,14 +10,14 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic
 
 from reptile_scaling.errors import InputError
-from reptile_scaling.executors import ATTEMPTS, GiveUp, Job, MakeWorker, Queued
-from reptile_scaling.interruption import Flag, StopRequested, share_flag
+from reptile_scaling.interruption import StopRequested, share_flag
+from reptile_scaling.lab.executors.executor import ATTEMPTS, Assignment, Job, MakeWorker, Queued
 from reptile_scaling.storage import write_bytes
 
 SECONDS_BETWEEN_FETCHES = 2.0
@@ -28,28 +28,18 @@ Files = dict[str, bytes]
 """Path below the run's folder → content."""
 
 
-def map_cluster(
-    make_worker: Callable[[Path], MakeWorker[Job]],
-    jobs: Sequence[Job],
-    folder: Path,
-    folders_of: Callable[[Job], list[str]],
-    stop: Flag,
-    give_up: GiveUp[Job],
-) -> None:
-    """Performs every job once on the cluster, as `map_devices` does on one machine.
-
-    `make_worker(root)` makes workers that write below `root`; `folders_of(job)` names what a job resumes from.
-    """
-    ray = _connected()
+def on_a_ray_cluster(assignment: Assignment[Job]) -> None:
+    """As `Executor` says, on every node there is; a job with which `ATTEMPTS` workers were lost is given up."""
+    ray, folder = _connected(), assignment.folder
     token = secrets.token_hex(8)
     write_bytes(folder / TOKEN, token.encode())
-    cluster = _Cluster(ray, make_worker, folder.resolve(), token, folders_of, give_up, deque(map(Queued, jobs)))
+    cluster = _Cluster(ray, assignment, folder.resolve(), token, deque(map(Queued, assignment.jobs)))
     try:
-        cluster.run(stop)
+        cluster.run()
     finally:
         cluster.dismiss()
         (folder / TOKEN).unlink(missing_ok=True)
-    if stop.is_set():
+    if assignment.stop.is_set():
         raise StopRequested
 
 
@@ -69,13 +59,13 @@ def _connected() -> Any:
 class ClusterWorker:
     """Lives on a node as a Ray actor of two threads: one performs, one fetches and stops."""
 
-    def __init__(self, make_worker: Callable[[Path], MakeWorker[Any]], folder: Path, token: str, name: str) -> None:
+    def __init__(self, make_worker: MakeWorker[Any], folder: Path, token: str, name: str) -> None:
         self._stop = threading.Event()
         share_flag(self._stop)
         seen = folder / TOKEN
         self._is_shared = seen.is_file() and seen.read_text() == token
         self._root = folder if self._is_shared else Path(tempfile.mkdtemp(prefix="reptile-scaling-"))
-        self._make_worker, self._name = make_worker(self._root), name
+        self._make_worker, self._name = make_worker, name
         self._perform: Callable[[Any], None] | None = None
         self._sent: dict[str, tuple[int, int]] = {}
 
@@ -86,7 +76,7 @@ class ClusterWorker:
                 if not (self._root / path).exists():
                     write_bytes(self._root / path, content)
         try:
-            self._perform = self._perform or self._make_worker(self._name, device)
+            self._perform = self._perform or self._make_worker(self._root, self._name, device)
             self._perform(job)
         except StopRequested:
             return "stopped"
@@ -133,18 +123,17 @@ class _Cluster(Generic[Job]):
     """The driver's side."""
 
     ray: Any
-    make_worker: Callable[[Path], MakeWorker[Job]]
+    assignment: Assignment[Job]
     folder: Path
+    """The assignment's, as other machines may see it: absolute."""
     token: str
-    folders_of: Callable[[Job], list[str]]
-    give_up: GiveUp[Job]
     queue: deque[Queued[Job]]
     members: list[_Member[Job]] = field(default_factory=list)
     avoided_until: dict[str, float] = field(default_factory=dict)
     """Nodes that have just lost or refused a worker: a cluster takes a while to notice that one is dead."""
 
-    def run(self, stop: Flag) -> None:
-        told = False
+    def run(self) -> None:
+        told, stop = False, self.assignment.stop
         deserted = time.monotonic()
         while self.queue or any(m.queued for m in self.members):
             if stop.is_set():
@@ -192,7 +181,7 @@ class _Cluster(Generic[Job]):
         place = NodeAffinitySchedulingStrategy(node_id, soft=False)
         n_gpus = 1 if device.startswith("cuda") else 0
         wrapped = self.ray.remote(max_concurrency=2, num_cpus=n_cpus, num_gpus=n_gpus, scheduling_strategy=place)
-        actor = wrapped(ClusterWorker).remote(self.make_worker, self.folder, self.token, name)
+        actor = wrapped(ClusterWorker).remote(self.assignment.make_worker, self.folder, self.token, name)
         return _Member(name, node_id, device, actor)
 
     def _give(self, member: _Member[Job], queued: Queued[Job]) -> None:
@@ -201,8 +190,9 @@ class _Cluster(Generic[Job]):
 
     def _files(self, job: Job) -> Files:
         """What the job resumes from, for workers that do not see the folder."""
-        paths = [p for name in self.folders_of(job) for p in (self.folder / name).rglob("*")]
-        return {str(p.relative_to(self.folder)): p.read_bytes() for p in paths if p.is_file() and p.name[0] != "."}
+        paths = [path for folder in self.assignment.folders_of(job) for path in folder.rglob("*")]
+        root = self.assignment.folder
+        return {str(p.relative_to(root)): p.read_bytes() for p in paths if p.is_file() and p.name[0] != "."}
 
     def _listen(self) -> None:
         """Waits for news, a moment at most; fetches what was written meanwhile."""
@@ -240,4 +230,6 @@ class _Cluster(Generic[Job]):
             self.queue.appendleft(queued)
         else:
             reason = " ".join(str(error).split())[:200]
-            self.give_up(queued.job, f"its worker was lost {ATTEMPTS} times ({type(error).__name__}: {reason})")
+            self.assignment.give_up(
+                queued.job, f"its worker was lost {ATTEMPTS} times ({type(error).__name__}: {reason})"
+            )

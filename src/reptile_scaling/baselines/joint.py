@@ -1,23 +1,43 @@
-"""The honest rival as a baseline: joint training on the tasks of the largest N, on as much data."""
+"""The honest rival: joint training on the tasks of the largest N, on as much data as a cell passes."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from reptile_scaling.baselines import baseline_result
 from reptile_scaling.baselines.baseline import Scores
 from reptile_scaling.baselines.fine_tuning import fine_tuning_work
 from reptile_scaling.config import Config
+from reptile_scaling.data.episodes import Episode
 from reptile_scaling.errors import InputError
 from reptile_scaling.learning.cohort import train_cohort
 from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
-from reptile_scaling.runs.records import BaselineResult
 
-JOINT = "joint"
-LABEL = "joint training, same inner loop"
+ALGORITHM = "joint"
+
+
+def joint_training(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
+    """Trains one cell in the baseline's folder, resumable as all are; its meta-test reads these same episodes."""
+    config = joint_config(workbench.config)
+    cell = Cell(max(config.n_tasks_list), config.seeds[0])
+    rival = RunDirectory(folder)
+    trained = rival.cell(cell)
+    if not trained.is_done:
+        train_cohort(replace(workbench, config=config), [cell], rival)
+    if not trained.is_done:
+        raise InputError(f"joint training diverged at meta_lr {config.meta_lr:g}: lower inner_lr")
+    rows = trained.read_test_tasks()
+    assert len(rows) == len(episodes), (len(rows), len(episodes))
+    return Scores(
+        np.array([row.accuracy for row in rows]),
+        np.array([row.loss for row in rows]),
+        {"meta_steps": config.num_meta_steps, "meta_lr": config.meta_lr, "n_tasks": cell.n_tasks, "seed": cell.seed},
+        seconds=trained.read_result().wall_seconds,
+    )
 
 
 def joint_config(config: Config) -> Config:
@@ -31,7 +51,7 @@ def joint_config(config: Config) -> Config:
     steps = max(1, round(config.num_meta_steps * passes))
     return config.model_copy(
         update={
-            "algorithm": JOINT, "num_meta_steps": steps, "eval_interval": max(1, steps // 4),
+            "algorithm": ALGORITHM, "num_meta_steps": steps, "eval_interval": max(1, steps // 4),
             "meta_optimizer": "adam", "meta_lr": config.inner_lr, "meta_lr_schedule": "linear",
             "keep_second_moments": False,
         }
@@ -45,20 +65,6 @@ def joint_work(config: Config) -> Work:
     return trained + fine_tuning_work(config.num_meta_test_tasks, config.test_steps)
 
 
-def run_joint_baseline(workbench: Workbench, run: RunDirectory) -> BaselineResult:
-    """Trains one cell, resumable as all are, and reads it on the shared test tasks."""
-    config = joint_config(workbench.config)
-    cell = Cell(max(config.n_tasks_list), config.seeds[0])
-    rival = RunDirectory(run.joint_folder)
-    folder = rival.cell(cell)
-    if not folder.is_done:
-        train_cohort(replace(workbench, config=config), [cell], rival)
-    if not folder.is_done:
-        raise InputError(f"joint training diverged at meta_lr {config.meta_lr:g}: lower inner_lr")
-    tasks = folder.read_test_tasks()
-    scores = Scores(
-        np.array([task.accuracy for task in tasks]),
-        np.array([task.loss for task in tasks]),
-        {"meta_steps": config.num_meta_steps, "meta_lr": config.meta_lr, "n_tasks": cell.n_tasks, "seed": cell.seed},
-    )
-    return baseline_result(JOINT, LABEL, scores, folder.read_result().wall_seconds)
+def cells_train_otherwise(config: Config) -> bool:
+    """Whether the cells have another algorithm; else joint training is what is measured, not its rival."""
+    return config.algorithm != ALGORITHM

@@ -12,7 +12,8 @@ import torch
 
 from reptile_scaling.baselines import BASELINES
 from reptile_scaling.data.episodes import Episode, training_pool
-from reptile_scaling.joint_baseline import JOINT, joint_work
+from reptile_scaling.lab.plan import BaselineJob, CohortJob, Plan
+from reptile_scaling.lab.progress import duration
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.evaluation import (
     READINGS_PER_TASK,
@@ -30,9 +31,7 @@ from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import Workbench, fresh_initialisation, open_workbench
 from reptile_scaling.model.encoder import PromptEncoder
 from reptile_scaling.model.packing import pack_tokens
-from reptile_scaling.progress import duration
 from reptile_scaling.runs.directory import RunDirectory
-from reptile_scaling.sweep import BaselineJob, CohortJob, Plan
 
 TIMED_FORWARDS = 64
 
@@ -125,11 +124,8 @@ def evaluation_work(plan: Plan) -> Work:
 
 def baseline_work(plan: Plan) -> Work:
     """Every baseline that is left."""
-    total = Work()
-    for job in plan.jobs:
-        if isinstance(job, BaselineJob):
-            total += joint_work(plan.config) if job.name == JOINT else BASELINES[job.name].work(plan.config)
-    return total
+    names = [job.name for job in plan.jobs if isinstance(job, BaselineJob)]
+    return sum((BASELINES[name].work(plan.config) for name in names), Work())
 
 
 def _utterances_at_most(plan: Plan) -> int:

@@ -9,31 +9,14 @@ import multiprocessing.connection
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from pathlib import Path
+from typing import Any, Generic
 
 from reptile_scaling.errors import InputError
 from reptile_scaling.interruption import Flag, StopRequested, share_flag
-
-Job = TypeVar("Job")
-JobIn = TypeVar("JobIn", contravariant=True)
-
-
-@runtime_checkable
-class Performer(Protocol[JobIn]):
-    """Performs jobs on one device until it is closed."""
-
-    def __call__(self, job: JobIn, /) -> None: ...
-    def close(self) -> None: ...
-
-
-MakeWorker = Callable[[str, str], Performer[Job]]
-"""(name, device) → what performs jobs there. Processes need it, and the jobs, to be picklable."""
-GiveUp = Callable[[Job, str], None]
-
-ATTEMPTS = 3
-"""Workers that a job may take down before it is given up."""
+from reptile_scaling.lab.executors.executor import ATTEMPTS, Assignment, Job, MakeWorker, Queued
 
 
 def worker_names(devices: Sequence[str]) -> list[str]:
@@ -45,33 +28,19 @@ def worker_names(devices: Sequence[str]) -> list[str]:
     return names
 
 
-def map_devices(
-    make_worker: MakeWorker[Job], jobs: Sequence[Job], devices: Sequence[str], stop: Flag, give_up: GiveUp[Job]
-) -> None:
-    """Performs every job once, each device taking the next one when it is free.
-
-    A worker records the outcome of its jobs itself; `give_up(job, reason)` is told of jobs that killed `ATTEMPTS`
-    workers. Raises StopRequested once `stop` is set and every worker has stopped, and InputError where a worker met
-    what only the user can mend.
-    """
-    names = worker_names(devices)
+def on_this_machine(assignment: Assignment[Job]) -> None:
+    """As `Executor` says, on `assignment.devices`; a job that has killed `ATTEMPTS` workers is given up."""
+    names, devices = worker_names(assignment.devices), assignment.devices
     if list(devices) == ["cpu"]:
-        perform = make_worker(names[0], devices[0])
+        perform = assignment.make_worker(assignment.folder, names[0], devices[0])
         try:
-            for job in jobs:
+            for job in assignment.jobs:
                 perform(job)
         finally:
             perform.close()
         return
-    _Pool(make_worker, deque(Queued(job) for job in jobs), give_up).run(list(zip(names, devices, strict=True)), stop)
-
-
-@dataclass
-class Queued(Generic[Job]):
-    """A job and how often it has taken its worker down."""
-
-    job: Job
-    deaths: int = 0
+    pool = _Pool(assignment, deque(map(Queued, assignment.jobs)))
+    pool.run(list(zip(names, devices, strict=True)))
 
 
 @dataclass
@@ -89,15 +58,14 @@ class _Remote(Generic[Job]):
 class _Pool(Generic[Job]):
     """Worker processes over a queue."""
 
-    make_worker: MakeWorker[Job]
+    assignment: Assignment[Job]
     queue: deque[Queued[Job]]
-    give_up: GiveUp[Job]
     remotes: list[_Remote[Job]] = field(default_factory=list)
     idle_deaths: dict[str, int] = field(default_factory=dict)
     """Deaths of a device's workers without a finished job between them."""
 
-    def run(self, places: Sequence[tuple[str, str]], stop: Flag) -> None:
-        context = multiprocessing.get_context("spawn")
+    def run(self, places: Sequence[tuple[str, str]]) -> None:
+        context, stop = multiprocessing.get_context("spawn"), self.assignment.stop
         shared = context.Event()
         try:
             for name, device in places[: len(self.queue)]:
@@ -111,7 +79,7 @@ class _Pool(Generic[Job]):
             if stop.is_set():
                 raise StopRequested
             for queued in self.queue:  # every device has been given up
-                self.give_up(queued.job, "no worker is left: their processes died again and again")
+                self.assignment.give_up(queued.job, "no worker is left: their processes died again and again")
         finally:
             for remote in self.remotes:
                 remote.process.terminate()
@@ -119,7 +87,8 @@ class _Pool(Generic[Job]):
 
     def _start(self, context: Any, name: str, device: str, shared: Flag) -> _Remote[Job]:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(self.make_worker, name, device, theirs, shared), daemon=True)
+        make_worker, folder = self.assignment.make_worker, self.assignment.folder
+        process = context.Process(target=_work, args=(make_worker, folder, name, device, theirs, shared), daemon=True)
         process.start()
         theirs.close()
         return _Remote(name, device, process, ours)
@@ -173,7 +142,7 @@ class _Pool(Generic[Job]):
             if queued.deaths < ATTEMPTS:
                 self.queue.appendleft(queued)
             else:
-                self.give_up(
+                self.assignment.give_up(
                     queued.job, f"its worker process died {ATTEMPTS} times ({_cause(remote.process.exitcode)})"
                 )
         if self.idle_deaths[remote.name] < ATTEMPTS and (self.queue or queued):
@@ -184,12 +153,12 @@ def _cause(exitcode: int) -> str:
     return f"killed by signal {-exitcode}" if exitcode < 0 else f"exit code {exitcode}"
 
 
-def _work(make_worker: MakeWorker[Job], name: str, device: str, connection: Any, stop: Flag) -> None:
+def _work(make_worker: MakeWorker[Job], folder: Path, name: str, device: str, connection: Any, stop: Flag) -> None:
     """The life of a worker process; it ends with its parent."""
     share_flag(stop)
     _end_with_parent()
     try:
-        perform = make_worker(name, device)
+        perform = make_worker(folder, name, device)
         while (job := connection.recv()) is not None:
             perform(job)
             connection.send("done")
