@@ -1,10 +1,15 @@
-"""Writes docs/config.md from the fields of Config: `python scripts/config_reference.py`.
+"""Writes docs/config.md from the fields of Config.
+
+    python scripts/docs/config_reference.py            writes the page
+    python scripts/docs/config_reference.py --check    writes nothing, exit code 1 where the page is not up to date
 
 Keys, types, defaults and sentences are those of src/reptile_scaling/config.py, groups are its comment headings.
 """
 
+import argparse
 import inspect
 import re
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -14,12 +19,12 @@ import yaml
 from reptile_scaling.config import Config, FractionSplit
 from reptile_scaling.runs import CHANGEABLE_KEYS
 
-PAGE = Path(__file__).parents[1] / "docs" / "config.md"
+PAGE = Path(__file__).parents[2] / "docs" / "config.md"
 WIDTH = 118
 INTRODUCTION = """\
 # Every key of a configuration
 
-Made from `src/reptile_scaling/config.py` by `python scripts/config_reference.py`; edit there, not here.
+Made from `src/reptile_scaling/config.py` by `make docs`; edit there, not here.
 
 A key stands in a YAML file (`configs/*.yaml`), behind `--set` (`--set k_inner=3`), or in the dict that
 `run_experiment` takes. Each line below gives `key: default`, what it may be, and what it does. A key that is not given
@@ -87,5 +92,14 @@ def allowed(schema: dict[str, Any]) -> str:
     raise AssertionError(schema)
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare, write nothing")
+    if not parser.parse_args().check:
+        PAGE.write_text(reference(), encoding="utf-8")
+    elif PAGE.read_text(encoding="utf-8") != reference():
+        sys.exit("error: docs/config.md is not what the code says: run `make docs`")
+
+
 if __name__ == "__main__":
-    PAGE.write_text(reference(), encoding="utf-8")
+    main()

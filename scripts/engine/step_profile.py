@@ -1,17 +1,18 @@
 """Where an inner step's time goes beside its matrix products.
 
-    python scripts/engine_profile.py [KEY=VALUE …]      e.g. dataset=banking77 data_dir=… dtype=bfloat16
+    python scripts/engine/step_profile.py [KEY=VALUE …]      e.g. dataset=banking77 data_dir=… dtype=bfloat16
 
 Prints one JSON object: milliseconds of one inner step of one lane, that is of 2 tasks on one thread, by kind of
 operation, and the floor at one thread's rate. What lanes cost each other is not in it. A minute. The profiler itself
 costs a few percent.
 """
 
+import argparse
 import json
 import re
-import sys
 from collections import defaultdict
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -20,6 +21,7 @@ from reptile_scaling.adaptation import adapt
 from reptile_scaling.bench.bench import describe_machine
 from reptile_scaling.bench.floor import floor_seconds, inner_step_products
 from reptile_scaling.config import make_config, parse_override
+from reptile_scaling.errors import InputError
 from reptile_scaling.evaluation import training_loop
 from reptile_scaling.experiment import fresh_initialisation, open_corpus, open_experiment
 from reptile_scaling.tasks import training_pool
@@ -37,8 +39,18 @@ KINDS = {
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", metavar="KEY=VALUE", nargs="*", default=[], help="keys of a configuration")
+    arguments = parser.parse_args()
+    try:
+        print(json.dumps(profiled(dict(map(parse_override, arguments.settings))), indent=2))
+    except InputError as error:
+        parser.error(str(error))
+
+
+def profiled(settings: dict[str, Any]) -> dict[str, Any]:
+    """What is printed, for these keys of a configuration."""
     torch.set_num_threads(1)
-    settings = dict(map(parse_override, sys.argv[1:]))
     config = make_config(settings)
     corpus = open_corpus(config)
     experiment = open_experiment(config, corpus, "cpu")
@@ -57,7 +69,7 @@ def main() -> None:
     products = inner_step_products(backbone, len(packed.token_ids), len(packed.lengths))
     floor, rate = floor_seconds(backbone, products)
     settings.pop("data_dir", None)  # a path of one machine says nothing to a reader
-    found = {
+    return {
         "machine": describe_machine(),
         "settings": settings,
         "tasks": N_TASKS,
@@ -67,7 +79,6 @@ def main() -> None:
         "matrix_rate_gflops": round(rate / 1e9),
         "milliseconds": {kind: round(value) for kind, value in sorted(milliseconds.items(), key=lambda kv: -kv[1])},
     }
-    print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """A meta-step of TinyLlama-1.1B's shape with random weights: time, memory, and the time of the mission's sweep.
 
-    python scripts/tinyllama_shape.py [KEY=VALUE …]     e.g. dataset=banking77 data_dir=… devices=cpu memory_gb=12
+    python scripts/engine/tinyllama_shape.py [KEY=VALUE …]    e.g. dataset=banking77 data_dir=… devices=cpu memory_gb=12
 
 Prints one JSON object. Random weights cost what trained ones cost; the tokenizer is trained on the data set's texts,
 so prompts are a little shorter than with the real one. Minutes on two cores; on a GPU also cohorts of 2 to 16 cells.
 """
 
+import argparse
 import json
 import resource
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,13 +23,14 @@ from reptile_scaling.adaptation import adapt
 from reptile_scaling.bench.bench import describe_machine
 from reptile_scaling.bench.floor import floor_seconds, inner_step_products, synchronize
 from reptile_scaling.config import make_config, parse_override
+from reptile_scaling.errors import InputError
 from reptile_scaling.evaluation import training_loop
 from reptile_scaling.experiment import Corpus, Experiment, fresh_initialisation, open_corpus, open_experiment
 from reptile_scaling.model.loading import choose_devices
 from reptile_scaling.tasks import training_pool
 
 # https://huggingface.co/TinyLlama/TinyLlama-1.1B-Chat-v1.0/blob/main/config.json
-TINYLLAMA = {
+TINYLLAMA: dict[str, Any] = {
     "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32,
     "num_key_value_heads": 4, "vocab_size": 32000, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5,
     "tie_word_embeddings": False,
@@ -40,7 +41,17 @@ COHORTS = (1, 2, 4, 8, 16)
 
 
 def main() -> None:
-    overrides = dict(map(parse_override, sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", metavar="KEY=VALUE", nargs="*", default=[], help="keys of a configuration")
+    arguments = parser.parse_args()
+    try:
+        print(json.dumps(measured(dict(map(parse_override, arguments.settings))), indent=2))
+    except InputError as error:
+        parser.error(str(error))
+
+
+def measured(overrides: dict[str, Any]) -> dict[str, Any]:
+    """What is printed, for these keys of a configuration."""
     with tempfile.TemporaryDirectory() as folder:
         settings = {"dtype": "bfloat16", "cells_per_cohort": 1, **overrides, "model_name": folder}
         corpus = open_corpus(make_config(settings))
@@ -50,9 +61,7 @@ def main() -> None:
         rows = [measure(settings, corpus, device, cells) for cells in cohorts]
     for key in ("data_dir", "devices"):
         overrides.pop(key, None)
-    print(
-        json.dumps({"machine": describe_machine(), "device": device, "settings": overrides, "cohorts": rows}, indent=2)
-    )
+    return {"machine": describe_machine(), "device": device, "settings": overrides, "cohorts": rows}
 
 
 def write_model(folder: Path, texts: tuple[str, ...]) -> None:

@@ -1,27 +1,30 @@
 """The experiment of docs/findings.md: all its parts on Banking77, and what `results/` keeps of them.
 
-    python scripts/banking77_experiment.py RUNS RESULTS data_dir=PATH/TO/banking77 [key=value …]
+    python scripts/experiment/banking77.py RUNS RESULTS data_dir=PATH/TO/banking77 [key=value …]
 
 Each part is `configs/banking77_smollm2.yaml` with some keys changed, in a folder of its own below RUNS; a part that was
-cut goes on when the same command is given again. RESULTS gets a copy without checkpoints, adapters and training pools.
-Prompts know nothing of the parts and take the longest, so the main part alone measures them.
+cut goes on when the same command is given again. RESULTS gets the main part's folder without checkpoints, adapters and
+training pools, and of each other part tables of all its cells (part_tables.py). Prompts know nothing of the parts and
+take the longest, so the main part alone measures them.
 """
 
+import argparse
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from part_tables import MAIN, pack
 from rich.console import Console
 
 from reptile_scaling.api import performed, show_plan
-from reptile_scaling.config import load_config, make_config
+from reptile_scaling.config import Config, load_config, make_config
+from reptile_scaling.errors import InputError
 from reptile_scaling.report import write_report
 from reptile_scaling.runs import RunDirectory
 from reptile_scaling.sweep import BaselineJob, plan_sweep
 
-CONFIG = Path(__file__).parents[1] / "configs" / "banking77_smollm2.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / f"{MAIN}.yaml"
 FINE_TUNING = ("no_meta", "no_meta_tuned")
 # 1000 visits of 25 support and 75 query utterances, once each, where Reptile passes 10 × 25.
 JOINT = {
@@ -40,18 +43,31 @@ PARTS: dict[str, tuple[dict[str, Any], tuple[str, ...] | None]] = {
         FINE_TUNING,
     ),
 }
-# What the seeds make again (training pools), what is large, what belongs to one machine.
+# What the seeds make again, what is large, what belongs to one machine, what no law, standing or figure reads.
 LEFT_OUT = shutil.ignore_patterns(
-    "adapter", "checkpoint*", "workers", "joint", "train_*.jsonl", "*.svg", ".lock", "*.tmp"
-)
+    "adapter", "checkpoint*", "workers", "joint", "train_*.jsonl", "*.svg", ".lock", "*.tmp",
+    "config.json", "status.json", "*_train_stats.csv", "report.html",
+)  # fmt: skip
 
 
 def main() -> None:
-    runs, results = Path(sys.argv[1]), Path(sys.argv[2])
-    base = load_config(CONFIG, (f"prefix_cache_dir={runs / 'cache'}", *sys.argv[3:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", metavar="RUNS", type=Path, help="a folder for the parts' runs")
+    parser.add_argument("results", metavar="RESULTS", type=Path, help="what is to be kept of them")
+    parser.add_argument("settings", metavar="key=value", nargs="*", default=[], help="keys of a configuration")
+    arguments = parser.parse_args()
+    try:
+        cache = f"prefix_cache_dir={arguments.runs / 'cache'}"
+        run_parts(load_config(CONFIG, (cache, *arguments.settings)), arguments.runs, arguments.results)
+    except InputError as error:
+        parser.error(str(error))
+
+
+def run_parts(base: Config, runs: Path, results: Path) -> None:
+    """Each part in turn, its report, and what is kept of it."""
     console = Console(highlight=False)
     for name, (settings, wanted) in PARTS.items():
-        run = RunDirectory(runs / f"{CONFIG.stem}{name}")
+        run = RunDirectory(runs / f"{MAIN}{name}")
         plan = plan_sweep(make_config({**base.model_dump(), **settings}), run)
         if wanted is not None:
             jobs = (job for job in plan.jobs if not isinstance(job, BaselineJob) or job.name in wanted)
@@ -59,7 +75,10 @@ def main() -> None:
         show_plan(plan, console)
         with performed(plan, run, console):
             write_report(run)
-        shutil.copytree(run.path, results / run.path.name, ignore=LEFT_OUT, dirs_exist_ok=True)
+        if name:
+            pack(run.path, results / run.path.name)
+        else:
+            shutil.copytree(run.path, results / MAIN, ignore=LEFT_OUT, dirs_exist_ok=True)
 
 
 if __name__ == "__main__":

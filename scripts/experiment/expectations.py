@@ -1,17 +1,18 @@
 """What people expect of meta-training on more tasks, each marked met or not met by a run: a Markdown table.
 
-    python scripts/expectations.py results/banking77_smollm2
+    python scripts/experiment/expectations.py results/banking77_smollm2
 
 Reads the committed tables of the run, fits nothing but its law, and takes seconds. Differences in accuracy are paired
 over the shared test tasks, with 95 % intervals; a level's accuracy on a task is the mean over its seeds.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
 
 from reptile_scaling import load_experiment
+from reptile_scaling.errors import InputError
 from reptile_scaling.report.levels import best_cells
 from reptile_scaling.report.standing import paired_gain, task_accuracies
 from reptile_scaling.runs import RunDirectory
@@ -56,8 +57,15 @@ def rows(folder: Path) -> list[tuple[str, bool, str]]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a run")
+    arguments = parser.parse_args()
+    try:
+        found = rows(arguments.run)
+    except InputError as error:
+        parser.error(str(error))
     print("| expectation | | measured |\n|---|---|---|")
-    for what, is_met, number in rows(Path(sys.argv[1])):
+    for what, is_met, number in found:
         print(f"| {what} | {'met' if is_met else '**not met**'} | {number} |")
 
 

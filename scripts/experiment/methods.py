@@ -1,6 +1,6 @@
 """Algorithms × heads and baselines on the same test tasks, the same budget for all, rates chosen on validation classes.
 
-    python scripts/compare_methods.py OUT data_dir=PATH/TO/banking77 [key=value …]
+    python scripts/experiment/methods.py OUT data_dir=PATH/TO/banking77 [key=value …]
 
 Each method trains at every rate listed for it, in a folder of its own below OUT (run again, it goes on); the rate of
 lowest validation loss counts, and its test accuracy stands beside that of Reptile with a meta-learned head, paired
@@ -8,6 +8,7 @@ over the test tasks. The budget is the utterances that pass forward and backward
 sets and of Hessian-vector products (two passes each) included. Prints a table, writes OUT/methods.json.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Callable
@@ -18,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from reptile_scaling.config import Config, load_config, make_config
+from reptile_scaling.errors import InputError
 from reptile_scaling.report.standing import paired_gain, task_accuracies
 from reptile_scaling.runs import RunDirectory
 from reptile_scaling.sweep import BaselineJob, CohortJob, Job, plan_sweep, run_sweep
 
-CONFIG = Path(__file__).parents[1] / "configs" / "methods_banking77.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "methods_banking77.yaml"
 REFERENCE = "reptile, classifier"
 FINE_TUNING = ("no_meta", "no_meta_tuned")  # baselines that start from the head, so once with every head
 HEADS = ("classifier", "prototype", "label_words", "zero")  # the last two with Reptile and joint training alone
@@ -98,8 +100,19 @@ def row(name: str, accuracies: np.ndarray, loss: float | None, reference: np.nda
 
 
 def main() -> None:
-    out, overrides = Path(sys.argv[1]), tuple(sys.argv[2:])
-    base = load_config(CONFIG, (f"prefix_cache_dir={out / 'cache'}", *overrides))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", metavar="OUT", type=Path, help="a folder for all methods")
+    parser.add_argument("settings", metavar="key=value", nargs="*", default=[], help="keys of a configuration")
+    arguments = parser.parse_args()
+    try:
+        cache = f"prefix_cache_dir={arguments.out / 'cache'}"
+        compare(load_config(CONFIG, (cache, *arguments.settings)), arguments.out)
+    except InputError as error:
+        parser.error(str(error))
+
+
+def compare(base: Config, out: Path) -> None:
+    """Trains and tests every method, prints the table, writes `methods.json`."""
     chosen: dict[str, tuple[RunDirectory, dict[str, Any]]] = {}
     validation: dict[str, dict[float, float]] = {}
     for name, choices in methods().items():

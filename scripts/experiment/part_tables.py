@@ -115,6 +115,8 @@ def main() -> None:
     parser.add_argument("results", metavar="RESULTS", type=Path, help="the repository's results/")
     parser.add_argument("runs", metavar="RUNS", type=Path, help="where the run folders go")
     arguments = parser.parse_args()
+    if not (arguments.results / MAIN).is_dir():
+        parser.error(f"{str(arguments.results)!r} holds no folder {MAIN!r}: give the repository's results/")
     unpack_all(arguments.results, arguments.runs)
 
 

@@ -1,19 +1,20 @@
 """Settings chosen on validation classes, one key after another, each with the best value of those before it.
 
-    python scripts/pilot.py OUT CONFIG [key=value …]
+    python scripts/experiment/pilot.py OUT CONFIG [key=value …]
 
 Trains the largest level of CONFIG, with a seed that its experiment does not use, at every value of every key in KEYS,
 and keeps the value of lowest validation loss at the end. Test tasks are not looked at. Each choice has a folder below
 OUT (run again, it goes on). Prints a table, writes OUT/pilot.json.
 """
 
+import argparse
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reptile_scaling.config import load_config, make_config
+from reptile_scaling.config import Config, load_config, make_config
+from reptile_scaling.errors import InputError
 from reptile_scaling.runs import RunDirectory
 from reptile_scaling.sweep import CohortJob, plan_sweep, run_sweep
 
@@ -37,8 +38,20 @@ def validation_curve(settings: dict[str, Any], out: Path) -> list[tuple[int, flo
 
 
 def main() -> None:
-    out = Path(sys.argv[1])
-    config = load_config(sys.argv[2], (f"prefix_cache_dir={out / 'cache'}", *sys.argv[3:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", metavar="OUT", type=Path, help="a folder for all choices")
+    parser.add_argument("config", metavar="CONFIG", help="as for `reptile-scaling run`")
+    parser.add_argument("settings", metavar="key=value", nargs="*", default=[], help="keys of a configuration")
+    arguments = parser.parse_args()
+    try:
+        cache = f"prefix_cache_dir={arguments.out / 'cache'}"
+        choose(load_config(arguments.config, (cache, *arguments.settings)), arguments.out)
+    except InputError as error:
+        parser.error(str(error))
+
+
+def choose(config: Config, out: Path) -> None:
+    """Trains every choice, prints the table, writes `pilot.json`."""
     # One test task: the end of a cell reads them, and they are not to be looked at.
     kept: dict[str, Any] = {
         **config.model_dump(),

@@ -1,17 +1,19 @@
 """Nearest-class-mean accuracy on frozen features under several prompts: which template to start from.
 
-    python scripts/prompt_comparison.py [KEY=VALUE …]      e.g. dataset=banking77 data_dir=… class_split=protaugment-01
+    python scripts/experiment/prompts.py [KEY=VALUE …]      e.g. dataset=banking77 data_dir=… class_split=protaugment-01
 
 Prints one JSON object; uses validation tasks only, so that a template may be chosen by it. Minutes on two cores.
 """
 
+import argparse
 import json
-import sys
+from typing import Any
 
 import numpy as np
 
-from reptile_scaling.baselines import nearest_mean
+from reptile_scaling.baselines.probes import nearest_mean
 from reptile_scaling.config import make_config, parse_override
+from reptile_scaling.errors import InputError
 from reptile_scaling.evaluation import validation_episodes
 from reptile_scaling.experiment import open_corpus, open_experiment
 
@@ -25,12 +27,18 @@ TEMPLATES = (
 
 
 def main() -> None:
-    settings = {
-        "lora_layers": "top-1",
-        "num_validation_tasks": 20,
-        "k_query": 5,
-        **dict(map(parse_override, sys.argv[1:])),
-    }
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", metavar="KEY=VALUE", nargs="*", default=[], help="keys of a configuration")
+    arguments = parser.parse_args()
+    try:
+        print(json.dumps(compared(dict(map(parse_override, arguments.settings))), indent=2))
+    except InputError as error:
+        parser.error(str(error))
+
+
+def compared(overrides: dict[str, Any]) -> dict[str, Any]:
+    """What is printed, for these keys of a configuration."""
+    settings: dict[str, Any] = {"lora_layers": "top-1", "num_validation_tasks": 20, "k_query": 5, **overrides}
     corpus = open_corpus(make_config(settings))
     rows = []
     for template in TEMPLATES:
@@ -40,7 +48,7 @@ def main() -> None:
         row = {"template": template, "accuracy": float(scores.accuracy.mean()), "tokens_per_prompt": round(tokens, 1)}
         rows.append({**row, "standard_error": float(scores.accuracy.std(ddof=1) / len(scores.accuracy) ** 0.5)})
     settings.pop("data_dir", None)  # a path of one machine says nothing to a reader
-    print(json.dumps({"settings": settings, "templates": rows}, indent=2))
+    return {"settings": settings, "templates": rows}
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""How often 95 % intervals cover the truth: `python scripts/law_coverage.py [sweeps per setting] [seed] [target]`.
+"""How often 95 % intervals cover the truth: `python scripts/law/coverage.py [sweeps per setting] [seed] [target]`.
 
-Prints one line per setting and writes docs/law_coverage.json
-(with another seed, docs/law_coverage_seed<seed>.json); `target` keeps to the right form on 7 levels × 3 seeds.
+Prints one line per setting and writes results/law/coverage.json
+(with another seed, results/law/coverage_seed<seed>.json); `target` keeps to the right form on 7 levels × 3 seeds.
 About 0.1 s a sweep on one slow core.
 `right` settings fit the form that made the data; `wrong` ones another, to show what a confident mistake looks like.
 """
 
+import argparse
 import json
-import sys
 import time
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -153,11 +152,15 @@ def main(n_sweeps: int, seed: int, *, only_target: bool) -> None:
         print(f"prediction in {truth} at N = 20, 200, 400, 800: {row}")
     print(f"{time.perf_counter() - begin:.0f} s")
     summary = {"seed": seed, "settings": results, "predictions": predictions}
-    Path(f"docs/law_coverage{'' if seed == SEED else f'_seed{seed}'}.json").write_text(
+    Path(f"results/law/coverage{'' if seed == SEED else f'_seed{seed}'}.json").write_text(
         json.dumps(summary, indent=1) + "\n"
     )
 
 
 if __name__ == "__main__":
-    given = [word for word in sys.argv[1:] if word != "target"]
-    main(*(int(g or default) for g, default in zip_longest(given, (200, SEED))), only_target="target" in sys.argv)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweeps", type=int, nargs="?", default=200, help="per setting")
+    parser.add_argument("seed", type=int, nargs="?", default=SEED)
+    parser.add_argument("target", choices=["target"], nargs="?", help="the right form on 7 levels × 3 seeds alone")
+    given = parser.parse_args()
+    main(given.sweeps, given.seed, only_target=given.target is not None)

@@ -1,15 +1,16 @@
 """Ours and the package `simple-scaling-laws` on the same simulated sweeps.
 
     python3.12 -m venv PEERS && PEERS/bin/pip install simple-scaling-laws
-    python scripts/law_peers.py PEERS/bin/python [sweeps per truth]
+    python scripts/law/peers.py PEERS/bin/python [sweeps per truth]
 
 The package is no dependency: it runs in its own environment, reads the tables on standard input and answers on
-standard output (`--peer` below). Prints a table and writes docs/law_peers.json.
+standard output (`--peer` below). Prints a table and writes results/law/peers.json.
 
 The package fits one form, a power law with a floor, and gives no verdict. For it, "scaling" is read as generously as
 we can: its 95 % interval of the mean loss at the largest N lies wholly below that at the smallest.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -111,7 +112,7 @@ def main(peer_python: str, n_sweeps: int) -> None:
         }
         for who, row in results[truth].items():
             print(f"{truth:12} {who:28} {row}", flush=True)
-    Path("docs/law_peers.json").write_text(
+    Path("results/law/peers.json").write_text(
         json.dumps({"seed": SEED, "n_sweeps": n_sweeps, "by_truth": results}, indent=1) + "\n"
     )
 
@@ -122,7 +123,11 @@ def _shares(answers: list[dict[str, Any]]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--peer":
+    if sys.argv[1:] == ["--peer"]:
         answer_as_peer()
-    else:
-        main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 100)
+        sys.exit()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("peer_python", metavar="PEERS/bin/python", help="the interpreter that has the package")
+    parser.add_argument("sweeps", type=int, nargs="?", default=100, help="per truth")
+    given = parser.parse_args()
+    main(given.peer_python, given.sweeps)

@@ -1,14 +1,13 @@
-"""How often the verdict is right on simulated sweeps: `python scripts/law_verdicts.py [sweeps per truth] [seed]`.
+"""How often the verdict is right on simulated sweeps: `python scripts/law/verdicts.py [sweeps per truth] [seed]`.
 
-Prints a table and writes docs/law_verdicts.json (with another seed, docs/law_verdicts_seed<seed>.json).
+Prints a table and writes results/law/verdicts.json (with another seed, results/law/verdicts_seed<seed>.json).
 About 0.15 s a sweep on one slow core.
 """
 
+import argparse
 import json
-import sys
 import time
 from collections import Counter
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +58,14 @@ def main(n_sweeps: int, seed: int) -> None:
         f"all truths: scaling right {overall:.3f}, truth included {included:.3f}, {time.perf_counter() - begin:.0f} s"
     )
     summary = {"seed": seed, "scaling_right": overall, "truth_included": included, "by_truth": results}
-    Path(f"docs/law_verdicts{'' if seed == SEED else f'_seed{seed}'}.json").write_text(
+    Path(f"results/law/verdicts{'' if seed == SEED else f'_seed{seed}'}.json").write_text(
         json.dumps(summary, indent=1) + "\n"
     )
 
 
 if __name__ == "__main__":
-    main(*(int(given or default) for given, default in zip_longest(sys.argv[1:], (250, SEED))))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweeps", type=int, nargs="?", default=250, help="per truth")
+    parser.add_argument("seed", type=int, nargs="?", default=SEED)
+    given = parser.parse_args()
+    main(given.sweeps, given.seed)
