@@ -1,6 +1,7 @@
 """Encoders (BERT's way): tokens see their whole prompt, and a prompt is the mean of its tokens."""
 
 import re
+
 import numpy as np
 import pytest
 import torch
