@@ -86,6 +86,15 @@ def test_all_four_run_together(names, lines_folder, toy_settings, tmp_path) -> N
     assert (workbench.config.algorithm, workbench.config.head) == ("clipped_reptile", "direction")
 
 
+def test_figure_has_a_mark_and_a_row_for_each_cell(names, tmp_path) -> None:
+    run = RunDirectory(PAGE.parents[1] / "results" / "banking77_smollm2")
+    chart = names["draw_speed"](run)
+    assert len(chart.rows) == len(run.results()) == 24
+    assert chart.inline().count('class="mark"') == 24
+    chart.save(tmp_path / "speed.png")
+    assert (tmp_path / "speed.png").stat().st_size > 10_000
+
+
 @pytest.mark.parametrize("key, value", [("algorithm", "clipped_reptile"), ("head", "direction")])
 def test_name_that_was_not_added_is_refused(key: str, value: str, toy_settings, tmp_path) -> None:
     with pytest.raises(InputError, match=f"{key} = '{value}' is unknown: use "):

@@ -1,6 +1,7 @@
 """The README.md that travels with an adapter: what it is, how it was measured, how to load it."""
 
 from reptile_scaling.config import Config
+from reptile_scaling.model.loading import is_encoder
 from reptile_scaling.runs.records import CellResult
 
 CARD = """---
@@ -20,9 +21,9 @@ Meta-trained with {algorithm} on {n_tasks} tasks ({n_way}-way {k_support}-shot, 
 
 ```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import {auto_class}
 
-base = AutoModelForCausalLM.from_pretrained({base!r})
+base = {auto_class}.from_pretrained({base!r})
 model = PeftModel.from_pretrained(base, "path/to/this/folder")
 ```
 
@@ -31,14 +32,17 @@ reptile-scaling adapt --adapter path/to/this/folder --support labelled.csv --out
 reptile-scaling predict --adapter my_labels --input texts.csv
 ```
 
-The prompt is `{template}`; features are read at its last token after the final norm. `head.safetensors` holds the
+The prompt is `{template}`; features are {features}. `head.safetensors` holds the
 meta-learned classifier (`head.weight [n_way, width]`, `head.bias [n_way]`).
 """
 
 
 def model_card(config: Config, dataset: str, result: CellResult) -> str:
     """The card of one cell's adapter."""
+    reads_both_ways = is_encoder(config.model_name, config.model_revision)
     return CARD.format(
+        auto_class="AutoModel" if reads_both_ways else "AutoModelForCausalLM",
+        features="the mean of its tokens" if reads_both_ways else "read at its last token after the final norm",
         base=config.model_name,
         steps=config.test_steps,
         algorithm=config.algorithm,

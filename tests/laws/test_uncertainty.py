@@ -1,4 +1,4 @@
-"""Intervals are counted, not trusted. The full table is printed by scripts/law_coverage.py."""
+"""Intervals are counted, not trusted. The full table is printed by scripts/law/coverage.py."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What is said, and above all what is not said. The full count is printed by scripts/law_verdicts.py."""
+"""What is said, and above all what is not said. The full count is printed by scripts/law/verdicts.py."""
 
 import json
 from typing import Any

@@ -1,5 +1,7 @@
 """Encoders (BERT's way): tokens see their whole prompt, and a prompt is the mean of its tokens."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -105,6 +107,10 @@ def test_a_sweep_of_an_encoder_asks_it_for_no_words(tokenizer, toy_settings, tmp
     assert len(run.results()) == 2 and run.read_baseline_failures() == {}
     assert {"joint", "nearest_mean", "no_meta"} <= run.read_baselines().keys()
     assert not {"in_context", "zero_shot_labels"} & run.read_baselines().keys()
+    adapter = run.cell(run.cells()[0]).adapter_folder
+    (code,) = re.findall(r"```python\n(.*?)```", (adapter / "README.md").read_text(), flags=re.DOTALL)
+    exec(code.replace("path/to/this/folder", str(adapter)), loaded := {})
+    assert "BertModel" in str(loaded["model"]) and "lora_A" in str(loaded["model"])
     with pytest.raises(InputError, match="label_words' needs a language model's output embeddings"):
         words = make_config({**settings, "head": "label_words"})
         run_sweep(plan_sweep(words, RunDirectory(tmp_path / "words")), RunDirectory(tmp_path / "words"))
