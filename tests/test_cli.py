@@ -84,8 +84,8 @@ def test_fit_answers_what_it_is_asked(finished) -> None:
     out, _ = finished
     asked = call("fit", out, "--at", "32", "--target", "0.9", "--plan", "10", "--versus", out, "--json")
     answers = json.loads(asked.stdout)
-    assert answers["predictions"]["points"][0]["n_tasks"] == 32
-    assert {"target", "n_tasks", "ci95"} <= answers["tasks_needed"].keys()
+    assert answers["predictions"]["points"][0]["x"] == 32
+    assert {"target", "x", "ci95"} <= answers["tasks_needed"].keys()
     assert sum(answers["plans"][0]["new_seeds"]) <= 10
     # A run against itself differs by nothing.
     assert all(level["difference"] == 0 for level in answers["comparison"]["levels"])

@@ -92,7 +92,7 @@ def mode_lines(runs: Path) -> Iterator[str]:
     yield "| N | loss, resampled minus fixed (95 % interval) |"
     yield "|---|---|"
     compared = compare_arms(fixed, resampled)
-    for n, gap, low, high in zip(compared.n_tasks, compared.difference, compared.low, compared.high, strict=True):
+    for n, gap, low, high in zip(compared.x, compared.difference, compared.low, compared.high, strict=True):
         yield f"| {n:g} | {gap:+.3f} ({low:+.3f} to {high:+.3f}) |"
 
 

@@ -121,11 +121,11 @@ def _draw(setting: Setting, rng: np.random.Generator) -> LossTable:
     per_seed = 1.0 + setting.seed_effect * rng.standard_normal(n_seeds)
     loss = table.loss * np.tile(per_seed, table.loss.size // n_seeds)
     if not setting.n_test_tasks:
-        return LossTable(table.n_tasks, loss, table.group)
+        return LossTable(table.x, loss, table.group)
     # Task difficulty multiplies the loss everywhere and is the same in every row: common random numbers.
     difficulty = 1.0 + 0.3 * rng.standard_normal(setting.n_test_tasks)
     task_losses = loss[:, None] * difficulty
-    return LossTable(table.n_tasks, task_losses.mean(axis=1), table.group, task_losses)
+    return LossTable(table.x, task_losses.mean(axis=1), table.group, task_losses)
 
 
 def _setting(

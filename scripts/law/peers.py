@@ -99,7 +99,7 @@ def main(peer_python: str, n_sweeps: int) -> None:
         worlds = [draw_world(truth, rng) for _ in range(n_sweeps)]
         tables = [draw_table(world, rng) for world in worlds]
         betas = [w.parameters[1] if w.truth in ("power", "power_floor", "rising") else None for w in worlds]
-        text = json.dumps([{"x": t.n_tasks.tolist(), "y": t.loss.tolist()} for t in tables])
+        text = json.dumps([{"x": t.x.tolist(), "y": t.loss.tolist()} for t in tables])
         run = subprocess.run([peer_python, __file__, "--peer"], input=text, capture_output=True, text=True, check=True)
         peer = json.loads(run.stdout)
         ours = [our_answer(table) for table in tables]

@@ -150,7 +150,7 @@ def fit(
         print(json.dumps({**law.as_json(), **answers}, allow_nan=False))
         return
     _print_law(law)
-    for line in answer_lines(answers):
+    for line in answer_lines(answers, law.table.x_symbol):
         console.print(line, soft_wrap=True, markup=False)
 
 

@@ -26,15 +26,17 @@ def read_losses(path: Path, x: str, y: str, group: str | None) -> LossTable:
 def losses_of_run(run: RunDirectory) -> LossTable:
     """Meta-test loss over the axis of the finished cells, with the losses of the shared test tasks."""
     results = run.results()
+    axis = AXES[results[0].axis if results else "n_tasks"]
     task_losses = [
         [task.loss for task in run.cell(cell).read_test_tasks()] for cell in run.cells() if run.cell(cell).is_done
     ]
     return LossTable(
-        n_tasks=np.array([r.level for r in results], dtype=float),
+        x=np.array([r.level for r in results], dtype=float),
         loss=np.array([r.meta_test_loss for r in results], dtype=float),
         group=tuple(str(r.seed) for r in results),
         task_losses=np.array(task_losses, dtype=float),
-        x_name=AXES[results[0].axis].name if results else "N_tasks",
+        x_name=axis.name,
+        x_symbol=axis.symbol,
         y_name="meta-test loss",
         dropped=tuple(_why_missing(run)),
     )
@@ -104,14 +106,14 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
-def answer_lines(answers: dict[str, Any]) -> list[str]:
-    """Predictions, plans and comparisons that were asked for, in lines."""
+def answer_lines(answers: dict[str, Any], symbol: str) -> list[str]:
+    """Predictions, plans and comparisons that were asked for, in lines; `symbol` is the letter of x."""
     lines = []
     if found := answers.get("predictions"):
-        lines += [f"predicted by {found['form']}:", *(f"  {_point_line(point)}" for point in found["points"])]
+        lines += [f"predicted by {found['form']}:", *(f"  {_point_line(point, symbol)}" for point in found["points"])]
         lines += [f"  {warning}" for warning in found["warnings"]]
     if found := answers.get("tasks_needed"):
-        needed = "never reached" if found["n_tasks"] is None else f"N = {found['n_tasks']:.3g}"
+        needed = "never reached" if found["x"] is None else f"{symbol} = {found['x']:.3g}"
         bounds = found["ci95"] or [None, None]
         low, high = ("none" if bound is None else f"{bound:.3g}" for bound in bounds)
         lines.append(f"for {found['target']:g}: {needed} (95 % interval {low} to {high}) by {found['form']}")
@@ -120,17 +122,17 @@ def answer_lines(answers: dict[str, Any]) -> list[str]:
         runs = ", ".join(f"{n} × {seeds}" for n, seeds in zip(plan["levels"], plan["new_seeds"], strict=True))
         now = "unknown" if plan["beta_width_now"] is None else f"{plan['beta_width_now']:.2g}"
         lines.append(
-            f"plan {plan['name']}: run N × seeds {runs}; width of the exponent's interval {now} → "
+            f"plan {plan['name']}: run {symbol} × seeds {runs}; width of the exponent's interval {now} → "
             f"{plan['beta_width']:.2g}; tells {plan['form']} from {plan['rival']} in {plan['decided']:.0%}"
         )
     if found := answers.get("comparison"):
-        lines += ["second minus first:", *(f"  {_level_line(level)}" for level in found["levels"])]
+        lines += ["second minus first:", *(f"  {_level_line(level, symbol)}" for level in found["levels"])]
         lines += [f"  exponent: {_with_interval(found['exponent'])}", *(f"  {w}" for w in found["warnings"])]
     return lines
 
 
-def _level_line(level: dict[str, Any]) -> str:
-    return f"N = {level['n_tasks']:g}: {_with_interval(level)}"
+def _level_line(level: dict[str, Any], symbol: str) -> str:
+    return f"{symbol} = {level['x']:g}: {_with_interval(level)}"
 
 
 def _with_interval(quantity: dict[str, Any]) -> str:
@@ -140,8 +142,8 @@ def _with_interval(quantity: dict[str, Any]) -> str:
     return f"{quantity['difference']:+.3g}" + (f" [{interval[0]:+.3g}, {interval[1]:+.3g}]" if interval else "")
 
 
-def _point_line(point: dict[str, Any]) -> str:
+def _point_line(point: dict[str, Any], symbol: str) -> str:
     interval = point["ci95"]
-    return f"N = {point['n_tasks']:g}: {point['value']:.3g}" + (
+    return f"{symbol} = {point['x']:g}: {point['value']:.3g}" + (
         f" [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else ""
     )
