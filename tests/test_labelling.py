@@ -21,7 +21,6 @@ from reptile_scaling.data.files import read_file
 from reptile_scaling.errors import InputError
 from reptile_scaling.lab.plan import plan_sweep
 from reptile_scaling.lab.sweep import run_sweep
-from reptile_scaling.labelling import adapt_to_labels, engine_for_texts, open_labeller, wilson_interval
 from reptile_scaling.learning.evaluation import test_loop as loop_of
 from reptile_scaling.learning.inner_loop import adapt_in_groups
 from reptile_scaling.learning.starts import starting_points
@@ -30,6 +29,7 @@ from reptile_scaling.learning.workbench import open_corpus, open_workbench
 from reptile_scaling.model.peft_io import load_adapter
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
+from reptile_scaling.use.labeller import adapt_to_labels, engine_for_texts, open_labeller, wilson_interval
 from test_cli import call, refused
 
 CELL = Cell(2, 0)

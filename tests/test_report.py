@@ -17,6 +17,11 @@ import pandas as pd
 import pytest
 from markupsafe import escape
 
+from reptile_scaling.analysis.difficulty import class_difficulties, task_difficulties
+from reptile_scaling.analysis.law_of_run import law_of_run
+from reptile_scaling.analysis.levels import best_level, shown_levels
+from reptile_scaling.analysis.standing import standing_sentence
+from reptile_scaling.analysis.training_facts import convergence_sentence, gain_sentence, overtraining_sentence
 from reptile_scaling.config import make_config
 from reptile_scaling.lab.plan import plan_sweep
 from reptile_scaling.lab.sweep import run_sweep
@@ -25,11 +30,6 @@ from reptile_scaling.learning.evaluation import test_episodes as episodes_of
 from reptile_scaling.learning.evaluation import test_loop as loop_of
 from reptile_scaling.learning.workbench import fresh_initialisation, open_corpus, open_workbench
 from reptile_scaling.report import draw_charts, write_report
-from reptile_scaling.report.difficulty import class_difficulties, task_difficulties
-from reptile_scaling.report.findings import convergence_sentence, gain_sentence, overtraining_sentence
-from reptile_scaling.report.law_table import law_of_run
-from reptile_scaling.report.levels import best_level, shown_levels
-from reptile_scaling.report.standing import standing_sentence
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.records import EvalRow

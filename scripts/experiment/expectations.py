@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from reptile_scaling.analysis.levels import best_cells
+from reptile_scaling.analysis.standing import paired_gain, task_accuracies
 from reptile_scaling.api import load_experiment
 from reptile_scaling.errors import InputError
-from reptile_scaling.report.levels import best_cells
-from reptile_scaling.report.standing import paired_gain, task_accuracies
 from reptile_scaling.runs.directory import RunDirectory
 
 BETA = (0.2, 0.4)

@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 from part_tables import MAIN, unpack_all
 
+from reptile_scaling.analysis.law_of_run import losses_of_run
+from reptile_scaling.analysis.standing import paired_gain, task_accuracies
+from reptile_scaling.analysis.training_facts import cost_of_run, overtraining_sentence
 from reptile_scaling.api import RunRecord, load_experiment
 from reptile_scaling.errors import InputError
 from reptile_scaling.laws import compare_arms
 from reptile_scaling.report import write_report
 from reptile_scaling.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, drawing_style
-from reptile_scaling.report.findings import cost_of_run, overtraining_sentence
-from reptile_scaling.report.law_table import losses_of_run
-from reptile_scaling.report.standing import paired_gain, task_accuracies
 from reptile_scaling.runs.directory import RunDirectory
 
 SWEEPS = ("", "_short", "_classes", "_resampled", "_classifier")

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from reptile_scaling.analysis.standing import paired_gain, task_accuracies
 from reptile_scaling.config import Config, load_config, make_config
 from reptile_scaling.errors import InputError
 from reptile_scaling.lab.plan import plan_sweep
 from reptile_scaling.lab.sweep import run_sweep
-from reptile_scaling.report.standing import paired_gain, task_accuracies
 from reptile_scaling.runs.directory import RunDirectory
 
 CONFIG = Path(__file__).parents[2] / "configs" / "methods_banking77.yaml"

@@ -15,6 +15,8 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from reptile_scaling.analysis.law_of_run import law_of_run
+from reptile_scaling.analysis.standing import standing_sentence
 from reptile_scaling.config import Config, load_config, make_config
 from reptile_scaling.errors import InputError
 from reptile_scaling.interruption import StopRequested, graceful_stop
@@ -23,8 +25,6 @@ from reptile_scaling.lab.progress import read_statuses, shown_progress
 from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.laws import Law, verdict_sentence
 from reptile_scaling.report import write_report
-from reptile_scaling.report.law_table import law_of_run
-from reptile_scaling.report.standing import standing_sentence
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.records import CellResult
 

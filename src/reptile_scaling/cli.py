@@ -24,7 +24,7 @@ from reptile_scaling.storage import csv_text, write_bytes
 
 if TYPE_CHECKING:
     from reptile_scaling.lab.plan import Plan
-    from reptile_scaling.labelling import Evaluation
+    from reptile_scaling.use.labeller import Evaluation
 
 RUN_FOLDER = Path("experiments_scaling_law")
 
@@ -132,8 +132,9 @@ def fit(
     as_json: JsonFlag = False,
 ) -> None:
     """Fit a law with honest uncertainty to any table, or to a run; predict, plan and compare with it."""
+    from reptile_scaling.analysis.law_of_run import read_losses
     from reptile_scaling.laws import compare_arms, fit_law, plan_levels
-    from reptile_scaling.report.law_table import answer_lines, read_losses
+    from reptile_scaling.report.tables import answer_lines
 
     losses = read_losses(table, x, y, group)
     law = fit_law(losses, transform=transform)
@@ -175,7 +176,7 @@ def adapt(
 ) -> None:
     """Adapt a meta-trained initialisation to labels of one's own: any number of classes and shots."""
     from reptile_scaling.data.files import read_file
-    from reptile_scaling.labelling import adapt_to_labels, check_truth
+    from reptile_scaling.use.labeller import adapt_to_labels, check_truth
 
     labelled = read_file(support)
     held_out = _labelled_texts(evaluate) if evaluate else None
@@ -210,7 +211,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line, with all probabilities.")] = False,
 ) -> None:
     """Label texts, with probabilities: CSV with text, label, probability."""
-    from reptile_scaling.labelling import LabelledText, check_truth, open_labeller
+    from reptile_scaling.use.labeller import LabelledText, check_truth, open_labeller
 
     texts, truth = _texts_to_label(source, evaluate)
     with errors.status("loading the model and labelling"):
@@ -346,11 +347,11 @@ def _cost_lines(plan: "Plan", folder: RunDirectory) -> list[str]:
 
 def _conclude(folder: RunDirectory) -> int:
     """Fit, figures and page of what is done; says the verdict, the table and where everything is."""
+    from reptile_scaling.analysis.standing import standing_sentence
+    from reptile_scaling.analysis.training_facts import overtraining_sentence
     from reptile_scaling.lab.progress import count_states, read_statuses, status_table
     from reptile_scaling.report import write_report
-    from reptile_scaling.report.findings import overtraining_sentence
-    from reptile_scaling.report.law_table import results_table
-    from reptile_scaling.report.standing import standing_sentence
+    from reptile_scaling.report.tables import results_table
 
     statuses = read_statuses(folder)
     counts = count_states(statuses)
@@ -380,7 +381,7 @@ def _baseline_failure_lines(failures: dict[str, str]) -> list[str]:
 def _print_law(law: Law) -> None:
     """The table of forms, then the verdict with its reasons."""
     from reptile_scaling.laws import verdict_sentence
-    from reptile_scaling.report.law_table import law_table
+    from reptile_scaling.report.tables import law_table
 
     console.print(law_table(law))
     console.print(verdict_sentence(law), style="bold", soft_wrap=True, markup=False)

@@ -18,6 +18,7 @@ import yaml
 import reptile_scaling.lab.worker as worker
 import reptile_scaling.learning.cohort as cohort
 import reptile_scaling.learning.inner_loop as inner_loop
+from reptile_scaling.analysis.law_of_run import losses_of_run
 from reptile_scaling.config import Config, make_config
 from reptile_scaling.errors import InputError, StorageError
 from reptile_scaling.interruption import StopRequested
@@ -25,7 +26,6 @@ from reptile_scaling.lab.plan import plan_sweep
 from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.learning.cell_training import CellTraining
 from reptile_scaling.learning.meta_step import Visit
-from reptile_scaling.report.law_table import losses_of_run
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.storage import write_bytes

@@ -18,10 +18,9 @@ from reptile_scaling.learning.evaluation import (
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.model.adapter_facts import adaptation_facts
 from reptile_scaling.model.peft_io import save_adapter
-from reptile_scaling.model_card import model_card
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.records import CellResult, MetaTestTask
-from reptile_scaling.storage import named_refusals, write_bytes
+from reptile_scaling.storage import named_refusals
 
 
 def finish_cell(workbench: Workbench, training: CellTraining) -> None:
@@ -91,8 +90,7 @@ def _place_on_axis(workbench: Workbench, cell: Cell) -> float | None:
 
 def _write_adapter(workbench: Workbench, training: CellTraining, result: CellResult) -> None:
     config, state, path = training.config, training.state, training.folder.adapter_folder
-    card = model_card(config, workbench.corpus.dataset.name, result)
     with named_refusals(path):
         backbone, facts = workbench.encoder.backbone, adaptation_facts(config)
         save_adapter(path, backbone, state.initialisation, config.model_name, facts, state.inner_moments)
-        write_bytes(path / "README.md", card.encode())
+        training.folder.write_card(config, workbench.corpus.dataset.name, result)

@@ -138,7 +138,7 @@ def begin_cell(workbench: Workbench, folder: CellDirectory, start: Checkpoint | 
         train_rows=[row for row in folder.read_train_stats() if row.meta_step <= state.meta_step],
         eval_rows=[row for row in folder.read_eval_stats() if row.meta_step <= state.meta_step],
         status=CellStatus("running", state.meta_step, config.num_meta_steps, workbench.device),
-        events=EventFile(folder.events_folder, state.meta_step) if config.tensorboard else None,
+        events=folder.open_events(state.meta_step) if config.tensorboard else None,
     )
     training.tell()
     return training

@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.colors import to_hex
 from matplotlib.ticker import PercentFormatter
 
-from reptile_scaling.report.difficulty import ClassDifficulty
+from reptile_scaling.analysis.difficulty import ClassDifficulty
+from reptile_scaling.analysis.levels import shown_levels
 from reptile_scaling.report.drawing import (
     BLUE,
     GREEN,
@@ -20,7 +21,6 @@ from reptile_scaling.report.drawing import (
     loss_ticks,
     new_chart,
 )
-from reptile_scaling.report.levels import shown_levels
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.records import CurvePoint
 

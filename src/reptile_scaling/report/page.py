@@ -8,11 +8,9 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from reptile_scaling.config import Config
-from reptile_scaling.laws import Law, verdict_sentence
-from reptile_scaling.report.difficulty import class_difficulties, task_difficulties
-from reptile_scaling.report.drawing import Chart
-from reptile_scaling.report.findings import (
+from reptile_scaling.analysis.difficulty import class_difficulties, task_difficulties
+from reptile_scaling.analysis.standing import standing_sentence
+from reptile_scaling.analysis.training_facts import (
     best_name,
     convergence_sentence,
     cost_of_run,
@@ -21,7 +19,9 @@ from reptile_scaling.report.findings import (
     meaning_sentence,
     overtraining_sentence,
 )
-from reptile_scaling.report.standing import standing_sentence
+from reptile_scaling.config import Config
+from reptile_scaling.laws import Law, verdict_sentence
+from reptile_scaling.report.drawing import Chart
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.storage import write_bytes
 

@@ -11,7 +11,9 @@ from safetensors import safe_open
 
 from reptile_scaling.config import Config
 from reptile_scaling.errors import InputError
+from reptile_scaling.runs.event_files import EventFile
 from reptile_scaling.runs.grid import Cell
+from reptile_scaling.runs.model_card import model_card
 from reptile_scaling.runs.records import (
     CellResult,
     CellStatus,
@@ -58,6 +60,14 @@ class CellDirectory:
     def events_folder(self) -> Path:
         """TensorBoard's event files."""
         return self.path / "tensorboard"
+
+    def open_events(self, resumed_at: int) -> EventFile:
+        """TensorBoard's curves of this cell; what was written past `resumed_at` is superseded."""
+        return EventFile(self.events_folder, resumed_at)
+
+    def write_card(self, config: Config, dataset: str, result: CellResult) -> None:
+        """The README.md that travels with the adapter."""
+        write_bytes(self.adapter_folder / "README.md", model_card(config, dataset, result).encode())
 
     def write_config(self, config: Config) -> None:
         write_json(self.path / "config.json", {**config.model_dump(mode="json"), **asdict(self.cell)})

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reptile_scaling.analysis.levels import best_cells
 from reptile_scaling.axes import AXES
 from reptile_scaling.laws import Law
-from reptile_scaling.report.levels import best_cells
 from reptile_scaling.runs.directory import RunDirectory
 
 # A validation loss within this share of its lowest counts as having reached it.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reptile_scaling.report.levels import best_cells
+from reptile_scaling.analysis.levels import best_cells
 from reptile_scaling.runs.directory import RunDirectory
 
 

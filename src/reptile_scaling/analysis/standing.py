@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from reptile_scaling.report.levels import best_cells
+from reptile_scaling.analysis.levels import best_cells
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 
