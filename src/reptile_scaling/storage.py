@@ -24,7 +24,7 @@ class Fields(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
-Record = TypeVar("Record", bound=Fields)
+Record = TypeVar("Record")
 
 REFUSALS = {
     errno.ENOSPC: "free some space",
@@ -115,7 +115,7 @@ def _cell(value: object) -> str:
     return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\r\n') else text
 
 
-def columns(kind: type[Fields]) -> dict[str, str]:
+def columns(kind: type[Any]) -> dict[str, str]:
     """The columns of a table of `kind`, each with its field."""
     return {str(field.metadata.get("column", field.name)): field.name for field in fields(kind)}
 
