@@ -4,7 +4,7 @@ import csv
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import cache
@@ -150,9 +150,8 @@ RERUN = "delete it, then run the same command again"
 REDO = "delete the folder it lies in, then run the same command again"
 
 
-@cache
-def _reader(kind: Any) -> Any:
-    return TypeAdapter(kind)
+_reader: Callable[[Any], Any] = cache(TypeAdapter)
+"""Made once a type."""
 
 
 def _not_whole(path: Path, why: str, cure: str) -> InputError:
