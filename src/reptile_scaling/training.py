@@ -133,7 +133,7 @@ def _begin_cell(experiment: Experiment, folder: CellDirectory, start: Checkpoint
     training = CellTraining(
         cell=cell,
         folder=folder,
-        pool=training_pool(experiment.corpus.dataset, experiment.corpus.split, config, cell.seed),
+        pool=training_pool(experiment.corpus.dataset, experiment.corpus.split, config, cell.seed, cell.stream_name),
         order=visiting_order(cell.n_tasks, n_visits, cell.seed, cell.stream_name),
         theta=theta,
         outer_moments=outer_moments,
