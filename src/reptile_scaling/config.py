@@ -116,6 +116,9 @@ class DataKeys(Keys):
     """Support utterances per class of the training tasks; null means k_support (Reptile's paper trains on more)."""
     task_examples: Literal["fixed", "resampled"] = "fixed"
     """`fixed`: a task owns its utterances. `resampled`: a task is its classes, utterances are drawn at each visit."""
+    slots: Literal["permuted", "fixed"] = "permuted"
+    """`permuted`: the classes of a training task get their slots anew at each visit. `fixed`: they keep them, so that
+    few tasks visited often teach which slot a class has. Test tasks keep theirs either way."""
     n_classes: Count | None = None
     """Training classes that tasks are drawn from, a random choice of each seed; null takes all of the split."""
     axis: str = "n_tasks"

@@ -140,7 +140,7 @@ def begin_cell(workbench: Workbench, folder: CellDirectory, start: Checkpoint | 
         cell=cell,
         config=config,
         folder=folder,
-        pool=training_pool(workbench.corpus.dataset, workbench.corpus.split, config, cell.seed),
+        pool=training_pool(workbench.corpus.dataset, workbench.corpus.split, config, cell.seed, cell.stream_name),
         order=visiting_order(cell.n_tasks, config.num_meta_steps * config.meta_batch_size, cell.seed, cell.stream_name),
         state=state,
         wall_seconds=start.wall_seconds if start is not None else 0.0,
