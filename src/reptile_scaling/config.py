@@ -168,6 +168,9 @@ class MetaTrainingKeys(Keys):
     """Inner steps per task while meta-training."""
     k_inner_test: Annotated[Count | None, IN_ADAPTER] = None
     """Inner steps per task at evaluation; null means k_inner."""
+    curve_steps: Annotated[tuple[Count, ...], BeforeValidator(_one_as_list)] = (1, 2, 5, 10, 20, 50)
+    """Inner steps after which every cell and fine-tuning are read on all test tasks, besides 0, each at the rate that
+    is best on validation tasks; `[]` leaves these readings out."""
     inner_lr: Annotated[Rate, IN_ADAPTER] = 5e-4
     """Learning rate of the inner loop."""
     inner_optimizer: Annotated[str, IN_ADAPTER] = "auto"
@@ -178,6 +181,11 @@ class MetaTrainingKeys(Keys):
     starts every task afresh."""
     inner_batch_size: Annotated[Count | None, IN_ADAPTER] = None
     """Utterances per inner step; null takes the whole support set each time."""
+    select: Literal["best", "last", "mean"] = "best"
+    """Which initialisation of a cell is tested and kept: the one of lowest validation loss, the last one, or the
+    running mean of θ (0.98 a meta-step). The last one's figures stay beside it."""
+    patience: Count | None = None
+    """Evaluations without a new best validation loss after which a cell ends; null trains all cells to the end."""
     eval_interval: Count = 500
     """Meta-steps between evaluations on validation tasks and checkpoints."""
 

@@ -6,11 +6,11 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from functools import cache
 from io import StringIO
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -123,7 +123,8 @@ def columns(kind: type[Any]) -> dict[str, str]:
 def read_rows(path: Path, kind: type[Record]) -> list[Record]:
     """What `write_rows` wrote, typed by the fields of `kind`: a name like `7` stays a string.
 
-    Empty where there is no file, or nothing in it. InputError for a table that is cut short, or not one of `kind`.
+    Empty where there is no file, or nothing in it. A field with a default may lack its column, as in tables of earlier
+    versions, or its value. InputError for a table that is cut short, or not one of `kind`.
     """
     content = path.read_bytes() if path.is_file() else b""
     if not content:
@@ -132,13 +133,15 @@ def read_rows(path: Path, kind: type[Record]) -> list[Record]:
         header, *lines = csv.reader(StringIO(content.decode(), newline=""), strict=True)
     except (UnicodeDecodeError, csv.Error) as error:
         raise _not_whole(path, str(error), REDO) from error
-    if missing := [column for column in columns(kind) if column not in header]:
+    younger = {field.name for field in fields(cast(Any, kind)) if field.default is not MISSING}
+    missing = [column for column, name in columns(kind).items() if column not in header and name not in younger]
+    if missing:
         raise InputError(f"{str(path)!r} has no column {missing[0]!r}, so it is torn or of another program: {REDO}")
     torn = [number for number, line in enumerate(lines, 1) if len(line) != len(header)]
     if torn or not content.endswith(b"\n"):
         raise _not_whole(path, f"row {torn[0] if torn else len(lines)} is cut short", REDO)
-    places = [(header.index(column), name) for column, name in columns(kind).items()]
-    found = [{name: line[place] for place, name in places} for line in lines]
+    places = [(header.index(column), name) for column, name in columns(kind).items() if column in header]
+    found = [{name: line[place] for place, name in places if line[place] or name not in younger} for line in lines]
     reader: TypeAdapter[Record] = _reader(kind)
     try:
         return [reader.validate_python(row) for row in found]

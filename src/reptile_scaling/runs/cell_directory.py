@@ -22,6 +22,7 @@ from reptile_scaling.runs.records import (
     CurvePoint,
     EvalRow,
     MetaTestTask,
+    TaskReading,
     TrainRow,
 )
 from reptile_scaling.storage import (
@@ -114,6 +115,14 @@ class CellDirectory:
     def read_confusions(self) -> list[Confusion]:
         """Empty where none are written; version 0.1 wrote them as JSON, which is not looked at."""
         return read_rows(self.path / "test_confusions.csv", Confusion)
+
+    def write_curve_readings(self, readings: Sequence[TaskReading]) -> None:
+        """Every test task at each number of inner steps of the adaptation curve."""
+        write_rows(self.path / "curve_tasks.csv", TaskReading, readings)
+
+    def read_curve_readings(self) -> list[TaskReading]:
+        """Empty where this cell measured no curve."""
+        return read_rows(self.path / "curve_tasks.csv", TaskReading)
 
     def write_adaptation_curve(self, points: Sequence[CurvePoint]) -> None:
         write_rows(self.path / "adaptation_curve.csv", CurvePoint, points)
