@@ -19,7 +19,8 @@ import numpy as np
 from reptile_scaling.laws import fit_law
 from reptile_scaling.laws.candidates import fit_candidate
 from reptile_scaling.laws.forms import FORMS
-from reptile_scaling.laws.table import LossTable, gather_levels
+from reptile_scaling.laws.levels import gather_levels
+from reptile_scaling.laws.table import LossTable
 from reptile_scaling.laws.worlds import Truth, World, draw_table
 from reptile_scaling.randomness import stream
 

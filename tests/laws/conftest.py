@@ -22,9 +22,11 @@ WORLDS: dict[str, tuple[Truth, str, tuple[float, ...]]] = {
 FORM_ORDER = (POWER, POWER_FLOOR, LOG_LINEAR, CONSTANT, BROKEN)
 
 
-def named_world(name: str, *, n_seeds: int = 3, noise: float = 0.03, levels: np.ndarray = SEVEN) -> World:
+def named_world(
+    name: str, *, n_seeds: int = 3, noise: float = 0.03, levels: np.ndarray = SEVEN, noise_exponent: float = 0.0
+) -> World:
     truth, form, parameters = WORLDS[name]
-    return World(truth, FORMS[form], parameters, levels, n_seeds, noise)
+    return World(truth, FORMS[form], parameters, levels, n_seeds, noise, noise_exponent)
 
 
 def table_of(x: list[float], y: list[float], seeds: list[str] | None = None) -> LossTable:

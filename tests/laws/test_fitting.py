@@ -96,7 +96,7 @@ def test_one_run_gone_astray_moves_huber_a_fifth_as_far_as_least_squares() -> No
     y[-1] *= 2.0
     means = y.reshape(-1, 3).mean(axis=1)
     squares = fit_many(POWER, SEVEN, means[None], 3 * ONES, residual="log").parameters[0, 1]
-    robust = fit_huber(POWER, x, y, "log")[1]
+    robust = fit_huber(POWER, x, y, "log", ONES[0])[1]
     assert abs(robust - 0.3) < abs(squares - 0.3) / 5
 
 

@@ -14,7 +14,8 @@ from reptile_scaling.errors import InputError
 from reptile_scaling.laws.fitting import Fits, fit_many, residuals
 from reptile_scaling.laws.forms import FORMS, Form, evaluate, form_named
 from reptile_scaling.laws.law import N_BOOTSTRAP
-from reptile_scaling.laws.table import Levels, LossTable, gather_levels, pool_variance, pool_with_misfit
+from reptile_scaling.laws.levels import Levels, gather_levels, pool_variance, pool_with_misfit
+from reptile_scaling.laws.table import LossTable
 from reptile_scaling.laws.uncertainty import refit, shift_by_tasks
 from reptile_scaling.randomness import stream
 
@@ -106,7 +107,7 @@ def _difference(
         variance = np.sum(rows**2) / max(df, 1) * scale**2 / levels_a.n_seeds
     else:
         df = levels_a.pooled_df + levels_b.pooled_df
-        parts = [lv.pooled_variance * lv.scale**2 / lv.n_seeds for lv in (levels_a, levels_b)]
+        parts = [lv.pooled_variance * lv.unit**2 / lv.weights for lv in (levels_a, levels_b)]
         variance = parts[0] + parts[1]
     by_tasks = _task_variance(a, b, levels_a, levels_b)
     if df == 0 and not by_tasks.any():
@@ -197,7 +198,10 @@ def _variance_of_gap(
     form: Form, a: LossTable, b: LossTable, levels_a: Levels, levels_b: Levels, fits: list[Fits]
 ) -> tuple[float, int]:
     """s² of a pair's gap in the unit of the residual, from pairs within levels and the misfit of the curves' gap."""
-    within = [(t.loss - lv.mean[lv.row_level]) / lv.scale[lv.row_level] for t, lv in ((a, levels_a), (b, levels_b))]
+    within = [
+        (t.loss - lv.mean[lv.row_level]) / (lv.unit * lv.spread)[lv.row_level]
+        for t, lv in ((a, levels_a), (b, levels_b))
+    ]
     df = within[0].size - levels_a.x.size
     pure = float(np.sum((within[1] - within[0]) ** 2)) / df if df else 0.0
     misfit = [

@@ -13,7 +13,8 @@ from scipy.stats import t as t_distribution
 
 from reptile_scaling.laws.fitting import Fits, fit_many, profile_rss, residuals
 from reptile_scaling.laws.forms import Form, evaluate
-from reptile_scaling.laws.table import Levels, LossTable, pool_variance
+from reptile_scaling.laws.levels import Levels, pool_variance
+from reptile_scaling.laws.table import LossTable
 
 _WEBB = np.sqrt(np.array([1.5, 1.0, 0.5]))  # six-point weights: Rademacher's two leave 2^K tables, too few (Webb 2014)
 _SMALLEST_DRAW = 0.02  # of the level's mean: a drawn loss stays positive, as every loss is
@@ -76,12 +77,13 @@ def percentile_interval(draws: Float[np.ndarray, "B P"]) -> Float[np.ndarray, "2
 
 
 def _noise(levels: Levels, variance: float, df: int, n: int, rng: np.random.Generator) -> Float[np.ndarray, "B K"]:
-    """Seed noise of level means in the unit of the residual, its variance drawn too (s²·df/χ²): Student's tails.
+    """Seed noise of level means in the unit of the residual; its size (s²·df/χ²) and exponent are drawn too.
 
     What the runs of one seed share moves all levels of a draw together.
     """
-    sigma = np.sqrt(variance * df / rng.chisquare(df, n))
-    own = sigma[:, None] * rng.standard_normal((n, levels.x.size)) / np.sqrt(levels.weights)
+    spread, inflation = levels.noise_law.drawn_spread(levels.x, n, rng)
+    sigma = np.sqrt(variance * inflation * df / rng.chisquare(df, n))
+    own = sigma[:, None] * spread * rng.standard_normal((n, levels.x.size)) / np.sqrt(levels.n_seeds)
     if levels.shared_df == 0:
         return np.asarray(own)
     spread = np.sqrt(levels.shared_variance * levels.shared_df / rng.chisquare(levels.shared_df, n))
@@ -109,13 +111,13 @@ def _resample(
     """
     n, k = task_shift.shape
     seeds = levels.n_seeds[levels.row_level]
-    residual = (table.loss - levels.mean[levels.row_level]) / levels.scale[levels.row_level]
+    residual = (table.loss - levels.mean[levels.row_level]) / (levels.unit * levels.spread)[levels.row_level]
     pool = (residual * np.sqrt(seeds / np.maximum(seeds - 1, 1)))[seeds > 1]
     shift = np.zeros((n, k))
     if pool.size:
         to_level = np.zeros((seeds.size, k))
         to_level[np.arange(seeds.size), levels.row_level] = 1.0 / seeds
-        shift = rng.choice(pool, (n, seeds.size)) @ to_level
+        shift = rng.choice(pool, (n, seeds.size)) @ to_level * levels.spread
     times = rng.multinomial(k, np.full(k, 1.0 / k), 8 * n)
     enough = times[(times > 0).sum(axis=1) > form.n_parameters][:n]
     if not len(enough):
@@ -133,7 +135,7 @@ def shift_by_tasks(table: LossTable, levels: Levels, n: int, rng: np.random.Gene
     to_level[levels.row_level, np.arange(n_rows)] = 1.0 / levels.n_seeds[levels.row_level]
     per_level = to_level @ table.task_losses
     share = rng.multinomial(n_tasks, np.full(n_tasks, 1.0 / n_tasks), n) / n_tasks
-    return np.asarray(share @ ((per_level - per_level.mean(axis=1, keepdims=True)) / levels.scale[:, None]).T)
+    return np.asarray(share @ ((per_level - per_level.mean(axis=1, keepdims=True)) / levels.unit[:, None]).T)
 
 
 def refit(
