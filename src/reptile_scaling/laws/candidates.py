@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float
 
-from reptile_scaling.laws.fitting import Fits, fit_many
+from reptile_scaling.laws.fitting import Fits, fit_many, residuals
 from reptile_scaling.laws.forms import FORMS, Form, evaluate
 from reptile_scaling.laws.levels import Levels, pool_variance
 from reptile_scaling.laws.table import LossTable
@@ -18,7 +18,7 @@ NO_NOISE = 1e-12
 
 @dataclass(frozen=True)
 class Candidate:
-    """A fitted form. `rss` is weighted by seeds, over level means; `misfit` is its relative root mean square.
+    """A fitted form. `misfit` is the relative root mean square of what it misses the level means by.
 
     `variance` is s² of one row in units of scale², from seeds and misfit together, on `df` degrees of freedom.
     `information` is AICc; `weight` its share among the identified forms. Errors of left-out levels are relative.
@@ -109,7 +109,7 @@ def fit_candidate(form: Form, table: LossTable, levels: Levels, n_bootstrap: int
         reason,
         variance,
         df,
-        misfit=float(np.sqrt(rss / levels.weights.sum() / levels.loss_size)),
+        misfit=_misfit(form, fits, levels),
         information=_information(form, table.loss.size, levels, rss),
         weight=0.0,
         holdout_error=None if left_out is None else float(left_out.errors[-1]),
@@ -122,6 +122,12 @@ def fit_candidate(form: Form, table: LossTable, levels: Levels, n_bootstrap: int
         draws=draws,
         profile=profile_interval(form, levels, fits) if identified else None,
     )
+
+
+def _misfit(form: Form, fits: Fits, levels: Levels) -> float:
+    """Root mean square of the level means' residuals as a share of the loss, every run counting alike."""
+    gap = residuals(form, fits.parameters, levels.x, levels.mean[None], levels.residual)[0]
+    return float(np.sqrt(levels.n_seeds @ gap**2 / levels.n_seeds.sum() / levels.loss_size))
 
 
 def _why_not_identified(form: Form, levels: Levels, fits: Fits) -> str:

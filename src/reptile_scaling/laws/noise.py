@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import chi2
 
-# Exponents tried: at 1.5, noise falls a thousandfold over a hundredfold of x.
-_EXPONENTS = np.linspace(-1.5, 1.5, 241)
+# Exponents tried reach to noise that changes a thousandfold over the range of x, 240 steps from a fall to a rise.
+_LARGEST_CHANGE, _N_EXPONENTS = 1000.0, 241
 # p of a constant noise below which levels are weighed by the fitted exponent: χ²(1) = 2, where an information
 # criterion turns. A stricter test (5 %) misses half of what two seeds show and covers 2 points less there; a false
 # alarm costs little, because intervals draw the exponent whatever the test says.
@@ -21,7 +21,7 @@ UNEVEN_LEVEL = 0.157
 class NoiseLaw:
     """`exponent` is the g that weighs levels, 0 where constant noise passed the test (`p_value`, NaN where untested).
 
-    `estimate` is the most likely g and `interval` its 95 % interval, tested or not; `posterior` over `_EXPONENTS`
+    `estimate` is the most likely g and `interval` its 95 % interval, tested or not; `posterior` over `tried`
     (flat prior, s integrated out) is what intervals draw from; `inflation` the squares of all seeds in units of the
     spread at each of those exponents, as a multiple of those at `exponent`.
     """
@@ -31,6 +31,7 @@ class NoiseLaw:
     estimate: float
     interval: tuple[float, float]
     p_value: float
+    tried: Float[np.ndarray, " G"]
     posterior: Float[np.ndarray, " G"]
     inflation: Float[np.ndarray, " G"]
 
@@ -43,7 +44,7 @@ class NoiseLaw:
     ) -> tuple[Float[np.ndarray, "G K"], Float[np.ndarray, " G"], Float[np.ndarray, " G"]]:
         """Spread at each exponent tried, how much s² grows with it, and the exponent's probability; none impossible."""
         kept = self.posterior > 1e-6 * self.posterior.max()
-        spread = np.exp(-_EXPONENTS[kept, None] * np.log(x / self.centre))
+        spread = np.exp(-self.tried[kept, None] * np.log(x / self.centre))
         return spread, self.inflation[kept], self.posterior[kept] / self.posterior[kept].sum()
 
     def drawn_spread(
@@ -61,9 +62,8 @@ class NoiseLaw:
 
 def even_noise(x: Float[np.ndarray, " K"]) -> NoiseLaw:
     """The same σ everywhere, where no two levels have several seeds."""
-    nothing = np.zeros(_EXPONENTS.size)
-    certain = np.where(_EXPONENTS == 0.0, 1.0, 0.0)
-    return NoiseLaw(float(np.exp(np.log(x).mean())), 0.0, 0.0, (np.nan, np.nan), np.nan, certain, nothing + 1.0)
+    centre = float(np.exp(np.log(x).mean()))
+    return NoiseLaw(centre, 0.0, 0.0, (np.nan, np.nan), np.nan, np.zeros(1), np.ones(1), np.ones(1))
 
 
 def fit_noise_law(
@@ -79,20 +79,22 @@ def fit_noise_law(
         return even_noise(x)
     centre = float(np.exp(df @ np.log(x) / total))
     log_x = np.log(x / centre)
-    deviance, in_units = _deviance(_EXPONENTS, log_x, squares, df)
-    at_zero = int(np.abs(_EXPONENTS).argmin())
+    tried = np.linspace(-1.0, 1.0, _N_EXPONENTS) * np.log(_LARGEST_CHANGE) / max(float(np.ptp(log_x)), 0.1)
+    deviance, in_units = _deviance(tried, log_x, squares, df)
+    at_zero = int(np.abs(tried).argmin())
     best = int(deviance.argmin())
     p_value = float(chi2.sf(deviance[at_zero] - deviance[best], 1))
     chosen = best if p_value < UNEVEN_LEVEL else at_zero
     posterior = np.exp(-0.5 * (deviance - deviance[best]))
     posterior /= posterior.sum()
-    low, high = np.interp([0.025, 0.975], posterior.cumsum(), _EXPONENTS)
+    low, high = np.interp([0.025, 0.975], posterior.cumsum(), tried)
     return NoiseLaw(
         centre,
-        float(_EXPONENTS[chosen]) if chosen != at_zero else 0.0,
-        float(_EXPONENTS[best]),
+        float(tried[chosen]) if chosen != at_zero else 0.0,
+        float(tried[best]),
         (float(low), float(high)),
         p_value,
+        tried,
         posterior,
         in_units / in_units[chosen],
     )

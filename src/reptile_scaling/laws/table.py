@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from reptile_scaling.errors import InputError
 
@@ -20,7 +20,8 @@ class LossTable:
 
     `task_losses[rows, test_tasks]` are the losses of each test task; its columns are the same tasks in every
     row (common random numbers). `x_name` is what x is in a sentence, `x_symbol` its letter. `dropped` says which
-    rows of the source are not here, and why.
+    rows of the source are not here, and why. `task_classes` are the classes of each test task: intervals then draw
+    classes and tasks, crossed. `n_queries` is how many answers an accuracy is the mean of.
     """
 
     x: Float[np.ndarray, " rows"]
@@ -31,6 +32,8 @@ class LossTable:
     x_name: str = "n_tasks"
     x_symbol: str = "N"
     dropped: tuple[str, ...] = ()
+    task_classes: tuple[tuple[str, ...], ...] | None = None
+    n_queries: int | None = None
 
     def __post_init__(self) -> None:
         """Raises InputError for what no fit can use: no rows, x ≤ 0, values that are not finite, ragged columns."""
@@ -48,6 +51,10 @@ class LossTable:
         for name, column in (("group", self.group), ("task_losses", self.task_losses)):
             if column is not None and len(column) != self.loss.size:
                 raise InputError(f"{len(column)} rows of {name} for {self.loss.size} rows: give one per row.")
+        if self.task_classes is not None and self.task_losses is not None:
+            lists, tasks = len(self.task_classes), self.task_losses.shape[1]
+            if lists != tasks:
+                raise InputError(f"{lists} lists of classes for {tasks} test tasks: give one for each task.")
 
 
 def table_from_frame(frame: pd.DataFrame, x: str, y: str, group: str | None = None) -> LossTable:
@@ -72,7 +79,8 @@ def transformed(table: LossTable, transform: Transform) -> LossTable:
     """The table on the scale the forms fall on: the loss itself, 1 − accuracy, or the odds of an error.
 
     A straight line of logit accuracy over log N *is* a power law of the odds (1 − accuracy) / accuracy, so the
-    same forms serve losses and accuracies. Accuracies of exactly 1 (odds 0) or 0 (odds ∞) are dropped and named.
+    same forms serve losses and accuracies. With `n_queries`, error rates are (wrong + ½) / (n + 1), which have odds
+    even where all are right (Haldane 1956, Anscombe 1956); without it rows of 1 or 0 are dropped and named.
     """
     if transform not in TRANSFORMS:
         raise InputError(f"transform = '{transform}' is unknown: choose one of {', '.join(TRANSFORMS)}.")
@@ -82,7 +90,7 @@ def transformed(table: LossTable, transform: Transform) -> LossTable:
     if outside.size:
         raise InputError(f"{table.y_name} = {outside[0]:g} is not an accuracy between 0 and 1: use transform 'loss'.")
     per_task = None if table.task_losses is None else 1.0 - table.task_losses
-    errors = replace(table, loss=1.0 - table.loss, task_losses=per_task)
+    errors = replace(table, loss=_error_rate(table), task_losses=per_task)
     if transform == "error_rate":
         return errors
     return _odds(errors)
@@ -124,8 +132,33 @@ def _odds(errors: LossTable) -> LossTable:
     dropped = tuple(f"row {row}: an accuracy of {1 - errors.loss[row]:g} has no logit" for row in np.flatnonzero(~keep))
     group = None if errors.group is None else tuple(np.asarray(errors.group)[keep].tolist())
     odds = errors.loss[keep] / (1.0 - errors.loss[keep])
-    # A single test task has accuracy 0 or 1 far too often for its own odds: only their mean has a logit.
-    return replace(errors, x=errors.x[keep], loss=odds, group=group, task_losses=None, dropped=errors.dropped + dropped)
+    return replace(
+        errors,
+        x=errors.x[keep],
+        loss=odds,
+        group=group,
+        task_losses=_odds_of_tasks(errors, keep),
+        dropped=errors.dropped + dropped,
+    )
+
+
+def _odds_of_tasks(errors: LossTable, keep: Bool[np.ndarray, " rows"]) -> Float[np.ndarray, "kept tasks"] | None:
+    """Odds of each task along the tangent at its row's mean: a task alone has accuracy 0 or 1 too often for a logit.
+
+    odds(e) = e / (1 − e) has slope 1 / (1 − e)², so the mean over tasks is the row's own odds.
+    """
+    if errors.task_losses is None:
+        return None
+    mean = errors.task_losses[keep].mean(axis=1, keepdims=True)
+    row = errors.loss[keep, None]
+    return np.asarray(row / (1.0 - row) + (errors.task_losses[keep] - mean) / (1.0 - row) ** 2)
+
+
+def _error_rate(table: LossTable) -> Float[np.ndarray, " rows"]:
+    if table.n_queries is None:
+        return 1.0 - table.loss
+    n = table.n_queries
+    return np.asarray(((1.0 - table.loss) * n + 0.5) / (n + 1.0))
 
 
 def distinct_groups(group: Sequence[str] | None) -> int:

@@ -1,6 +1,6 @@
 """Intervals: three bootstraps and a profile. Every one says what it resamples; docs/law.md says how often each covers.
 
-Legend: `B` draws · `K` levels · `P` parameters.
+Legend: `B` draws · `K` levels · `P` parameters · `T` test tasks.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from scipy.stats import f as f_distribution
 from scipy.stats import t as t_distribution
 
+from reptile_scaling.laws.effects import task_effects
 from reptile_scaling.laws.fitting import Fits, fit_many, profile_rss, residuals
 from reptile_scaling.laws.forms import Form, evaluate
 from reptile_scaling.laws.levels import Levels, pool_variance
@@ -127,15 +128,19 @@ def _resample(
 
 
 def shift_by_tasks(table: LossTable, levels: Levels, n: int, rng: np.random.Generator) -> Float[np.ndarray, "B K"]:
-    """How level means move, in the unit of the residual, when the shared test tasks are drawn again; 0 without them."""
+    """How level means move, in the unit of the residual, with other test classes and tasks; 0 without their losses."""
     if table.task_losses is None:
         return np.zeros((n, levels.x.size))
-    n_rows, n_tasks = table.task_losses.shape
-    to_level = np.zeros((levels.x.size, n_rows))
-    to_level[levels.row_level, np.arange(n_rows)] = 1.0 / levels.n_seeds[levels.row_level]
-    per_level = to_level @ table.task_losses
-    share = rng.multinomial(n_tasks, np.full(n_tasks, 1.0 / n_tasks), n) / n_tasks
-    return np.asarray(share @ ((per_level - per_level.mean(axis=1, keepdims=True)) / levels.unit[:, None]).T)
+    effects = task_effects(level_task_losses(table, levels), table.task_classes)
+    return effects.drawn_shift(n, rng) / levels.unit
+
+
+def level_task_losses(table: LossTable, levels: Levels) -> Float[np.ndarray, "T K"]:
+    """Loss of each test task at each level, mean over its seeds."""
+    assert table.task_losses is not None
+    to_level = np.zeros((levels.x.size, table.loss.size))
+    to_level[levels.row_level, np.arange(table.loss.size)] = 1.0 / levels.n_seeds[levels.row_level]
+    return np.asarray((to_level @ table.task_losses).T)
 
 
 def refit(

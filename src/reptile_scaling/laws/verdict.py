@@ -100,7 +100,7 @@ def _falling(candidates: dict[str, Candidate], levels: Levels, trend: Trend) -> 
         reasons.append(f"{placed[0]} is likelier than {best} by {gap:.1f} in AICc, and no test tells them apart")
         return Verdict("not_resolved", True, (placed[0], best, *others, *placed[1:]), tuple(reasons))
     others += [name for name in placed if beats(candidates[name], candidates[best], levels, NAMED_LEVEL)]
-    if trend.p_falling > TREND_LEVEL / 5:
+    if trend.p_falling > TREND_LEVEL / 5 and _nearly_as_likely(candidates["constant"], candidates[best]):
         others.append("flat")
     if others:
         reasons.append(f"cannot be told apart from {', '.join(others)} by these data")
@@ -130,6 +130,11 @@ def _best_of(
     return winner, [words]
 
 
+def _nearly_as_likely(other: Candidate, best: Candidate) -> bool:
+    """Within what tells two forms apart, or where there are too few rows for the criterion."""
+    return not other.information - best.information > TOLD_APART
+
+
 def _rising(levels: Levels, trend: Trend) -> Verdict:
     maybe = ("flat",) if trend.p_rising > TREND_LEVEL / 5 else ()
     why = f"a larger {levels.symbol} makes it worse: look at the protocol first"
@@ -142,12 +147,13 @@ def _flat(candidates: dict[str, Candidate], levels: Levels, trend: Trend) -> Ver
     constant = candidates["constant"]
     falling = [name for name in (*FALLING, *PLACED) if name in candidates and _is_falling(candidates[name], levels)]
     better = [name for name in falling if candidates[name].information < constant.information]
+    better = sorted(better, key=lambda name: candidates[name].information)
     reasons = [
         _trend_words(trend, levels),
         f"from {levels.symbol} = {levels.x[0]:g} to {levels.x[-1]:g} the change is between "
         f"{100 * low:+.1f} % and {100 * high:+.1f} % of the mean (95 %)",
     ]
-    others = [*better]
+    others: list[str] = []
     reasons += _likelier_words(falling, candidates)
     if low < -MATERIAL_FALL:
         others += [name for name in falling if name in FALLING and name not in better]
@@ -156,7 +162,7 @@ def _flat(candidates: dict[str, Candidate], levels: Levels, trend: Trend) -> Ver
     if high > MATERIAL_FALL:
         others.append("rising")
     if better or low < -MATERIAL_FALL:
-        return Verdict("not_resolved", False, ("flat", *others), tuple(reasons))
+        return Verdict("not_resolved", False, (*better, "flat", *others), tuple(reasons))
     return Verdict("flat", False, tuple(others), tuple(reasons))
 
 
