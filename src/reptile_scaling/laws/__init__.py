@@ -4,6 +4,7 @@ from reptile_scaling.laws.calibration import CalibrationError, calibration_error
 from reptile_scaling.laws.comparison import Comparison, compare_arms
 from reptile_scaling.laws.excess import fit_floor_by_excess
 from reptile_scaling.laws.law import N_BOOTSTRAP, Law, fit_law
+from reptile_scaling.laws.next_cell import NextCell, next_cells
 from reptile_scaling.laws.planning import Plan, plan_levels
 from reptile_scaling.laws.prediction import Prediction, TasksNeeded
 from reptile_scaling.laws.sentence import verdict_sentence
@@ -20,6 +21,7 @@ __all__ = [
     "Comparison",
     "Law",
     "LossTable",
+    "NextCell",
     "Plan",
     "Prediction",
     "Surface",
@@ -33,6 +35,7 @@ __all__ = [
     "fit_floor_by_excess",
     "fit_law",
     "fit_surface",
+    "next_cells",
     "plan_levels",
     "table_from_frame",
     "verdict_sentence",

@@ -34,14 +34,14 @@ class Trend:
 
 
 def measure_trend(candidates: dict[str, Candidate], levels: Levels) -> Trend | None:
-    """Weighted slope over log x with the noise of the best-fitting form, so that curvature is not taken for noise.
+    """Weighted slope over log x with the noise of the likeliest form, so that curvature is not taken for noise.
 
     What the seeds leave open about the noise's own exponent is averaged over: a mixture of t tests.
     """
     identified = [c for c in candidates.values() if c.identified and c.df > 0]
     if not identified or "log_linear" not in candidates:
         return None
-    noise = min(identified, key=lambda c: c.variance)
+    noise = min(identified, key=lambda c: (c.information, c.variance))
     relative = levels.noise == "relative"
     y, log_x, share = np.log(levels.mean) if relative else levels.mean, np.log(levels.x), levels.weights
     centred = log_x - float(share @ log_x) / share.sum()

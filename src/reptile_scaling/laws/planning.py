@@ -14,7 +14,7 @@ from reptile_scaling.errors import InputError
 from reptile_scaling.laws.candidates import NO_NOISE, Candidate
 from reptile_scaling.laws.evidence import RULED_OUT_LEVEL
 from reptile_scaling.laws.fitting import fit_many
-from reptile_scaling.laws.forms import LOG_LINEAR, POWER, POWER_FLOOR, Form, evaluate
+from reptile_scaling.laws.forms import LOG_LINEAR, PLACED, POWER, POWER_FLOOR, Form, evaluate
 from reptile_scaling.laws.law import Law
 from reptile_scaling.laws.linear import Residual
 from reptile_scaling.laws.noise import NoiseLaw
@@ -129,12 +129,25 @@ def _spread(levels: Float[np.ndarray, " K"], n_runs: int) -> tuple[Float[np.ndar
     return levels, seeds
 
 
-def _what_is_played(law: Law, seed: int) -> _Truth:
-    """The verdict's form with its draws and its strongest rival; an assumed power law where nothing is identified."""
+def form_and_rival(law: Law) -> tuple[Candidate | None, Form | None]:
+    """The likeliest identified form with an exponent, and the one it is to be told from; None where there is none."""
     candidate = chosen_candidate(law.candidates, law.verdict)
     if candidate.form.exponent is None:
         candidate = law.candidates.get("power", candidate)
     if candidate.draws is None or candidate.form.exponent is None:
+        return None, None
+    open_forms = [
+        n for n in law.verdict.alternatives if n in law.candidates and n not in (*PLACED, candidate.form.name)
+    ]
+    if open_forms:
+        return candidate, law.candidates[max(open_forms, key=lambda name: law.candidates[name].weight)].form
+    return candidate, {"power": LOG_LINEAR, "log_linear": POWER, "power_floor": POWER}[candidate.form.name]
+
+
+def _what_is_played(law: Law, seed: int) -> _Truth:
+    """The verdict's form with its draws and its strongest rival; an assumed power law where nothing is identified."""
+    candidate, rival = form_and_rival(law)
+    if candidate is None or rival is None or candidate.draws is None:
         scale = float(law.levels.mean[0]) * float(law.levels.x[0]) ** ASSUMED_BETA
         parameters = np.tile([scale, ASSUMED_BETA], (N_SIMULATED, 1))
         words = (f"no form is identified yet: played through with beta = {ASSUMED_BETA:g}, noise {ASSUMED_NOISE:.0%}",)
@@ -142,19 +155,8 @@ def _what_is_played(law: Law, seed: int) -> _Truth:
         return _Truth(POWER, parameters, sigma, law.levels.noise_law, POWER_FLOOR, law.levels.residual, words)
     rows = stream(seed, "plan", "parameters").integers(0, len(candidate.draws.hierarchical), N_SIMULATED)
     sigma = float(np.sqrt(candidate.variance))
-    rival = _rival(law, candidate)
-    return _Truth(
-        candidate.form, candidate.draws.hierarchical[rows], sigma, law.levels.noise_law, rival, law.levels.residual, ()
-    )
-
-
-def _rival(law: Law, candidate: Candidate) -> Form:
-    open_forms = [
-        n for n in law.verdict.alternatives if n in law.candidates and n not in ("broken", candidate.form.name)
-    ]
-    if open_forms:
-        return law.candidates[max(open_forms, key=lambda name: law.candidates[name].weight)].form
-    return {"power": LOG_LINEAR, "log_linear": POWER, "power_floor": POWER}[candidate.form.name]
+    drawn = candidate.draws.hierarchical[rows]
+    return _Truth(candidate.form, drawn, sigma, law.levels.noise_law, rival, law.levels.residual, ())
 
 
 def _simulate(truth: _Truth, x: Float[np.ndarray, " K"], seeds: np.ndarray, seed: int) -> Float[np.ndarray, "B K"]:

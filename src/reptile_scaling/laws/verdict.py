@@ -15,8 +15,7 @@ VerdictForm = Literal[
 ]
 FALLING: tuple[Literal["power", "power_floor", "log_linear"], ...] = ("power", "power_floor", "log_linear")
 
-# One-sided level of the trend test: flat data is called scaling in about 1 %, since the noise is that of the form
-# that happens to fit best; rising data practically never.
+# One-sided level of the trend test, with the noise of the likeliest form: that of the best-fitting one is too small.
 TREND_LEVEL = 0.005
 # A floor below this share of the last level is none: the form is the plain power law.
 MATERIAL_SHARE = 0.05
@@ -24,7 +23,7 @@ MATERIAL_SHARE = 0.05
 MATERIAL_FALL = 0.1
 # A form with a place in it (a break, a step) contains the power law or looks like it, so no test rules it out; it is
 # named when it earns its parameters, and takes the place of a simple law where it beats every one at the second level.
-NAMED_LEVEL, TAKES_OVER_LEVEL = 0.32, 0.01
+NAMED_LEVEL, TAKES_OVER_LEVEL = 0.32, 0.005
 # Difference in AICc from which one form is e² = 7 times likelier than another; below it nothing tells them apart.
 TOLD_APART = 4.0
 # F of the largest level by which the better forecast must win, the 90 % point of χ²(1).
@@ -96,7 +95,7 @@ def _falling(candidates: dict[str, Candidate], levels: Levels, trend: Trend) -> 
         unbeaten = [n for n in left if placed and not any(beats(candidates[p], candidates[n], levels) for p in placed)]
         return Verdict("not_a_simple_law", True, (*placed, *unbeaten), (*reasons, why))
     reasons += [*forecast_words, *_comparison_words(candidates, levels, best, others)]
-    if placed and (gap := candidates[best].information - candidates[placed[0]].information) > TOLD_APART / 2:
+    if placed and (gap := candidates[best].information - candidates[placed[0]].information) > 0:
         reasons.append(f"{placed[0]} is likelier than {best} by {gap:.1f} in AICc, and no test tells them apart")
         return Verdict("not_resolved", True, (placed[0], best, *others, *placed[1:]), tuple(reasons))
     others += [name for name in placed if beats(candidates[name], candidates[best], levels, NAMED_LEVEL)]
@@ -186,7 +185,7 @@ def _is_falling(candidate: Candidate, levels: Levels) -> bool:
 def _falls_for_certain(placed: Candidate, constant: Candidate, levels: Levels) -> bool:
     """A step or break that a slope over log x is blind to, as where the levels that weigh most lie beyond it."""
     first, last = curve(placed, levels.x[[0, -1]])
-    return bool(last < (1.0 - MATERIAL_FALL) * first and beats(placed, constant, levels, TREND_LEVEL))
+    return bool(last < (1.0 - MATERIAL_FALL) * first and beats(placed, constant, levels, TREND_LEVEL / 5))
 
 
 def _insufficient(levels: Levels) -> Verdict:

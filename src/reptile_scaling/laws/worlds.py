@@ -53,13 +53,17 @@ class World:
 
 
 def draw_table(world: World, rng: np.random.Generator) -> LossTable:
-    """One sweep of this world: log-normal noise of mean 1 (sizes by level: see World), independent between runs."""
+    """One sweep of this world."""
     x = np.repeat(world.levels, world.n_seeds)
+    seeds = tuple(str(i % world.n_seeds) for i in range(x.size))
+    return LossTable(x, run_loss(world, x, rng), seeds)
+
+
+def run_loss(world: World, x: Float[np.ndarray, " R"], rng: np.random.Generator) -> Float[np.ndarray, " R"]:
+    """The loss of one run at each x: log-normal noise of mean 1 (see World for its size), independent between runs."""
     middle = np.exp(np.log(world.levels).mean())
     sigma = np.sqrt(np.log1p(world.noise**2)) * (x / middle) ** -world.noise_exponent
-    noise = np.exp(sigma * rng.standard_normal(x.size) - sigma**2 / 2)
-    seeds = tuple(str(i % world.n_seeds) for i in range(x.size))
-    return LossTable(x, world.curve(x) * noise, seeds)
+    return np.asarray(world.curve(x) * np.exp(sigma * rng.standard_normal(x.size) - sigma**2 / 2))
 
 
 def draw_world(truth: Truth, rng: np.random.Generator, noise_trend: NoiseTrend = "even") -> World:
