@@ -23,6 +23,7 @@ N_DRAWS = 200
 _POLISHED = 5  # grid points that are polished: the valley of an exponent and its amplitude spans several
 _SMALLEST = 1e-9  # of the mean loss: a coefficient that is fitted as 0 keeps a logarithm
 _WEBB = np.sqrt(np.array([1.5, 1.0, 0.5]))
+_SKETCH = 0.05  # root mean square of log residuals beyond which a smooth surface is said to be coarse
 # 95 % of draws must agree before a surface claims anything.
 _CERTAIN = 0.95
 
@@ -258,9 +259,10 @@ def _law(
 ) -> SurfaceLaw:
     low, high = np.percentile(draws, [2.5, 97.5], axis=0)
     ends = {name: (float(low[i]), float(high[i])) for i, name in enumerate(form.parameters)}
-    n_runs = len(set(table.run))
-    warnings = () if n_runs >= 2 * len(form.parameters) else (
-        f"{n_runs} runs for {len(form.parameters)} parameters: intervals of so few runs are too narrow",
-    )  # fmt: skip
+    n_runs, warnings = len(set(table.run)), []
+    if n_runs < 2 * len(form.parameters):
+        warnings.append(f"{n_runs} runs for {len(form.parameters)} parameters: intervals of so few are too narrow")
+    if misfit > _SKETCH:
+        warnings.append(f"the surface misses rows by {misfit:.0%}: it is a sketch, and intervals know nothing of that")
     values = dict(zip(form.parameters, best.tolist(), strict=True))
-    return SurfaceLaw(form, values, ends, draws, misfit, verdict, reasons, answers, warnings)
+    return SurfaceLaw(form, values, ends, draws, misfit, verdict, reasons, answers, tuple(warnings))
