@@ -51,9 +51,9 @@ def test_fall_and_rise_again_is_no_law() -> None:
 def test_verdicts_are_right_on_drawn_worlds_with_even_falling_and_rising_noise() -> None:
     rng = stream(7, "drawn worlds")
     right = included = scaling_where_none = power_through_a_step = 0
-    for truth, noise in [*product(TRUTHS, NOISE_TRENDS)] * 2:
+    for truth, noise in product(TRUTHS, NOISE_TRENDS):
         world = draw_world(truth, rng, noise)
-        verdict = fit_law(draw_table(world, rng), n_bootstrap=40).verdict
+        verdict = fit_law(draw_table(world, rng), n_bootstrap=30).verdict
         right += verdict.scaling_detected == world.falls
         scaling_where_none += verdict.scaling_detected and not world.falls
         wanted = {"flat"} if truth == "flat_from_50" else {truth}
@@ -63,23 +63,23 @@ def test_verdicts_are_right_on_drawn_worlds_with_even_falling_and_rising_noise()
         power_through_a_step += truth == "two_plateaus" and verdict.form == "power"
     assert scaling_where_none == 0
     assert power_through_a_step == 0
-    assert right >= 51  # 95 % of 54
-    assert included >= 47  # a smooth break is a floor or a straight line to two sweeps of seven
+    assert right >= 26  # of 27
+    assert included >= 24  # a smooth break is a floor or a straight line to every second sweep
 
 
 def test_a_sweep_like_banking77_is_a_step_between_plateaus_and_no_power_law() -> None:
     # 16 % scatter at N = 1 and 0.7 % at N = 1000, and most of the fall between 8 and 50.
     levels = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 50.0, 200.0, 1000.0])
     world = World("two_plateaus", FORMS["two_plateaus"], (0.08, 0.24, 20.0, 4.0), levels, 3, 0.034, 0.45)
-    verdicts = [fit_law(draw_table(world, stream(i, "step")), n_bootstrap=20).verdict for i in range(12)]
+    verdicts = [fit_law(draw_table(world, stream(i, "step")), n_bootstrap=20).verdict for i in range(8)]
     assert {v.form for v in verdicts} <= {"not_a_simple_law", "not_resolved"}
     assert all("two_plateaus" in v.alternatives for v in verdicts)
 
 
 def test_the_largest_n_decides_between_forms_that_the_rest_cannot_tell_apart() -> None:
-    # To N = 100 a straight line and a power law agree within the noise; at 10,000 the line is far below.
-    x = np.repeat([4.0, 8, 16, 32, 64, 10_000], 3)
-    y = 2.0 * x**-0.2 * np.exp(0.02 * stream(3, "forecast").standard_normal(x.size))
+    # To N = 32 a straight line and a power law agree within the noise; at 10,000 the line is far below.
+    x = np.repeat([4.0, 8, 16, 32, 10_000], 3)
+    y = 2.0 * x**-0.2 * np.exp(0.05 * stream(3, "forecast").standard_normal(x.size))
     law = fit_law(LossTable(x, y), n_bootstrap=50)
     power, line = law.candidates["power"], law.candidates["log_linear"]
     assert abs(power.rest_information - line.rest_information) < 4

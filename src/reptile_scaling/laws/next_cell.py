@@ -73,7 +73,7 @@ def rank_cells(
     """`next_cells` for one form and its rival."""
     places = _places(levels, largest_x or 4.0 * float(levels.x[-1]))
     variance = max(candidate.variance, NO_NOISE * levels.loss_size)
-    before, df = _information(candidate, levels, levels.x, levels.n_seeds, variance), candidate.df
+    before, df = _information(candidate, levels, levels.x, levels.n_seeds.astype(float), variance), candidate.df
     now = _width(candidate, before, df)
     apart = _separation(candidate, rival, levels, None, variance) if goal == "decide" else np.nan
     found = []

@@ -132,7 +132,7 @@ def shift_by_tasks(table: LossTable, levels: Levels, n: int, rng: np.random.Gene
     if table.task_losses is None:
         return np.zeros((n, levels.x.size))
     effects = task_effects(level_task_losses(table, levels), table.task_classes)
-    return effects.drawn_shift(n, rng) / levels.unit
+    return np.asarray(effects.drawn_shift(n, rng) / levels.unit)
 
 
 def level_task_losses(table: LossTable, levels: Levels) -> Float[np.ndarray, "T K"]:
