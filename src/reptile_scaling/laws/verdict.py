@@ -101,6 +101,9 @@ def _falling(candidates: dict[str, Candidate], levels: Levels, trend: Trend) -> 
     others += [name for name in placed if beats(candidates[name], candidates[best], levels, NAMED_LEVEL)]
     if trend.p_falling > TREND_LEVEL / 5 and _nearly_as_likely(candidates["constant"], candidates[best]):
         others.append("flat")
+    elif (low := _lowest_exponent(candidates[best])) <= 0:
+        others.append("flat")
+        reasons.append(f"with other test classes, tasks and seeds the exponent may be {low:.2g}")
     if others:
         reasons.append(f"cannot be told apart from {', '.join(others)} by these data")
     return Verdict(best, True, tuple(others), tuple(reasons))
@@ -127,6 +130,11 @@ def _best_of(
         f"{winner} forecasts it (p = {p[winner]:.2g}), {best} misses it (p = {p[best]:.2g})"
     )
     return winner, [words]
+
+
+def _lowest_exponent(candidate: Candidate) -> float:
+    """The low end of the exponent's interval; infinite where there is none."""
+    return candidate.interval.get(candidate.form.exponent or "", (np.inf, np.inf))[0]
 
 
 def _nearly_as_likely(other: Candidate, best: Candidate) -> bool:
