@@ -21,10 +21,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from reptile_scaling.adaptation import adapt
 from reptile_scaling.bench.bench import describe_machine
-from reptile_scaling.bench.floor import floor_seconds, inner_step_products, synchronize
+from reptile_scaling.bench.floor import floor_seconds, inner_step_products
 from reptile_scaling.config import make_config, parse_override
 from reptile_scaling.evaluation import training_loop
 from reptile_scaling.experiment import Corpus, Experiment, fresh_initialisation, open_corpus, open_experiment
+from reptile_scaling.model.devices import is_accelerator, peak_memory, synchronize
 from reptile_scaling.model.loading import choose_devices
 from reptile_scaling.tasks import training_pool
 
@@ -46,7 +47,7 @@ def main() -> None:
         corpus = open_corpus(make_config(settings))
         write_model(Path(folder), corpus.dataset.texts)
         (device, *_) = choose_devices(make_config(settings).devices)
-        cohorts = COHORTS if device.startswith("cuda") else COHORTS[:1]
+        cohorts = COHORTS if device != "cpu" else COHORTS[:1]
         rows = [measure(settings, corpus, device, cells) for cells in cohorts]
     for key in ("data_dir", "devices"):
         overrides.pop(key, None)
@@ -74,7 +75,7 @@ def measure(settings: dict[str, Any], corpus: Corpus, device: str, cells: int) -
     episodes = training_pool(corpus.dataset, corpus.split, config, 0).episodes(config.tasks_per_step)
     theta = fresh_initialisation(experiment, 0).repeated(len(episodes))
     times = []
-    for _ in range(3 if device.startswith("cuda") else 2):
+    for _ in range(3 if device != "cpu" else 2):
         began = time.perf_counter()
         adapt(encoder, theta, episodes, training_loop(config))
         synchronize(encoder.backbone.device)
@@ -102,10 +103,10 @@ def measure(settings: dict[str, Any], corpus: Corpus, device: str, cells: int) -
 
 
 def peak_memory_gb(experiment: Experiment) -> float:
-    """Of the whole process on the CPU, loading included; of the allocator on CUDA."""
+    """Of the whole process on the CPU, loading included; of the allocator on an accelerator."""
     device = experiment.encoder.backbone.device
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
+    if is_accelerator(device):
+        return peak_memory(device) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 

@@ -300,6 +300,29 @@ def data(
 
 
 @app.command()
+def check(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="As model_name in a config.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare the engine with the Hub's own forward of a model, frozen and with adapters; say which path serves it."""
+    from reptile_scaling.config import make_config
+    from reptile_scaling.model.backbone import Backbone, LoraShape
+    from reptile_scaling.model.loading import choose_devices, load_language_model
+
+    config = make_config({"model_name": model})
+    (device, *_) = choose_devices(("auto",))
+    backbone = Backbone(load_language_model(config, device), LoraShape(config.lora_r, config.lora_alpha))
+    if as_json:
+        print(json.dumps({"model": model, **backbone.as_json()}))
+        return
+    console.print(f"{model}: {backbone.path}", markup=False)
+    for attempt in backbone.attempts:
+        console.print(f"  {attempt.words()}", soft_wrap=True, markup=False)
+    if backbone.left_out:
+        console.print(f"  no LoRA at {', '.join(sorted(backbone.left_out))}", soft_wrap=True, markup=False)
+
+
+@app.command()
 def bench(
     model: Annotated[str | None, typer.Option("--model", help="As model_name in a config.")] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="As dataset in a config.")] = None,

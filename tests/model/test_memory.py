@@ -13,7 +13,8 @@ from reptile_scaling.config import make_config
 from reptile_scaling.evaluation import training_loop
 from reptile_scaling.examples import support_examples
 from reptile_scaling.experiment import fresh_initialisation, open_corpus, open_experiment
-from reptile_scaling.model.memory import MemoryPlan, free_memory
+from reptile_scaling.model.devices import free_memory
+from reptile_scaling.model.memory import MemoryPlan
 from reptile_scaling.tasks import training_pool
 
 PLAN = MemoryPlan(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from reptile_scaling.model.backbone import Backbone
+from reptile_scaling.model.devices import synchronize
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,3 @@ def _product_seconds(rows: int, d_in: int, d_out: int, dtype: torch.dtype, devic
         synchronize(device)
         times.append(time.perf_counter() - began)
     return statistics.median(times[2:])
-
-
-def synchronize(device: torch.device) -> None:
-    """Waits for the device, so that a host clock reads what it did."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

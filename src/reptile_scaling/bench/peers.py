@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters
+from reptile_scaling.model.blocks import decoder_of
 from reptile_scaling.model.peft_io import PEFT_PREFIX
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
@@ -70,7 +71,7 @@ class SequentialPeft:
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(list(prompt))
             mask[row, : len(prompt)] = 1
-        decoder = self._model.get_base_model().base_model
+        decoder = decoder_of(self._model.get_base_model())
         hidden: Tensor = decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         return hidden[torch.arange(len(prompts)), mask.sum(1) - 1].float()
 

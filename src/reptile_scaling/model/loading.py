@@ -12,6 +12,7 @@ import torch
 
 from reptile_scaling.config import Config
 from reptile_scaling.errors import InputError
+from reptile_scaling.model.devices import accelerator_names, holds_quantised, multiplies_bfloat16
 from reptile_scaling.model.host_memory import keep_freed_memory
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
@@ -41,14 +42,13 @@ def check_model(config: Config) -> None:
 
 
 def choose_devices(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Device names as torch knows them; `auto` is every GPU, or the CPU. InputError for one that is not there."""
+    """Device names as torch knows them; `auto` is every accelerator, or the CPU. InputError for one that is absent."""
     if names == ("auto",):
-        return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) or ("cpu",)
+        return accelerator_names() or ("cpu",)
     for name in names:
         if names.count(name) > 1 and name != "cpu":
             raise InputError(f"devices lists {name!r} twice: list it once (only cpu can have several workers)")
-        n_gpus = torch.cuda.device_count()
-        here = {"cpu", *(f"cuda:{i}" for i in range(n_gpus))}
+        here = {"cpu", *accelerator_names()}
         if name not in here:
             raise InputError(
                 f"device {name!r} is not on this machine, which has {', '.join(sorted(here))}: use those or auto"
@@ -60,12 +60,7 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
     """`auto` is bfloat16 where the device multiplies it natively, else float32."""
     if dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
-    if device.startswith("cuda"):
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        native = any(capabilities.get(unit) for unit in ("avx512_bf16", "amx_bf16", "bf16"))
-    return torch.bfloat16 if native else torch.float32
+    return torch.bfloat16 if multiplies_bfloat16(torch.device(device)) else torch.float32
 
 
 def share_threads(n_workers: int) -> None:
@@ -110,7 +105,7 @@ def is_encoder(model_name: str, revision: str | None = None) -> bool:
 def check_quantization(config: Config, device: str) -> None:
     """Raises InputError where the device or a missing package cannot hold a quantised base."""
     key = config.quantization
-    if key and not device.startswith("cuda"):
+    if key and not holds_quantised(torch.device(device)):
         raise InputError(f"{key} needs a CUDA device, and device is {device!r}: set {key} to false")
     if key and find_spec("bitsandbytes") is None:
         raise InputError(f"{key} needs the package bitsandbytes: run pip install 'reptile-scaling-law[quantized]'")

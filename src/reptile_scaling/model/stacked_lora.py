@@ -26,6 +26,10 @@ RANKS_PER_PRODUCT = {"cpu": 16, "cuda": 64}
 """Tasks share a low-rank product up to this many ranks in all: a CPU's vector, a tile of a GPU's matrix units."""
 
 
+Dropout = tuple[float, list[torch.Generator]] | None
+"""Rate, and a stream of random numbers for each task."""
+
+
 @dataclass(frozen=True)
 class TaskGroup:
     """Tasks that share a low-rank product."""
@@ -76,7 +80,7 @@ class ForwardContext(threading.local):
     prompts: TaskRows = field(default_factory=lambda: TaskRows([0], []))
     answer_rows: Tensor | None = None
     """Row of each prompt's last token."""
-    dropout: tuple[float, list[torch.Generator]] | None = None
+    dropout: Dropout = None
     """LoRA dropout rate and a random stream per task; None outside meta-training."""
     ahead: dict[str, Tensor] = field(default_factory=dict)
     """What layers have computed for later ones that read the same input, by site."""
@@ -128,7 +132,7 @@ class StackedLora(nn.Module):
         else:
             y_PO = self.base(x_PI)
             if context.dropout is not None:
-                x_PI = _dropped(x_PI, context.rows.offsets, *context.dropout)
+                x_PI = x_PI * dropout_mask(x_PI, context.rows.offsets, *context.dropout)
             y_PO = _AddLowRank.apply(y_PO, x_PI, *self.factors(), context.rows.groups)
         shaped: Tensor = y_PO.view(*x.shape[:-1], y_PO.shape[-1])
         return shaped
@@ -314,9 +318,9 @@ def in_working_order(theta: Adapters) -> Adapters:
     return Adapters({name: copied(name, tensor) for name, tensor in theta.tensors.items()})
 
 
-def _dropped(x_PI: Tensor, offsets: list[int], rate: float, streams: list[torch.Generator]) -> Tensor:
-    """Inverted dropout whose mask comes from each task's own stream, so a cohort changes nothing."""
-    keep = torch.empty_like(x_PI)
+def dropout_mask(like_PI: Tensor, offsets: list[int], rate: float, streams: list[torch.Generator]) -> Tensor:
+    """Inverted dropout's factors, drawn from each task's own stream, so a cohort changes nothing."""
+    keep = torch.empty_like(like_PI)
     for stream, (start, stop) in zip(streams, pairwise(offsets), strict=True):
         keep[start:stop].bernoulli_(1 - rate, generator=stream)
-    return x_PI * keep / (1 - rate)
+    return keep / (1 - rate)
