@@ -16,6 +16,7 @@ from torch import Tensor
 
 from reptile_scaling.model.attention import Blocks, RaggedLayout
 from reptile_scaling.model.backbone import PADDED, Backbone
+from reptile_scaling.model.low_rank import SharedProducts
 from reptile_scaling.model.packed_forward import PlacedBatch
 from reptile_scaling.model.stacked_lora import TaskRows
 from reptile_scaling.tasks import pack_tokens
@@ -158,7 +159,7 @@ def _place(backbone: Backbone, tree: _Tree, rows_M: np.ndarray) -> PlacedBatch:
         block(queries), replace(answers, row_at_NM=by_rank), torch.from_numpy(rows_M).to(device),
         int(tree.positions.max()) + 1, keys,
     )  # fmt: skip
-    no_tasks = TaskRows([0], [])
+    no_tasks = TaskRows([0], SharedProducts([]))
     return PlacedBatch(
         torch.from_numpy(tree.token_ids).to(device), torch.from_numpy(tree.positions).to(device),
         layout, no_tasks, no_tasks,

@@ -4,10 +4,12 @@ Names and memory come through `torch.accelerator`, so cuda (rocm too), mps and x
 """
 
 import os
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 
+GROUPED_SWITCH = "REPTILE_SCALING_GROUPED"
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -37,6 +39,42 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 def holds_quantised(device: torch.device) -> bool:
     """Whether bitsandbytes' layers are served there."""
     return device.type == "cuda"
+
+
+@lru_cache
+def multiplies_grouped(device: torch.device, dtype: torch.dtype, rank: int) -> bool:
+    """Whether `grouped_mm` gives there, at this rank, what plain products give; `REPTILE_SCALING_GROUPED=0` says no.
+
+    CUDA has it in bfloat16 where rows are multiples of 16 bytes. **Not run on a GPU yet**: hence the trial.
+    """
+    if device.type != "cuda" or dtype != torch.bfloat16 or rank % 8 or os.environ.get(GROUPED_SWITCH) == "0":
+        return False
+    return grouped_product_is_right(device, dtype, rank)
+
+
+def grouped_product_is_right(device: torch.device, dtype: torch.dtype, rank: int) -> bool:
+    """Tries the four products of a low-rank path and its gradients on two tasks of unequal rows."""
+    generator = torch.Generator().manual_seed(0)
+    x, g, A, B = (
+        torch.randn(*shape, generator=generator).to(device, dtype)
+        for shape in ((24, 64), (24, 32), (2, rank, 64), (2, rank, 32))
+    )
+    ends = torch.tensor([9, 24], dtype=torch.int32, device=device)
+    product = torch.nn.functional.grouped_mm
+    tasks = (slice(0, 9), slice(9, 24))
+    try:
+        z = product(x, A.transpose(1, 2), offs=ends)
+        found = [z, product(z, B, offs=ends), product(z.T, g, offs=ends), product(g, B.transpose(1, 2), offs=ends)]
+    except RuntimeError:
+        return False
+    z_ = torch.cat([x[rows] @ A[t].T for t, rows in enumerate(tasks)])
+    expected = [
+        z_,
+        torch.cat([z_[rows] @ B[t] for t, rows in enumerate(tasks)]),
+        torch.stack([z_[rows].T @ g[rows] for rows in tasks]),
+        torch.cat([g[rows] @ B[t].T for t, rows in enumerate(tasks)]),
+    ]
+    return all(bool((a - b).norm() <= 0.03 * b.norm()) for a, b in zip(found, expected, strict=True))
 
 
 def synchronize(device: torch.device) -> None:

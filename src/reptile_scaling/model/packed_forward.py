@@ -24,8 +24,9 @@ from reptile_scaling.model.blocks import (
     replace,
     restore_modules,
 )
+from reptile_scaling.model.low_rank import choose_products
 from reptile_scaling.model.rms_norm import quicken_norms
-from reptile_scaling.model.stacked_lora import Dropout, ForwardContext, StackedLora, TaskRows, join_readers, task_rows
+from reptile_scaling.model.stacked_lora import Dropout, ForwardContext, StackedLora, TaskRows, join_readers
 from reptile_scaling.tasks import PackedTokens, pack_tokens
 
 
@@ -89,15 +90,19 @@ class PackedForward:
 
     def place(self, packed: PackedTokens) -> PlacedBatch:
         """Moves a batch to the device."""
-        device, dtype = self._device, self._dtype
-        rank, scale = self._rank, self._scale
+        device = self._device
         return PlacedBatch(
             token_ids=torch.from_numpy(packed.token_ids).to(device),
             positions=torch.from_numpy(packed.positions + self._first_position).to(device),
-            layout=ragged_layout(packed, device, dtype, is_causal=not self._is_encoder),
-            tokens=task_rows(packed.token_offsets, packed.owner_of_task, rank, scale, device, dtype),
-            prompts=task_rows(packed.prompt_offsets.tolist(), packed.owner_of_task, rank, scale, device, dtype),
+            layout=ragged_layout(packed, device, self._dtype, is_causal=not self._is_encoder),
+            tokens=self._task_rows(packed.token_offsets, packed.owner_of_task),
+            prompts=self._task_rows(packed.prompt_offsets.tolist(), packed.owner_of_task),
             prompt_P=torch.from_numpy(packed.prompt_of_tokens).to(device) if self._is_encoder else None,
+        )
+
+    def _task_rows(self, offsets: list[int], owner_of_task: np.ndarray) -> TaskRows:
+        return TaskRows(
+            offsets, choose_products(offsets, owner_of_task, self._rank, self._scale, self._device, self._dtype)
         )
 
     def features(

@@ -1,0 +1,111 @@
+"""How many kernels an inner step launches on an accelerator, and whether the host waits: counted on the pretend device.
+
+    python -m reptile_scaling.bench.launches        prints one JSON object; ten seconds
+
+A small Llama with random weights: launches depend on the number of layers, of tasks and of cells, not on widths.
+"""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+
+LAYERS = 4
+WORKS = ((1, 1), (4, 1), (16, 1), (4, 4), (4, 16))
+"""(tasks of a cell, cells)."""
+MORE_STEPS = 2
+
+
+def count_launches() -> list[dict[str, Any]]:
+    """Rows by work and by adapted layers, from a process of its own."""
+    done = subprocess.run([sys.executable, "-m", __spec__.name], check=True, capture_output=True, text=True)
+    rows: list[dict[str, Any]] = json.loads(done.stdout)["rows"]
+    return rows
+
+
+def main() -> None:
+    """Prints the rows; `os._exit`, since the device's hooks outlive the interpreter."""
+    from reptile_scaling.bench.pretend_device import PretendDevice, register
+
+    register()
+    torch.set_num_threads(1)
+    model = small_llama()
+    with PretendDevice():
+        rows = [_row(model, top, tasks, cells) for top in (None, 1) for tasks, cells in WORKS]
+    print(json.dumps({"layers": LAYERS, "rows": rows}), flush=True)
+    os._exit(0)
+
+
+def small_llama() -> Any:
+    """Random weights, the same each time."""
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 500, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": LAYERS}
+    config = LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
+
+
+def _row(model: Any, top: int | None, tasks: int, cells: int) -> dict[str, Any]:
+    """Counts of one inner step: those of a loop of 1 + MORE_STEPS less those of a loop of one."""
+    from reptile_scaling.bench.pretend_device import counts, move
+
+    adapt_once = work_on(move(copy.deepcopy(model)), top, tasks, cells)
+    adapt_once(1)  # fills the prefix cache
+    asked, found = [], []
+    for steps in (1, 1 + MORE_STEPS):
+        counts.clear()
+        adapt_once(steps)
+        asked.append(sum(counts.launches.values()))
+        found.append((sum(counts.waits.values()), sum(counts.copies.values())))
+    per_step = [(b - a) / MORE_STEPS for a, b in zip(found[0], found[1], strict=True)]
+    return {
+        "adapted_layers": top or LAYERS,
+        "tasks_per_cell": tasks,
+        "cells": cells,
+        "launches_per_inner_step": (asked[1] - asked[0]) / MORE_STEPS,
+        "waits_per_inner_step": per_step[0],
+        "copies_per_inner_step": per_step[1],
+        "launches_per_meta_step_beside": asked[0] - (asked[1] - asked[0]) / MORE_STEPS,
+    }
+
+
+def work_on(model: Any, top: int | None, tasks: int, cells: int) -> Any:
+    """`adapt_once(steps)` runs the inner loop of so many tasks of so many cells and gives what came of it."""
+    from reptile_scaling.adaptation import InnerLoop, adapt
+    from reptile_scaling.model.adapters import Adapters
+    from reptile_scaling.model.backbone import Backbone, LoraShape
+    from reptile_scaling.model.encoder import PromptEncoder
+    from reptile_scaling.model.heads import fresh_head
+    from reptile_scaling.model.loading import LanguageModel
+    from reptile_scaling.model.prefix_cache import PrefixCache
+    from reptile_scaling.tasks import Episode
+
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(3, 500, rng.integers(6, 20)).tolist() for _ in range(600)]
+    backbone = Backbone(LanguageModel(model, None, "small"), LoraShape(8, 16.0, top))
+    encoder = PromptEncoder(backbone, ids, PrefixCache(backbone, ids, 10**9) if backbone.first_adapted else None)
+    encoder.tasks_in_flight = tasks * cells
+    theta = Adapters(
+        backbone.fresh_lora(torch.Generator().manual_seed(0)) | fresh_head(5, backbone.width, backbone.device)
+    ).repeated(tasks * cells)
+    episodes = [
+        Episode(tuple(range(5)), rng.choice(600, (5, 5), replace=False), rng.choice(600, (5, 15), replace=False))
+        for _ in range(tasks * cells)
+    ]
+    owners = [cell for cell in range(cells) for _ in range(tasks)]
+
+    def adapt_once(steps: int, optimizer: str = "adam") -> Any:
+        rate = {"adam": 1e-3, "sgd": 0.1}[optimizer]
+        return adapt(encoder, theta, episodes, InnerLoop(steps, rate, optimizer), owners=owners)
+
+    return adapt_once
+
+
+if __name__ == "__main__":
+    main()
