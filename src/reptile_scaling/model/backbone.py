@@ -73,6 +73,7 @@ class Backbone:
         self.device = next(self.model.parameters()).device
         self.dtype = next(self.model.parameters()).dtype
         self.is_encoder = language_model.is_encoder
+        self.digest = language_model.digest
         self.width = int(self.model.config.get_text_config().hidden_size)
         self.lora = lora
         self._decoder = decoder_of(self.model)
@@ -84,8 +85,8 @@ class Backbone:
                 f"use 'all', or top-{self.n_layers} at most"
             )
         self.first_adapted = 0 if lora.top_layers is None else self.n_layers - lora.top_layers
-        self._blocks = list(layers)
-        self.sites = find_sites(self.model, self._blocks[self.first_adapted :], lora.targets)
+        self.blocks = list(layers)
+        self.sites = find_sites(self.model, self.blocks[self.first_adapted :], lora.targets)
         self.left_out: frozenset[str] = frozenset()
         """Linear layers that carry no LoRA because not every token passes through them."""
         self.has_transposed_weights = any(is_transposed(self.model.get_submodule(site)) for site in self.sites)
@@ -128,7 +129,7 @@ class Backbone:
 
     def frozen_weights_below(self) -> Iterator[Tensor]:
         """The weights that make what enters the first adapted layer: embeddings and the blocks below."""
-        above = {id(p) for layer in self._blocks[self.first_adapted :] for p in layer.parameters()}
+        above = {id(p) for layer in self.blocks[self.first_adapted :] for p in layer.parameters()}
         return (p for p in self._decoder.parameters() if id(p) not in above)
 
     def place(self, packed: PackedTokens) -> Batch:

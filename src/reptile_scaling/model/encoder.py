@@ -13,7 +13,7 @@ from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.backbone import Backbone, Batch
 from reptile_scaling.model.label_words import LabelVectors
 from reptile_scaling.model.lanes import Result, in_lanes
-from reptile_scaling.model.prefix_cache import PrefixCache
+from reptile_scaling.model.prefix_cache import PrefixCache, Progress
 from reptile_scaling.tasks import PackedTokens, pack_tokens
 
 
@@ -60,10 +60,10 @@ class PromptEncoder:
             results += in_lanes(work, group, self.backbone.device)
         return results
 
-    def remember(self, utterances: np.ndarray) -> None:
-        """Fills the prefix cache ahead of time, as far as it has room."""
+    def remember(self, utterances: np.ndarray, progress: Progress | None = None) -> None:
+        """Fills the prefix cache ahead of time, as far as it has room; `progress` is told (tokens done, tokens to do)."""
         if self._cache:
-            self._cache.fill(utterances)
+            self._cache.fill(utterances, progress)
 
     def features(
         self,
