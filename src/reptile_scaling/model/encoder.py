@@ -61,7 +61,7 @@ class PromptEncoder:
         return results
 
     def remember(self, utterances: np.ndarray, progress: Progress | None = None) -> None:
-        """Fills the prefix cache ahead of time, as far as it has room; `progress` is told (tokens done, tokens to do)."""
+        """Fills the prefix cache ahead of time, as far as it has room; `progress` hears (tokens done, tokens to do)."""
         if self._cache:
             self._cache.fill(utterances, progress)
 
