@@ -1,21 +1,39 @@
 # The lab book: each target is one thing a reader of this repository does.
-.PHONY: demo test check figures setup
+.PHONY: demo test check figures findings coverage docs help setup
 OUT ?= experiments_scaling_law
+PYTEST = .venv/bin/python -m pytest -q -n 2 --dist worksteal
 
 demo: setup  ## the scaling curve of configs/demo.yaml, from a bare clone
 	.venv/bin/reptile-scaling run configs/demo.yaml --out $(OUT)
 
 test: setup  ## all tests
-	.venv/bin/python -m pytest -q -n 2 --dist worksteal
+	$(PYTEST)
 
-check: setup  ## style, types
+check: setup  ## style, types, spelling, sizes, the configuration's page; what pre-commit runs
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/codespell
+	.venv/bin/python scripts/repository/file_sizes.py
+	.venv/bin/python scripts/docs/config_reference.py --check
 
 figures: demo  ## the figures of the README, from the demo's run
 	mkdir -p docs/figures
 	cp $(OUT)/scaling_law_plot.png $(OUT)/baseline_comparison.png docs/figures/
+
+findings: setup  ## the tables of docs/findings.md from results/, and a page of each part in runs/findings/
+	.venv/bin/python scripts/experiment/findings.py results --pages runs/findings
+	.venv/bin/python scripts/experiment/early_stopping.py results/banking77_smollm2
+	.venv/bin/python scripts/experiment/expectations.py results/banking77_smollm2
+
+coverage: setup  ## all tests, and which lines and branches none of them takes
+	$(PYTEST) --cov --cov-report=term-missing:skip-covered
+
+docs: setup  ## docs/config.md from the code
+	.venv/bin/python scripts/docs/config_reference.py
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:
 	./setup.sh

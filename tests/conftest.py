@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from reptile_scaling.config import Config, make_config
-from reptile_scaling.datasets.dataset import IntentDataset, make_dataset
+from reptile_scaling.data.dataset import IntentDataset, make_dataset
 from reptile_scaling.model.loading import LanguageModel
 from toy_models import tiny_model
 

@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from reptile_scaling.adaptation import InnerLoop, adapt
 from reptile_scaling.bench.peers import PeerTask, SequentialPeft
 from reptile_scaling.config import make_config
-from reptile_scaling.datasets import load_dataset
-from reptile_scaling.examples import slots
+from reptile_scaling.data.class_split import split_classes
+from reptile_scaling.data.episodes import TaskPool, evaluation_pool
+from reptile_scaling.data.readers import load_dataset
+from reptile_scaling.learning.examples import slots
+from reptile_scaling.learning.inner_loop import adapt_in_groups
+from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
 from reptile_scaling.model.adapters import Adapters, stack_adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.encoder import PromptEncoder
 from reptile_scaling.model.heads import fresh_head
 from reptile_scaling.model.loading import load_language_model
 from reptile_scaling.model.peft_io import lora_config
-from reptile_scaling.tasks import TaskPool, evaluation_pool, split_classes
 from toy_models import encode, tiny_model
 
 OPTIMIZERS: dict[str, Callable] = {
@@ -71,7 +73,7 @@ def assert_same_adaptation(
     """Losses to 1e-4 relative; the whole adapted parameters as far as the optimiser's own arithmetic allows."""
     episodes = pool.episodes(n_tasks)
     starts = initialisations(encoder, n_tasks, pool.n_way)
-    together = adapt(encoder, stack_adapters(starts), episodes, InnerLoop(steps, lr, optimizer))
+    together = adapt_in_groups(encoder, TaskBatch(stack_adapters(starts), episodes, InnerLoop(steps, lr, optimizer)))
     labels = slots(episodes[0].support, torch.device("cpu")).tolist()
     for t, episode in enumerate(episodes):
         task = PeerTask([encoder.token_ids[u] for u in episode.support.ravel()], labels)
@@ -96,7 +98,7 @@ def test_result_does_not_depend_on_how_many_tasks_are_in_flight(toy_dataset, lan
         rngs = [np.random.default_rng(t) for t in range(5)]
         encoder.tasks_in_flight = in_flight
         loop = InnerLoop(3, 0.01, "sgd", batch_size=5, dropout=0.2)
-        results.append(adapt(encoder, theta, episodes, loop, rngs))
+        results.append(adapt_in_groups(encoder, TaskBatch(theta, episodes, loop, rngs)))
     for other in results[1:]:
         torch.testing.assert_close(results[0].losses, other.losses, rtol=1e-4, atol=1e-5)
         for name, tensor in results[0].adapters.tensors.items():
@@ -107,7 +109,7 @@ def test_theta_is_left_as_it_was(toy_dataset, language_model) -> None:
     encoder = encode(Backbone(language_model, LoraShape(4, 8.0, 1)), toy_dataset.texts)
     theta = initialisations(encoder, 1, 3)[0]
     before = theta.map(torch.clone)
-    adapt(encoder, theta.repeated(2), toy_pool(toy_dataset).episodes(2), InnerLoop(2, 0.01))
+    adapt_in_groups(encoder, TaskBatch(theta.repeated(2), toy_pool(toy_dataset).episodes(2), InnerLoop(2, 0.01)))
     for name, tensor in theta.tensors.items():
         assert torch.equal(tensor, before.tensors[name])
 
@@ -116,6 +118,8 @@ def test_mini_batches_differ_from_the_full_batch(toy_dataset, language_model) ->
     encoder = encode(Backbone(language_model, LoraShape(4, 8.0, 1)), toy_dataset.texts)
     theta = stack_adapters(initialisations(encoder, 1, 3))
     episodes = toy_pool(toy_dataset).episodes(1)
-    full = adapt(encoder, theta, episodes, InnerLoop(3, 0.01))
-    mini = adapt(encoder, theta, episodes, InnerLoop(3, 0.01, batch_size=4), [np.random.default_rng(0)])
+    full = adapt_in_groups(encoder, TaskBatch(theta, episodes, InnerLoop(3, 0.01)))
+    mini = adapt_in_groups(
+        encoder, TaskBatch(theta, episodes, InnerLoop(3, 0.01, batch_size=4), [np.random.default_rng(0)])
+    )
     assert not torch.allclose(full.losses, mini.losses)

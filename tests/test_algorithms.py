@@ -9,15 +9,21 @@ import torch.nn.functional as F
 from peft import get_peft_model
 from torch import Tensor
 
-from reptile_scaling.adaptation import InnerLoop, adapt
-from reptile_scaling.algorithms import ALGORITHMS
-from reptile_scaling.algorithms.algorithm import MetaBatch, TaskGradients
-from reptile_scaling.algorithms.joint import CLASS_BIAS, CLASS_WEIGHT, class_head
-from reptile_scaling.algorithms.outer import OuterMoments, outer_adam, outer_sgd
+import reptile_scaling.learning.cohort as cohort
 from reptile_scaling.config import make_config
+from reptile_scaling.data.episodes import Episode, TaskPool
 from reptile_scaling.errors import InputError
-from reptile_scaling.experiment import fresh_initialisation, open_corpus, open_experiment
-from reptile_scaling.inner_optimizers import make_optimizer
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
+from reptile_scaling.learning.algorithms import ALGORITHMS
+from reptile_scaling.learning.algorithms.algorithm import TaskGradients
+from reptile_scaling.learning.algorithms.joint import CLASS_BIAS, CLASS_WEIGHT, class_head
+from reptile_scaling.learning.inner_loop import adapt_in_groups
+from reptile_scaling.learning.inner_optimizers import make_optimizer
+from reptile_scaling.learning.meta_step import batch_gradients, meta_step
+from reptile_scaling.learning.outer_optimizers import OUTER_OPTIMIZERS
+from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
+from reptile_scaling.learning.workbench import fresh_initialisation, open_corpus, open_workbench
 from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters, stack_adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
@@ -25,9 +31,7 @@ from reptile_scaling.model.encoder import PromptEncoder
 from reptile_scaling.model.heads import fresh_head, prototype_head
 from reptile_scaling.model.loading import LanguageModel
 from reptile_scaling.model.peft_io import PEFT_PREFIX, lora_config
-from reptile_scaling.runs import RunDirectory
-from reptile_scaling.sweep import plan_sweep, run_sweep
-from reptile_scaling.tasks import Episode, TaskPool
+from reptile_scaling.runs.directory import RunDirectory
 from toy_models import encode, tiny_model
 
 STEPS, RATE = 3, 0.3
@@ -137,8 +141,8 @@ def engine_gradients(
 ) -> TaskGradients:
     loop = InnerLoop(STEPS, rate, "sgd", head=head, adapts=ALGORITHMS[name].adapts)
     rngs = [np.random.default_rng(t) for t in range(N_TASKS)]
-    batch = MetaBatch(stack_adapters(theta), episodes_of(encoder), loop, rngs, [0, 0, 1], tuple(range(12)))
-    return ALGORITHMS[name].task_gradients(encoder, batch)
+    batch = TaskBatch(stack_adapters(theta), episodes_of(encoder), loop, rngs, [0, 0, 1], tuple(range(12)))
+    return batch_gradients(encoder, ALGORITHMS[name], batch)
 
 
 def episodes_of(encoder: PromptEncoder) -> tuple[Episode, ...]:
@@ -248,7 +252,7 @@ def test_anil_moves_the_head_alone_at_meta_test(toy_dataset, language_model) -> 
     encoder = encode(Backbone(language_model, LoraShape(4, 8.0)), toy_dataset.texts)
     theta = stack_adapters(starts(encoder, False))
     loop = InnerLoop(STEPS, RATE, "sgd", adapts="head")
-    adapted = adapt(encoder, theta, episodes_of(encoder), loop).adapters
+    adapted = adapt_in_groups(encoder, TaskBatch(theta, episodes_of(encoder), loop)).adapters
     still = {n for n, x in adapted.tensors.items() if torch.equal(x, theta.tensors[n])}
     assert still == {n for n in theta.tensors if "lora_" in n}
 
@@ -259,8 +263,11 @@ def test_mini_batches_are_the_same_whatever_moves(adapts: str, toy_dataset, lang
     encoder = encode(Backbone(language_model, LoraShape(4, 8.0)), toy_dataset.texts)
     theta = stack_adapters(starts(encoder, False))
     losses = [
-        adapt(encoder, theta, episodes_of(encoder), InnerLoop(1, RATE, "sgd", batch_size=4, adapts=moving),
-              [np.random.default_rng(t) for t in range(N_TASKS)]).losses
+        adapt_in_groups(
+            encoder,
+            TaskBatch(theta, episodes_of(encoder), InnerLoop(1, RATE, "sgd", batch_size=4, adapts=moving),
+                      [np.random.default_rng(t) for t in range(N_TASKS)]),
+        ).losses
         for moving in ("all", adapts)
     ]  # fmt: skip
     torch.testing.assert_close(losses[0], losses[1])
@@ -272,14 +279,12 @@ def test_outer_steps_equal_torch() -> None:
     for name, make in (("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)):
         expected = theta.tensors["w"].clone().requires_grad_()
         optimizer = make([expected], lr=0.1)
-        ours, moments = theta, OuterMoments(theta.map(torch.zeros_like), theta.map(torch.zeros_like))
+        ours = theta
+        moments = OUTER_OPTIMIZERS[name].first_moments(theta)
         for step, gradient in enumerate(gradients):
             expected.grad = gradient.tensors["w"].clone()
             optimizer.step()
-            if name == "sgd":
-                ours = outer_sgd(ours, gradient, 0.1)
-            else:
-                ours, moments = outer_adam(ours, gradient, moments, 0.1, step)
+            ours, moments = OUTER_OPTIMIZERS[name].step(ours, gradient.repeated(3), moments, 0.1, step)
         torch.testing.assert_close(ours.tensors["w"], expected.detach())
 
 
@@ -321,25 +326,22 @@ ALL_ALGORITHMS = {
 @pytest.mark.parametrize("name", ALL_ALGORITHMS)
 def test_resumed_equals_uninterrupted(name: str, toy_settings, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole sweep of each, cut after two of its meta-steps; the checkpoint holds all that the algorithm keeps."""
-    import reptile_scaling.training as training
-
     settings = {**toy_settings, "n_tasks_list": [2, 4], "seeds": [0], "num_meta_test_tasks": 2, **ALL_ALGORITHMS[name]}
     config = make_config(settings)
     runs = [RunDirectory(tmp_path / which) for which in ("whole", "cut")]
     run_sweep(plan_sweep(config, runs[0]), runs[0])
-    finish, meta_step, steps = training._finish_cell, training._meta_step, []
+    steps = []
 
-    def cut(experiment, trainings) -> None:
+    def cut(*arguments):
         if len(steps) == 2:
             raise KeyboardInterrupt
         steps.append(1)
-        meta_step(experiment, trainings)
+        return meta_step(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "_meta_step", cut)
+        patch.setattr(cohort, "meta_step", cut)
         run_sweep(plan_sweep(config, runs[1]), runs[1])
     run_sweep(plan_sweep(config, runs[1]), runs[1])
-    assert finish is training._finish_cell
     whole, resumed = (run.results() for run in runs)
     assert [r.meta_steps for r in resumed] == [4, 4]
     for a, b in zip(whole, resumed, strict=True):
@@ -362,15 +364,15 @@ def test_head_that_is_not_meta_learned_stays(toy_settings, tmp_path) -> None:
 
 def test_label_words_score_what_the_language_model_does(toy_settings) -> None:
     config = make_config({**toy_settings, "head": "label_words"})
-    experiment = open_experiment(config, open_corpus(config), "cpu")
-    names, encoder = experiment.corpus.dataset.class_names, experiment.encoder
+    workbench = open_workbench(config, open_corpus(config), "cpu")
+    names, encoder = workbench.corpus.dataset.class_names, workbench.encoder
     assert encoder.label_vectors is not None
     vectors = encoder.label_vectors([(3, 0), (5, 1)])
-    unembedding = experiment.language_model.model.get_output_embeddings()
+    unembedding = workbench.language_model.model.get_output_embeddings()
     tokens = encoder.backbone.tokenizer(" " + names[5].replace("_", " "), add_special_tokens=False)["input_ids"]
     features = encoder.features(encoder.prepare([np.arange(4)]), None)
     torch.testing.assert_close(features @ vectors[1, 0], unembedding(features)[:, tokens].mean(1))
-    assert fresh_initialisation(experiment, 0).tensors[HEAD_WEIGHT].shape == (3, 32)
+    assert fresh_initialisation(workbench, 0).tensors[HEAD_WEIGHT].shape == (3, 32)
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import yaml
 
-from reptile_scaling import RunRecord, api, load_experiment, run_experiment
+from reptile_scaling import api
+from reptile_scaling.api import RunRecord, load_experiment, run_experiment
 from reptile_scaling.baselines import BASELINES
 from reptile_scaling.cli import run_config
 from reptile_scaling.config import make_config
 from reptile_scaling.errors import InputError
 from reptile_scaling.interruption import StopRequested
-from reptile_scaling.runs import CellResult
+from reptile_scaling.runs.records import CellResult
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -51,7 +52,7 @@ def test_law_predicts(experiment) -> None:
 
 
 def test_baselines_are_numbers_by_name(experiment) -> None:
-    assert sorted(experiment.baselines.index) == sorted([*BASELINES, "joint"])
+    assert sorted(experiment.baselines.index) == sorted(BASELINES)
     assert experiment.baselines.accuracy.between(0, 1).all()
     assert np.isnan(experiment.baselines.loss["zero_step"])  # it has none, and a table of numbers says so with NaN
 

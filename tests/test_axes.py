@@ -6,12 +6,13 @@ import pandas as pd
 import pytest
 
 from reptile_scaling.config import make_config
+from reptile_scaling.data.episodes import training_pool
 from reptile_scaling.errors import InputError
-from reptile_scaling.experiment import open_corpus
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
+from reptile_scaling.learning.workbench import open_corpus
 from reptile_scaling.report import write_report
-from reptile_scaling.runs import RunDirectory
-from reptile_scaling.sweep import plan_sweep, run_sweep
-from reptile_scaling.tasks import training_pool
+from reptile_scaling.runs.directory import RunDirectory
 from toy_models import tiny_model
 
 

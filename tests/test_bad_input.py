@@ -1,9 +1,8 @@
-"""Data, class lists, adapters and run folders as people really have them: each fault is one sentence with a cure.
+"""Data, adapters and run folders as people really have them: each fault is one sentence with a cure.
 
-Configurations have their tables in test_config.py, command lines theirs in test_cli.py.
+Configurations have their tables in test_config.py, command lines theirs in test_cli.py, class lists in data/.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reptile_scaling.config import Config, make_config
-from reptile_scaling.datasets import load_dataset
-from reptile_scaling.datasets.banking77 import read_published_split
-from reptile_scaling.datasets.dataset import make_dataset
-from reptile_scaling.datasets.files import rows_of
+from reptile_scaling.data.dataset import make_dataset
+from reptile_scaling.data.files import rows_of
+from reptile_scaling.data.readers import load_dataset
 from reptile_scaling.errors import InputError
-from reptile_scaling.experiment import open_corpus
+from reptile_scaling.learning.workbench import open_corpus
 from reptile_scaling.model.peft_io import load_adapter
-from reptile_scaling.runs import Cell, RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
 
 GOOD = "".join(f"{label} {i},{label}\n" for label in "abcdefgh" for i in range(8))
 
@@ -107,34 +106,6 @@ def test_row_that_stands_in_train_and_test_file_is_one_utterance(tmp_path) -> No
     dataset = load_dataset("banking77", str(tmp_path))
     assert dataset.texts == ("where is my card", "help me")
     assert dataset.notes == ("1 rows repeat an utterance and are left out",)
-
-
-CLASS_LISTS = {
-    "not JSON": ("{", "01.json' cannot be read .*: make it a JSON object of three lists"),
-    "no test part": ('{"train": [], "valid": []}', "KeyError: 'test'"),
-    "numbers for lists": ('{"train": 1, "valid": 2, "test": 3}', "TypeError"),
-}
-
-
-@pytest.mark.parametrize("content, message", CLASS_LISTS.values(), ids=CLASS_LISTS)
-def test_bad_class_lists_are_an_input_error(content: str, message: str, tmp_path) -> None:
-    (tmp_path / "splits").mkdir()
-    table(tmp_path / "splits", content, "01.json")
-    with pytest.raises(InputError, match=message):
-        read_published_split("protaugment-01", tmp_path)
-
-
-@pytest.mark.parametrize("overlapping", [True, False])
-def test_class_in_two_parts_is_refused(overlapping: bool, banking77_folder, tmp_path) -> None:
-    parts = json.loads((banking77_folder / "splits" / "01.json").read_text())
-    for name in ("train", "test"):
-        (tmp_path / f"{name}.csv").write_bytes((banking77_folder / f"{name}.csv").read_bytes())
-    shared = parts["test"][0] if overlapping else "no_such_intent"
-    (tmp_path / "splits").mkdir()
-    (tmp_path / "splits" / "01.json").write_text(json.dumps({**parts, "train": [shared, *parts["train"][1:]]}))
-    config = make_config({"dataset": "banking77", "data_dir": str(tmp_path), "class_split": "protaugment-01"})
-    with pytest.raises(InputError, match=shared):
-        open_corpus(config)
 
 
 BAD_ADAPTERS = {

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -6,46 +8,50 @@ import torch.nn.functional as F
 from reptile_scaling.baselines import BASELINES, run_baseline
 from reptile_scaling.baselines.prompting import DEMONSTRATION, PROMPT
 from reptile_scaling.config import make_config
-from reptile_scaling.evaluation import test_episodes as shared_test_episodes
-from reptile_scaling.examples import slots
-from reptile_scaling.experiment import open_corpus, open_experiment
+from reptile_scaling.errors import InputError
+from reptile_scaling.lab.plan import BaselineJob, baseline_names, plan_sweep
+from reptile_scaling.lab.progress import baselines_line
+from reptile_scaling.lab.sweep import run_sweep
+from reptile_scaling.learning.evaluation import test_episodes as shared_test_episodes
+from reptile_scaling.learning.examples import slots
+from reptile_scaling.learning.workbench import open_corpus, open_workbench
 from reptile_scaling.model.label_words import plain_words
-from reptile_scaling.runs import Cell, RunDirectory
-from reptile_scaling.sweep import baseline_names, plan_sweep, run_sweep
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
 
 
 @pytest.fixture(scope="module")
-def experiment(toy_settings):
+def workbench(toy_settings):
     config = make_config({**toy_settings, "num_meta_test_tasks": 20})
-    return open_experiment(config, open_corpus(config), "cpu")
+    return open_workbench(config, open_corpus(config), "cpu")
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_baseline_reports_every_shared_test_task(name: str, experiment) -> None:
-    result = run_baseline(experiment, name)
+def test_baseline_reports_every_shared_test_task(name: str, workbench, tmp_path) -> None:
+    result = run_baseline(workbench, name, tmp_path)
     assert len(result.task_accuracies) == 20
     assert result.accuracy == pytest.approx(np.mean(result.task_accuracies))
     assert 0 <= result.accuracy <= 1
 
 
-def test_zero_step_is_exactly_chance(experiment) -> None:
+def test_zero_step_is_exactly_chance(workbench, tmp_path) -> None:
     # A head of zeros gives equal logits: the first slot is chosen, right for one of three ways.
-    assert run_baseline(experiment, "zero_step").task_accuracies == pytest.approx([1 / 3] * 20)
+    assert run_baseline(workbench, "zero_step", tmp_path).task_accuracies == pytest.approx([1 / 3] * 20)
 
 
-def test_nearest_mean_equals_distances_written_out(experiment) -> None:
-    encoder, expected = experiment.encoder, []
-    for episode in shared_test_episodes(experiment):
+def test_nearest_mean_equals_distances_written_out(workbench, tmp_path) -> None:
+    encoder, expected = workbench.encoder, []
+    for episode in shared_test_episodes(workbench):
         support, query = (
             np.stack([encoder.features(encoder.prepare([row]), None).numpy() for row in part])
             for part in (episode.support, episode.query)
         )
         distances = np.linalg.norm(query[:, :, None] - support.mean(1), axis=-1)
         expected.append((distances.argmin(-1) == np.arange(3)[:, None]).mean())
-    assert run_baseline(experiment, "nearest_mean").task_accuracies == pytest.approx(expected)
+    assert run_baseline(workbench, "nearest_mean", tmp_path).task_accuracies == pytest.approx(expected)
 
 
-def test_tuned_fine_tuning_chooses_on_validation_tasks(experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tuned_fine_tuning_chooses_on_validation_tasks(workbench, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     import reptile_scaling.baselines.fine_tuning as fine_tuning
 
     seen = []
@@ -53,16 +59,16 @@ def test_tuned_fine_tuning_chooses_on_validation_tasks(experiment, monkeypatch: 
     monkeypatch.setattr(
         fine_tuning, "evaluate", lambda *a: (seen.append({c for e in a[2] for c in e.classes}), evaluate(*a))[1]
     )
-    run_baseline(experiment, "no_meta_tuned")
-    split = experiment.corpus.split
+    run_baseline(workbench, "no_meta_tuned", tmp_path)
+    split = workbench.corpus.split
     assert all(classes <= set(split.validation) for classes in seen[:-1])
     assert seen[-1] <= set(split.test)
 
 
-def test_logistic_regression_equals_its_penalised_likelihood(experiment) -> None:
+def test_logistic_regression_equals_its_penalised_likelihood(workbench, tmp_path) -> None:
     """Minimised here by plain gradient descent in double precision, at the penalty that was chosen."""
-    result = run_baseline(experiment, "logistic_regression")
-    encoder, episode = experiment.encoder, shared_test_episodes(experiment)[0]
+    result = run_baseline(workbench, "logistic_regression", tmp_path)
+    encoder, episode = workbench.encoder, shared_test_episodes(workbench)[0]
     support, query = (
         encoder.features(encoder.prepare([part.ravel()]), None).double() for part in (episode.support, episode.query)
     )
@@ -83,15 +89,15 @@ def test_logistic_regression_equals_its_penalised_likelihood(experiment) -> None
     assert result.task_losses[0] == pytest.approx(float(loss.detach()), rel=1e-2)
 
 
-def test_prompts_show_the_support_set_and_no_query_label(experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_show_the_support_set_and_no_query_label(workbench, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     import reptile_scaling.baselines.prompting as prompting
 
     asked = []
     score = prompting.continuation_scores
     monkeypatch.setattr(prompting, "continuation_scores", lambda *a: (asked.append(a[1:]), score(*a))[1])
-    result = run_baseline(experiment, "in_context")
-    dataset, tokenizer = experiment.corpus.dataset, experiment.encoder.backbone.tokenizer
-    episode, (context, prompts, labels) = shared_test_episodes(experiment)[0], asked[0]
+    result = run_baseline(workbench, "in_context", tmp_path)
+    dataset, tokenizer = workbench.corpus.dataset, workbench.encoder.backbone.tokenizer
+    episode, (context, prompts, labels) = shared_test_episodes(workbench)[0], asked[0]
     words = [plain_words(dataset.class_names[c]) for c in episode.classes]
 
     def tokens(text: str) -> list[int]:
@@ -118,10 +124,73 @@ def test_joint_training_is_a_cell_of_its_own(toy_settings, tmp_path) -> None:
     config = make_config({**toy_settings, "n_tasks_list": [2, 4], "seeds": [1], "num_meta_steps": 8, "k_inner": 3})
     run = RunDirectory(tmp_path)
     run_sweep(plan_sweep(config, run), run)
-    joint, cell = run.read_baselines()["joint"], RunDirectory(run.joint_folder).cell(Cell(4, 1))
+    joint, cell = run.read_baselines()["joint"], RunDirectory(run.baseline_folder("joint")).cell(Cell(4, 1))
     # Support sets of 2 thrice a visit against 2 + 3 once: 8 · 3 · 2 / 5 meta-steps see as many utterances.
     assert joint.settings["meta_steps"] == round(9.6) == cell.read_result().meta_steps
     assert joint.accuracy == pytest.approx(cell.read_result().meta_test_accuracy)
-    assert [row["accuracy"] for row in cell.read_test_tasks()] == pytest.approx(joint.task_accuracies)
+    assert [task.accuracy for task in cell.read_test_tasks()] == pytest.approx(joint.task_accuracies)
     assert run.cells() == [Cell(2, 1), Cell(4, 1)]
     assert "joint" not in baseline_names(make_config({**toy_settings, "algorithm": "joint"}))
+
+
+def test_named_baselines_alone_are_planned_in_the_order_of_the_dict(toy_settings, tmp_path) -> None:
+    def planned(*names: str) -> list[str]:
+        plan = plan_sweep(make_config({**toy_settings, "baselines": list(names)}), RunDirectory(tmp_path))
+        return [job.name for job in plan.jobs if isinstance(job, BaselineJob)]
+
+    assert planned("no_meta", "joint") == ["joint", "no_meta"]
+    assert planned() == []
+    assert baseline_names(make_config(toy_settings)) == list(BASELINES)
+
+
+def test_baselines_may_change_when_a_run_goes_on(toy_settings, tmp_path) -> None:
+    """First one, then two more, then none: what was measured stays."""
+    run, settings = RunDirectory(tmp_path), {**toy_settings, "n_tasks_list": [2], "seeds": [0]}
+    for names, found in (
+        (["zero_step"], {"zero_step"}),
+        (["nearest_mean", "zero_step"], {"zero_step", "nearest_mean"}),
+        ([], {"zero_step", "nearest_mean"}),
+    ):
+        run_sweep(plan_sweep(make_config({**settings, "baselines": names}), run), run)
+        assert set(run.read_baselines()) == found
+
+
+@pytest.mark.parametrize(
+    "settings, sentence",
+    [
+        ({"baselines": ["magic"]}, "baselines = 'magic' is unknown: use joint or zero_step or .* or no_meta_tuned"),
+        (
+            {"baselines": ["zero_step", "joint"], "algorithm": "joint"},
+            "baselines names 'joint', which does not apply to algorithm 'joint' on .*: leave it out",
+        ),
+    ],
+)
+def test_baseline_that_cannot_be_measured_is_refused(toy_settings, tmp_path, settings, sentence) -> None:
+    with pytest.raises(InputError, match=sentence):
+        plan_sweep(make_config({**toy_settings, **settings}), RunDirectory(tmp_path))
+
+
+def test_zero_step_of_version_0_1_is_no_rival_either(workbench, tmp_path) -> None:
+    run = RunDirectory(tmp_path)
+    for name in ("zero_step", "no_meta"):
+        run.write_baseline(run_baseline(workbench, name, tmp_path))
+        path = tmp_path / "baselines" / f"{name}.json"
+        fields = json.loads(path.read_text())
+        assert fields.pop("is_rival") == (name != "zero_step")
+        path.write_text(json.dumps(fields))
+    assert {name: b.is_rival for name, b in run.read_baselines().items()} == {"zero_step": False, "no_meta": True}
+
+
+def test_baseline_that_trains_resumes_in_its_own_folder_and_says_where_it_is(workbench, tmp_path) -> None:
+    run = RunDirectory(tmp_path)
+    run.begin(workbench.config, "f" * 64, {})
+    folder = run.baseline_folder("joint")
+    first = run_baseline(workbench, "joint", folder)
+    (cell,) = (path.parent for path in folder.glob("*/final_result.json"))
+    done = (cell / "final_result.json").stat().st_mtime_ns
+    assert run_baseline(workbench, "joint", folder) == first  # nothing is trained again, and the seconds are the cell's
+    assert (cell / "final_result.json").stat().st_mtime_ns == done
+    assert baselines_line(run, ["joint"]) == "baselines 0/1 done"
+    (cell / "final_result.json").unlink()
+    (cell / "status.json").write_text(json.dumps({"state": "running", "meta_step": 3, "num_meta_steps": 4}))
+    assert baselines_line(run, ["joint", "no_meta"]) == "baselines 0/2 done, joint at step 3/4"

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from reptile_scaling.cli import main
-from reptile_scaling.runs import Cell, RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
 
 COMMAND = [sys.executable, "-c", "from reptile_scaling.cli import main; main()"]
 
@@ -83,8 +84,8 @@ def test_fit_answers_what_it_is_asked(finished) -> None:
     out, _ = finished
     asked = call("fit", out, "--at", "32", "--target", "0.9", "--plan", "10", "--versus", out, "--json")
     answers = json.loads(asked.stdout)
-    assert answers["predictions"]["points"][0]["n_tasks"] == 32
-    assert {"target", "n_tasks", "ci95"} <= answers["tasks_needed"].keys()
+    assert answers["predictions"]["points"][0]["x"] == 32
+    assert {"target", "x", "ci95"} <= answers["tasks_needed"].keys()
     assert sum(answers["plans"][0]["new_seeds"]) <= 10
     # A run against itself differs by nothing.
     assert all(level["difference"] == 0 for level in answers["comparison"]["levels"])
@@ -165,11 +166,11 @@ MISTAKES = {
     ),
     "empty grid": (["--set", "n_tasks_list=[]"], "n_tasks_list = [] leaves nothing to run"),
     "NaN rate": (["--set", "inner_lr=.nan"], "inner_lr = nan cannot work"),
-    "published split of other data": (["--set", "class_split=protaugment-01"], "belongs to banking77"),
+    "published split without its lists": (["--set", "class_split=protaugment-01"], "but data_dir is not set: set"),
     "too many layers": (["--set", "lora_layers=top-9"], "the model has 3 layers: use 'all', or top-3"),
     "unknown algorithm": (["--set", "algorithm=reptil"], "algorithm = 'reptil' is unknown: use reptile"),
     "unknown head": (["--set", "head=linear"], "head = 'linear' is unknown: use classifier or zero or prototype"),
-    "unknown executor": (["--executor", "slurm"], "executor = 'slurm' cannot work"),
+    "unknown executor": (["--executor", "slurm"], "executor = 'slurm' is unknown: use local or ray"),
 }
 
 

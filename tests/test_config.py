@@ -27,7 +27,6 @@ BAD = {
         {"class_split": {"train": 0.9, "validation": 0.2}},
         "leaves no test classes: lower one of them",
     ),
-    "unknown split": ({"class_split": "protaugment-06"}, "class_split = 'protaugment-06' is unknown: use one of"),
     "unknown layers": ({"lora_layers": "top-0"}, "lora_layers = 'top-0' is not a choice: use 'all' or 'top-2'"),
     "template without text": ({"template": "one word:"}, "template = 'one word:' must contain {text} exactly once"),
     "full dropout": ({"lora_dropout": 1.0}, "lora_dropout = 1.0 cannot work"),

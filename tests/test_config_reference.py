@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from reptile_scaling.algorithms import ALGORITHMS
-from reptile_scaling.config import Config
-from reptile_scaling.datasets import READERS
+from reptile_scaling.config import IN_ADAPTER, MAY_CHANGE, Config, key_groups, keys_with
+from reptile_scaling.data.readers import READERS
+from reptile_scaling.lab.executors import EXECUTORS
+from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.model.heads import HEADS
 
 ROOT = Path(__file__).parents[1]
@@ -24,8 +25,17 @@ PROMISED = {
 
 
 def test_committed_page_is_the_generated_one() -> None:
-    made = runpy.run_path(str(ROOT / "scripts" / "config_reference.py"))["reference"]()
-    assert made == PAGE, "run python scripts/config_reference.py"
+    made = runpy.run_path(str(ROOT / "scripts" / "docs" / "config_reference.py"))["reference"]()
+    assert made == PAGE, "run `make docs`"
+
+
+def test_facts_stand_beside_their_keys() -> None:
+    """The grid and the machine may change; what the inner loop and its base are goes with an adapter."""
+    may_change, in_adapter = (set(keys_with(fact)) for fact in (MAY_CHANGE, IN_ADAPTER))
+    assert {"n_tasks_list", "axis_values", "seeds", "data_dir", *key_groups()["Machine"]} == may_change
+    loop = {"algorithm", "head", "label_words", "n_way", "k_support", "k_inner", "k_inner_test"}
+    rates = {"inner_lr", "inner_optimizer", "inner_batch_size"}
+    assert {*key_groups()["Model"], *loop, *rates, *key_groups()["LoRA"]} - {"lora_dropout"} == in_adapter
 
 
 def test_page_has_every_key_once_and_in_the_order_of_the_code() -> None:
@@ -34,7 +44,9 @@ def test_page_has_every_key_once_and_in_the_order_of_the_code() -> None:
     assert set(keys) >= PROMISED
 
 
-@pytest.mark.parametrize("key, known", [("dataset", READERS), ("algorithm", ALGORITHMS), ("head", HEADS)])
+@pytest.mark.parametrize(
+    "key, known", [("dataset", READERS), ("algorithm", ALGORITHMS), ("head", HEADS), ("executor", EXECUTORS)]
+)
 def test_sentence_of_a_key_names_what_its_dict_holds(key: str, known: dict[str, object]) -> None:
     assert all(f"`{name}`" in str(Config.model_fields[key].description) for name in known)
 

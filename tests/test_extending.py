@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from reptile_scaling import run_experiment
-from reptile_scaling.algorithms import ALGORITHMS
+from reptile_scaling.api import run_experiment
 from reptile_scaling.baselines import BASELINES
 from reptile_scaling.config import make_config
-from reptile_scaling.datasets import READERS
+from reptile_scaling.data.readers import READERS
 from reptile_scaling.errors import InputError
-from reptile_scaling.experiment import open_corpus
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.learning.algorithms import ALGORITHMS
+from reptile_scaling.learning.workbench import open_corpus
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.heads import HEADS
-from reptile_scaling.runs import RunDirectory
-from reptile_scaling.sweep import plan_sweep
+from reptile_scaling.runs.directory import RunDirectory
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 DICTS = (READERS, ALGORITHMS, HEADS, BASELINES)
@@ -79,11 +79,20 @@ def test_head_points_from_the_mean_of_the_task_to_the_class(names) -> None:
 def test_all_four_run_together(names, lines_folder, toy_settings, tmp_path) -> None:
     ours = {"dataset": "lines", "data_dir": str(lines_folder), "algorithm": "clipped_reptile", "head": "direction"}
     grid = {"n_tasks_list": [2, 4], "seeds": [0]}
-    experiment = run_experiment({**toy_settings, **ours, **grid}, tmp_path / "out")
-    assert experiment.failures == {}
-    assert len(experiment.results) == 2
-    assert 0 <= experiment.baselines.accuracy["ridge_probe"] <= 1
-    assert (experiment.config.algorithm, experiment.config.head) == ("clipped_reptile", "direction")
+    workbench = run_experiment({**toy_settings, **ours, **grid}, tmp_path / "out")
+    assert workbench.failures == {}
+    assert len(workbench.results) == 2
+    assert 0 <= workbench.baselines.accuracy["ridge_probe"] <= 1
+    assert (workbench.config.algorithm, workbench.config.head) == ("clipped_reptile", "direction")
+
+
+def test_figure_has_a_mark_and_a_row_for_each_cell(names, tmp_path) -> None:
+    run = RunDirectory(PAGE.parents[1] / "results" / "banking77_smollm2")
+    chart = names["draw_speed"](run)
+    assert len(chart.rows) == len(run.results()) == 24
+    assert chart.inline().count('class="mark"') == 24
+    chart.save(tmp_path / "speed.png")
+    assert (tmp_path / "speed.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("key, value", [("algorithm", "clipped_reptile"), ("head", "direction")])

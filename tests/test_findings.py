@@ -1,20 +1,37 @@
 """What README.md and docs/findings.md claim of Banking77 is what the committed tables say, computed anew."""
 
+import filecmp
 import re
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.text import Annotation
 
-from reptile_scaling import load_experiment
+from reptile_scaling.analysis.law_of_run import law_of_run
+from reptile_scaling.api import load_experiment
 from reptile_scaling.report import draw_charts
-from reptile_scaling.report.law_table import law_of_run
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
+SCRIPTS = ROOT / "scripts" / "experiment"
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, Any]:
+    """The functions between the tables of a part and its run folder."""
+    return runpy.run_path(str(SCRIPTS / "part_tables.py"))
+
+
+@pytest.fixture(scope="module")
+def runs(tables: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every part as a run folder."""
+    folder = tmp_path_factory.mktemp("parts")
+    tables["unpack_all"](RESULTS, folder)
+    return folder
 
 
 def printed(
@@ -22,7 +39,8 @@ def printed(
 ) -> list[str]:
     """The lines a script of the findings prints for a folder of results."""
     monkeypatch.setattr(sys, "argv", [script, str(folder)])
-    runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
+    monkeypatch.syspath_prepend(SCRIPTS)
+    runpy.run_path(str(SCRIPTS / script), run_name="__main__")
     return [line for line in capsys.readouterr().out.splitlines() if line]
 
 
@@ -53,23 +71,51 @@ def test_expectations_are_recomputed(monkeypatch: pytest.MonkeyPatch, capsys: py
         assert line in page
 
 
-def test_readme_quotes_the_tables() -> None:
+def test_readme_quotes_the_tables(runs: Path) -> None:
     page, record = unwrapped("README.md"), load_experiment(RESULTS / "banking77_smollm2")
     assert record.sentence in page
     by_level = record.results.groupby("n_tasks").meta_test_accuracy.mean()
     assert f"from {100 * by_level.iloc[0]:.1f} % to {100 * by_level.iloc[-1]:.1f} %" in page
     for name in ("no_meta", "no_meta_tuned", "logistic_regression", "nearest_mean"):
         assert f"{100 * record.baselines.accuracy[name]:.1f} %" in page
-    short = load_experiment(RESULTS / "banking77_smollm2_short")
+    short = load_experiment(runs / "banking77_smollm2_short")
     assert not short.law.verdict.scaling_detected
     change = re.search(r"the change is between (\S+) % and (\S+) %", short.sentence)
     assert change is not None
     assert f"changes by between {change[1]} % and {change[2]} %".replace("-", "−") in page
 
 
+def test_tables_of_a_part_survive_the_way_through_run_folders(
+    tables: dict[str, Any], runs: Path, tmp_path: Path
+) -> None:
+    parts = sorted(table.parent for table in RESULTS.glob("*/final_results.csv"))
+    assert len(parts) == 7
+    for part in parts:
+        again = tmp_path / part.name
+        tables["pack"](runs / part.name, again)
+        names = [str(file.relative_to(part)) for file in part.rglob("*") if file.is_file()]
+        assert filecmp.cmpfiles(part, again, names, shallow=False) == (names, [], [])
+
+
+def test_packing_a_run_keeps_every_cell_to_the_last_digit(tables: dict[str, Any], runs: Path, tmp_path: Path) -> None:
+    main = RunDirectory(RESULTS / "banking77_smollm2")
+    tables["pack"](main.path, tmp_path / "packed")
+    (tmp_path / "banking77_smollm2" / "task_pools").mkdir(parents=True)
+    pool = (main.path / "task_pools" / "test.jsonl").read_bytes()
+    (tmp_path / "banking77_smollm2" / "task_pools" / "test.jsonl").write_bytes(pool)
+    again = RunDirectory(tables["unpack"](tmp_path / "packed", tmp_path / "again"))
+    assert again.results() == main.results()
+    assert again.read_baselines() == main.read_baselines()
+    for cell in main.cells():
+        ours, theirs = main.cell(cell), again.cell(cell)
+        assert theirs.read_test_tasks() == ours.read_test_tasks()
+        assert theirs.read_eval_stats() == ours.read_eval_stats()
+        assert theirs.read_adaptation_curve() == ours.read_adaptation_curve()
+
+
 @pytest.mark.parametrize("name", ["banking77_smollm2", "banking77_smollm2_classes"])
-def test_names_of_lines_do_not_overlap(name: str) -> None:
-    run = RunDirectory(RESULTS / name)
+def test_names_of_lines_do_not_overlap(name: str, runs: Path) -> None:
+    run = RunDirectory(runs / name)
     charts = draw_charts(run, law_of_run(run))
     for chart in charts.values():
         chart.figure.draw_without_rendering()

@@ -14,19 +14,22 @@ import safetensors.torch
 import torch
 import yaml
 
-from reptile_scaling.adaptation import adapt
 from reptile_scaling.config import make_config
-from reptile_scaling.datasets.dataset import make_dataset
-from reptile_scaling.datasets.files import read_file
+from reptile_scaling.data.dataset import make_dataset
+from reptile_scaling.data.episodes import TaskPool
+from reptile_scaling.data.files import read_file
 from reptile_scaling.errors import InputError
-from reptile_scaling.evaluation import starting_points
-from reptile_scaling.evaluation import test_loop as loop_of
-from reptile_scaling.experiment import open_corpus, open_experiment
-from reptile_scaling.labelling import adapt_to_labels, open_labeller, wilson_interval
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
+from reptile_scaling.learning.evaluation import test_loop as loop_of
+from reptile_scaling.learning.inner_loop import adapt_in_groups
+from reptile_scaling.learning.starts import starting_points
+from reptile_scaling.learning.task_batch import TaskBatch
+from reptile_scaling.learning.workbench import open_corpus, open_workbench
 from reptile_scaling.model.peft_io import load_adapter
-from reptile_scaling.runs import Cell, RunDirectory
-from reptile_scaling.sweep import plan_sweep, run_sweep
-from reptile_scaling.tasks import TaskPool
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
+from reptile_scaling.use.labeller import adapt_to_labels, engine_for_texts, open_labeller, wilson_interval
 from test_cli import call, refused
 
 CELL = Cell(2, 0)
@@ -59,15 +62,13 @@ def test_same_shape_as_in_training_is_the_loop_of_evaluation(
     support = support_of(toy_dataset, (1, 4, 7), (2, 2, 2))
     labeller, done = adapt_to_labels(copy, support, tmp_path / "out")
     config = make_config({**toy_settings, "k_inner_test": 3, "head": head})
-    experiment = open_experiment(config, open_corpus(config), "cpu")
+    workbench = open_workbench(config, open_corpus(config), "cpu")
     pool = TaskPool(support, (0, 1, 2), 0, "train", n_way=3, k_support=1, k_query=1)
     rows = np.stack([support.utterances_by_class[c] for c in range(3)])
     episode = replace(pool.episode(0), classes=(0, 1, 2), support=rows, query=rows)
-    from reptile_scaling.labelling import _encoder  # the texts are the support set's own
-
-    encoder = _encoder(experiment.encoder.backbone, support.texts, config)
+    encoder = engine_for_texts(workbench.encoder.backbone, support.texts, config)
     theta = starting_points(encoder, load_adapter(copy, torch.device("cpu")), [(0, 1, 2)], head)
-    expected = adapt(encoder, theta, [episode], loop_of(config))
+    expected = adapt_in_groups(encoder, TaskBatch(theta, [episode], loop_of(config)))
     torch.testing.assert_close(labeller.adapters.tensors, expected.adapters.tensors, rtol=1e-5, atol=1e-6)
     assert done.steps == 3 and done.first_loss == pytest.approx(float(expected.losses[0, 0]), abs=1e-6)
 

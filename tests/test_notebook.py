@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from reptile_scaling.config import load_config, make_config
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
 
 NOTEBOOK = Path(__file__).parents[1] / "reptile_scaling_law_experiments.ipynb"
 MISSION_KEYS = {

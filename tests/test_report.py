@@ -17,19 +17,22 @@ import pandas as pd
 import pytest
 from markupsafe import escape
 
+from reptile_scaling.analysis.difficulty import class_difficulties, task_difficulties
+from reptile_scaling.analysis.law_of_run import law_of_run
+from reptile_scaling.analysis.levels import best_level, shown_levels
+from reptile_scaling.analysis.standing import standing_sentence
+from reptile_scaling.analysis.training_facts import convergence_sentence, gain_sentence, overtraining_sentence
 from reptile_scaling.config import make_config
-from reptile_scaling.evaluation import adaptation_curve, count_confusions, evaluate
-from reptile_scaling.evaluation import test_episodes as episodes_of
-from reptile_scaling.evaluation import test_loop as loop_of
-from reptile_scaling.experiment import fresh_initialisation, open_corpus, open_experiment
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
+from reptile_scaling.learning.evaluation import adaptation_curve, count_confusions, evaluate
+from reptile_scaling.learning.evaluation import test_episodes as episodes_of
+from reptile_scaling.learning.evaluation import test_loop as loop_of
+from reptile_scaling.learning.workbench import fresh_initialisation, open_corpus, open_workbench
 from reptile_scaling.report import draw_charts, write_report
-from reptile_scaling.report.difficulty import class_difficulties, task_difficulties
-from reptile_scaling.report.findings import convergence_sentence, gain_sentence, overtraining_sentence
-from reptile_scaling.report.law_table import law_of_run
-from reptile_scaling.report.levels import best_level, shown_levels
-from reptile_scaling.report.standing import standing_sentence
-from reptile_scaling.runs import Cell, RunDirectory
-from reptile_scaling.sweep import plan_sweep, run_sweep
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
+from reptile_scaling.runs.records import EvalRow
 
 HOSTILE = (
     "<script>window.broken = 1</script>", '"><img src=x onerror="window.broken=1">', "$x^{2}$ & \\frac",
@@ -85,7 +88,7 @@ def test_same_run_draws_the_same_bytes(finished: RunDirectory) -> None:
 def test_hostile_names_are_text(finished: RunDirectory) -> None:
     page = finished.report_path.read_text()
     assert page.count("<script>") == 1 and "<img" not in page
-    names = {name for task in finished.read_pool("test") for name in task["classes"]}
+    names = {name for task in finished.read_pool("test") for name in task.classes}
     assert names and all(str(escape(name)) in page for name in names)
     parser = Addresses()
     parser.feed(page)
@@ -115,7 +118,7 @@ class Addresses(HTMLParser):
 def test_difficulty_counts_every_query(finished: RunDirectory) -> None:
     config, pool = finished.config(), finished.read_pool("test")
     n_seeds = len(config.seeds)
-    asked = Counter(name for task in pool for name in task["classes"])
+    asked = Counter(name for task in pool for name in task.classes)
     found = class_difficulties(finished)
     assert {c.name: c.n for c in found} == {name: n * config.k_query * n_seeds for name, n in asked.items()}
     assert [c.recall for c in found] == sorted(c.recall for c in found)
@@ -128,10 +131,10 @@ def test_difficulty_counts_every_query(finished: RunDirectory) -> None:
 def test_confusions_and_curve_equal_slow_twins(toy_settings) -> None:
     config = make_config({**toy_settings, "lora_layers": "top-1"})
     corpus = open_corpus(config)
-    experiment = open_experiment(config, corpus, "cpu")
-    episodes, theta = episodes_of(experiment), fresh_initialisation(experiment, 0)
+    workbench = open_workbench(config, corpus, "cpu")
+    episodes, theta = episodes_of(workbench), fresh_initialisation(workbench, 0)
     loop = loop_of(config)
-    figures = evaluate(experiment.encoder, theta, episodes, loop)
+    figures = evaluate(workbench.encoder, theta, episodes, loop)
     names = corpus.dataset.class_names
     counted = count_confusions(episodes, figures.predicted, names)
     slow: Counter[tuple[str, str]] = Counter()
@@ -140,12 +143,12 @@ def test_confusions_and_curve_equal_slow_twins(toy_settings) -> None:
             for q in range(config.k_query):
                 guess = figures.predicted[t, way * config.k_query + q]
                 slow[names[episode.classes[way]], names[episode.classes[guess]]] += 1
-    assert {(row["class"], row["predicted"]): row["n"] for row in counted} == slow
-    curve = {row["inner_step"]: row for row in adaptation_curve(experiment.encoder, theta, episodes, loop)}
-    alone = evaluate(experiment.encoder, theta, episodes, replace(loop, steps=5))
-    assert curve[5]["loss"] == pytest.approx(alone.loss.mean(), abs=1e-6)
-    assert curve[0]["loss"] == pytest.approx(np.log(config.n_way), abs=1e-6), "a head of zeros knows nothing"
-    assert curve[0]["accuracy"] == pytest.approx(alone.zero_step_accuracy.mean())
+    assert {(pair.true_class, pair.predicted): pair.n for pair in counted} == slow
+    curve = {point.inner_step: point for point in adaptation_curve(workbench.encoder, theta, episodes, loop)}
+    alone = evaluate(workbench.encoder, theta, episodes, replace(loop, steps=5))
+    assert curve[5].loss == pytest.approx(alone.loss.mean(), abs=1e-6)
+    assert curve[0].loss == pytest.approx(np.log(config.n_way), abs=1e-6), "a head of zeros knows nothing"
+    assert curve[0].accuracy == pytest.approx(alone.zero_step_accuracy.mean())
 
 
 def test_sentences_say_what_the_tables_hold(finished: RunDirectory, tmp_path) -> None:
@@ -159,7 +162,7 @@ def test_sentences_say_what_the_tables_hold(finished: RunDirectory, tmp_path) ->
     shutil.copytree(finished.path, copy.path)
     for losses, expected in (((3, 2, 1), "still improving"), ((2, 1, 1), "had stopped"), ((2, 1, 2), "best on")):
         for seed in finished.config().seeds:
-            rows = [{"meta_step": i, "validation_loss": float(loss)} for i, loss in enumerate(losses)]
+            rows = [EvalRow(i, float(loss), 0.5, 0.2) for i, loss in enumerate(losses)]
             copy.cell(Cell(16, seed)).write_eval_stats(rows)
         assert expected in convergence_sentence(copy)
 
@@ -173,7 +176,7 @@ def test_a_fall_that_is_overtraining_is_told_from_one_that_is_not(finished: RunD
     for small, said in (((1.1, 1.5, 2.0), True), ((2.2, 2.1, 2.0), False)):
         for cell in copy.cells():
             losses = (1.2, 1.1, 1.0) if cell.n_tasks == 16 else small
-            rows = [{"meta_step": i, "validation_loss": loss} for i, loss in enumerate(losses)]
+            rows = [EvalRow(i, loss, 0.5, 0.2) for i, loss in enumerate(losses)]
             copy.cell(cell).write_eval_stats(rows)
         sentence = overtraining_sentence(copy, falling)
         assert ("N = 1 has 1.100 nats there and N = 16 1.000; at the end they have 2.000 and 1.000" in sentence) == said
@@ -188,7 +191,7 @@ def test_best_level_is_chosen_on_validation_tasks(best: int, finished: RunDirect
     shutil.copytree(finished.path, copy.path)
     for cell in copy.cells():
         loss = 1.0 if cell.n_tasks == best else 2.0
-        rows = [{"meta_step": 1, "validation_loss": 0.1}, {"meta_step": 2, "validation_loss": loss}]
+        rows = [EvalRow(1, 0.1, 0.5, 0.2), EvalRow(2, loss, 0.5, 0.2)]
         copy.cell(cell).write_eval_stats(rows)
     assert best_level(copy) == best
     assert shown_levels(copy) == sorted({1, best, 16})

@@ -6,28 +6,31 @@ import numpy as np
 import pytest
 import torch
 
-import reptile_scaling.training as training
+import reptile_scaling.learning.cohort as cohort
+import reptile_scaling.learning.meta_state as meta_state
 from reptile_scaling.config import Config, make_config
-from reptile_scaling.experiment import Experiment, open_corpus, open_experiment
 from reptile_scaling.interruption import StopRequested
+from reptile_scaling.learning.workbench import Workbench, open_corpus, open_workbench
 from reptile_scaling.model.adapters import Adapters
-from reptile_scaling.runs import Cell, CellDirectory, RunDirectory
+from reptile_scaling.runs.cell_directory import CellDirectory
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
 
 CELLS = [Cell(2, 0), Cell(8, 0), Cell(8, 1)]
 
 
-def open_toy(config: Config) -> Experiment:
-    return open_experiment(config, open_corpus(config), "cpu")
+def open_toy(config: Config) -> Workbench:
+    return open_workbench(config, open_corpus(config), "cpu")
 
 
 def train(config: Config, cells: list[Cell], folder: Path) -> RunDirectory:
     run = RunDirectory(folder)
-    training.train_cohort(open_toy(config), cells, run)
+    cohort.train_cohort(open_toy(config), cells, run)
     return run
 
 
 def losses(cell: CellDirectory) -> np.ndarray:
-    return np.array([row["loss"] for row in cell.read_test_tasks()])
+    return np.array([task.loss for task in cell.read_test_tasks()])
 
 
 @pytest.mark.parametrize("task_examples", ["fixed", "resampled"])
@@ -41,16 +44,16 @@ def test_cohort_equals_single_cells(toy_settings, tmp_path, task_examples: str) 
 
 def test_resumed_equals_uninterrupted(toy_config, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(toy_config, CELLS, tmp_path / "whole")
-    meta_step, n_steps = training._meta_step, 0
+    meta_step, n_steps = cohort.meta_step, 0
 
-    def interrupted_step(*arguments: object) -> None:
+    def interrupted_step(*arguments):
         nonlocal n_steps
         n_steps += 1
         if n_steps == 4:
             raise StopRequested
-        meta_step(*arguments)
+        return meta_step(*arguments)
 
-    monkeypatch.setattr(training, "_meta_step", interrupted_step)
+    monkeypatch.setattr(cohort, "meta_step", interrupted_step)
     with pytest.raises(StopRequested):
         train(toy_config, CELLS, tmp_path / "cut")
     cut = RunDirectory(tmp_path / "cut")
@@ -59,18 +62,18 @@ def test_resumed_equals_uninterrupted(toy_config, tmp_path, monkeypatch: pytest.
     resumed = train(toy_config, CELLS, tmp_path / "cut")
     for cell in CELLS:
         np.testing.assert_allclose(losses(resumed.cell(cell)), losses(whole.cell(cell)), atol=1e-6)
-        steps = [row["meta_step"] for row in resumed.cell(cell).read_train_stats()]
+        steps = [row.meta_step for row in resumed.cell(cell).read_train_stats()]
         assert steps == [1, 2, 3, 4]
 
 
 def test_cell_that_diverges_fails_alone(toy_config, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fresh = training.fresh_initialisation
+    fresh = meta_state.fresh_initialisation
 
-    def poisoned(experiment: Experiment, seed: int) -> Adapters:
-        theta = fresh(experiment, seed)
+    def poisoned(workbench: Workbench, seed: int) -> Adapters:
+        theta = fresh(workbench, seed)
         return theta.map(lambda tensor: tensor * torch.nan) if seed == 1 else theta
 
-    monkeypatch.setattr(training, "fresh_initialisation", poisoned)
+    monkeypatch.setattr(meta_state, "fresh_initialisation", poisoned)
     run = train(toy_config, CELLS, tmp_path / "poisoned")
     status = run.cell(Cell(8, 1)).read_status()
     assert status.state == "failed"
@@ -91,7 +94,7 @@ def test_result_counts_what_was_seen(toy_config, tmp_path) -> None:
     assert result.chance_accuracy == pytest.approx(1 / 3)
     rows = run.cell(Cell(2, 0)).read_test_tasks()
     assert len(rows) == 6
-    assert result.meta_test_loss == pytest.approx(np.mean([row["loss"] for row in rows]))
+    assert result.meta_test_loss == pytest.approx(np.mean([task.loss for task in rows]))
 
 
 def test_meta_training_lowers_the_support_loss(toy_settings, tmp_path) -> None:
@@ -99,7 +102,7 @@ def test_meta_training_lowers_the_support_loss(toy_settings, tmp_path) -> None:
     run = train(config, [Cell(1, 0)], tmp_path)
     rows = run.cell(Cell(1, 0)).read_train_stats()
     # One task again and again: after 30 meta-steps its loss before any inner step is far below the first.
-    assert rows[-1]["support_loss_first_step"] < 0.5 * rows[0]["support_loss_first_step"]
+    assert rows[-1].support_loss_first_step < 0.5 * rows[0].support_loss_first_step
 
 
 @pytest.mark.parametrize("head", ["zero", "prototype"])
@@ -121,9 +124,9 @@ def test_adapter_on_disk_is_the_initialisation_in_peft_format(toy_config, tmp_pa
 
     run = train(toy_config, [Cell(2, 0)], tmp_path)
     folder = run.cell(Cell(2, 0)).adapter_folder
-    experiment = open_toy(toy_config)
+    workbench = open_toy(toy_config)
     theta = load_adapter(folder, torch.device("cpu"))
-    encoder = experiment.encoder
+    encoder = workbench.encoder
     ours = encoder.features(encoder.prepare([np.arange(6)]), theta.repeated(1))
     theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_folder), folder)
     for row in range(6):

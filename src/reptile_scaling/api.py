@@ -15,16 +15,18 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from reptile_scaling.analysis.law_of_run import law_of_run
+from reptile_scaling.analysis.standing import standing_sentence
 from reptile_scaling.config import Config, load_config, make_config
 from reptile_scaling.errors import InputError
 from reptile_scaling.interruption import StopRequested, graceful_stop
+from reptile_scaling.lab.plan import Plan, baseline_names, plan_sweep
+from reptile_scaling.lab.progress import read_statuses, shown_progress
+from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.laws import Law, verdict_sentence
-from reptile_scaling.progress import read_statuses, shown_progress
 from reptile_scaling.report import write_report
-from reptile_scaling.report.law_table import law_of_run
-from reptile_scaling.report.standing import standing_sentence
-from reptile_scaling.runs import CellResult, RunDirectory
-from reptile_scaling.sweep import Plan, baseline_names, plan_sweep, run_sweep
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.records import CellResult
 
 BASELINE_COLUMNS = ["name", "label", "accuracy", "accuracy_std", "loss", "loss_std", "seconds_per_task"]
 
@@ -74,7 +76,7 @@ class RunRecord:
         """A row per cell and evaluation on the validation tasks: `n_tasks`, `seed`, `meta_step`, loss, accuracies."""
         run = self._run
         return pd.DataFrame(
-            [{**asdict(cell), **row} for cell in run.cells() for row in run.cell(cell).read_eval_stats()]
+            [{**asdict(cell), **asdict(row)} for cell in run.cells() for row in run.cell(cell).read_eval_stats()]
         )
 
     @property

@@ -19,12 +19,12 @@ from rich.console import Console
 from reptile_scaling.config import Config, load_config
 from reptile_scaling.errors import InputError
 from reptile_scaling.laws import Law, Transform
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.storage import csv_text, write_bytes
 
 if TYPE_CHECKING:
-    from reptile_scaling.labelling import Evaluation
-    from reptile_scaling.sweep import Plan
+    from reptile_scaling.lab.plan import Plan
+    from reptile_scaling.use.labeller import Evaluation
 
 RUN_FOLDER = Path("experiments_scaling_law")
 
@@ -71,7 +71,7 @@ def run(
 def run_config(config: Config, out: Path, *, dry_run: bool = False) -> int:
     """The whole job of `run`, for scripts too; returns the exit code."""
     from reptile_scaling.api import performed, show_plan
-    from reptile_scaling.sweep import plan_sweep
+    from reptile_scaling.lab.plan import plan_sweep
 
     folder = RunDirectory(out)
     plan = plan_sweep(config, folder)
@@ -90,7 +90,7 @@ def run_config(config: Config, out: Path, *, dry_run: bool = False) -> int:
 @app.command()
 def status(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: JsonFlag = False) -> None:
     """Cells done, running, failed and pending, with reasons and ETA; reads the folder alone."""
-    from reptile_scaling.progress import (
+    from reptile_scaling.lab.progress import (
         count_states,
         eta_seconds,
         is_stale,
@@ -132,8 +132,9 @@ def fit(
     as_json: JsonFlag = False,
 ) -> None:
     """Fit a law with honest uncertainty to any table, or to a run; predict, plan and compare with it."""
+    from reptile_scaling.analysis.law_of_run import read_losses
     from reptile_scaling.laws import compare_arms, fit_law, plan_levels
-    from reptile_scaling.report.law_table import answer_lines, read_losses
+    from reptile_scaling.report.tables import answer_lines
 
     losses = read_losses(table, x, y, group)
     law = fit_law(losses, transform=transform)
@@ -150,7 +151,7 @@ def fit(
         print(json.dumps({**law.as_json(), **answers}, allow_nan=False))
         return
     _print_law(law)
-    for line in answer_lines(answers):
+    for line in answer_lines(answers, law.table.x_symbol):
         console.print(line, soft_wrap=True, markup=False)
 
 
@@ -174,8 +175,8 @@ def adapt(
     model: ModelOption = None,
 ) -> None:
     """Adapt a meta-trained initialisation to labels of one's own: any number of classes and shots."""
-    from reptile_scaling.datasets.files import read_file
-    from reptile_scaling.labelling import adapt_to_labels, check_truth
+    from reptile_scaling.data.files import read_file
+    from reptile_scaling.use.labeller import adapt_to_labels, check_truth
 
     labelled = read_file(support)
     held_out = _labelled_texts(evaluate) if evaluate else None
@@ -210,7 +211,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line, with all probabilities.")] = False,
 ) -> None:
     """Label texts, with probabilities: CSV with text, label, probability."""
-    from reptile_scaling.labelling import check_truth, open_labeller
+    from reptile_scaling.use.labeller import LabelledText, check_truth, open_labeller
 
     texts, truth = _texts_to_label(source, evaluate)
     with errors.status("loading the model and labelling"):
@@ -218,12 +219,16 @@ def predict(
         if truth is not None:
             check_truth(truth, labeller.labels)
         probabilities = labeller.predict(texts)
-    rows = [
-        {"text": text, "label": labeller.labels[p.argmax()], "probability": round(float(p.max()), 6)}
-        | ({"probabilities": dict(zip(labeller.labels, p.tolist(), strict=True))} if as_json else {})
+    labelled = [
+        LabelledText(text, labeller.labels[p.argmax()], round(float(p.max()), 6))
         for text, p in zip(texts, probabilities, strict=True)
     ]
-    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) if as_json else csv_text(rows)
+    if as_json:
+        all_of = [dict(zip(labeller.labels, p.tolist(), strict=True)) for p in probabilities]
+        lines = [{**asdict(row), "probabilities": each} for row, each in zip(labelled, all_of, strict=True)]
+        content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    else:
+        content = csv_text(LabelledText, labelled)
     if out is not None:
         write_bytes(out, content.encode())
     else:
@@ -233,14 +238,14 @@ def predict(
 
 
 def _labelled_texts(path: Path) -> tuple[list[str], list[str]]:
-    from reptile_scaling.datasets.files import labels_of, read_table, texts_of
+    from reptile_scaling.data.files import labels_of, read_table, texts_of
 
     table = read_table(path)
     return texts_of(table, str(path)), [label.strip() for label in labels_of(table, str(path))]
 
 
 def _texts_to_label(source: str, with_labels: bool) -> tuple[list[str], list[str] | None]:
-    from reptile_scaling.datasets.files import read_table, texts_of
+    from reptile_scaling.data.files import read_table, texts_of
 
     if source == "-":
         if with_labels:
@@ -283,9 +288,9 @@ def data(
 ) -> None:
     """What a data set holds: classes, utterances, distinct tasks, near-duplicates (across a class split, if given)."""
     from reptile_scaling.config import make_config, parse_override
-    from reptile_scaling.datasets import READERS, load_dataset
+    from reptile_scaling.data.class_split import split_classes
+    from reptile_scaling.data.readers import READERS, load_dataset
     from reptile_scaling.report.data_table import data_lines
-    from reptile_scaling.tasks import split_classes
 
     if name is None:
         console.print(f"Data sets by name: {', '.join(READERS)}. Or give the path of a csv, jsonl or parquet file.")
@@ -307,7 +312,8 @@ def check(
     """Compare the engine with the Hub's own forward of a model, frozen and with adapters; say which path serves it."""
     from reptile_scaling.config import make_config
     from reptile_scaling.model.backbone import Backbone, LoraShape
-    from reptile_scaling.model.loading import choose_devices, load_language_model
+    from reptile_scaling.model.devices import choose_devices
+    from reptile_scaling.model.loading import load_language_model
 
     config = make_config({"model_name": model})
     (device, *_) = choose_devices(("auto",))
@@ -354,7 +360,7 @@ def bench(
 
 def _cost_lines(plan: "Plan", folder: RunDirectory) -> list[str]:
     """Time and memory of what is left, or why they cannot be told here."""
-    from reptile_scaling.estimate import estimate_cost
+    from reptile_scaling.lab.estimate import estimate_cost
 
     try:
         with console.status("opening the model and timing two inner steps"):
@@ -365,11 +371,11 @@ def _cost_lines(plan: "Plan", folder: RunDirectory) -> list[str]:
 
 def _conclude(folder: RunDirectory) -> int:
     """Fit, figures and page of what is done; says the verdict, the table and where everything is."""
-    from reptile_scaling.progress import count_states, read_statuses, status_table
+    from reptile_scaling.analysis.standing import standing_sentence
+    from reptile_scaling.analysis.training_facts import overtraining_sentence
+    from reptile_scaling.lab.progress import count_states, read_statuses, status_table
     from reptile_scaling.report import write_report
-    from reptile_scaling.report.findings import overtraining_sentence
-    from reptile_scaling.report.law_table import results_table
-    from reptile_scaling.report.standing import standing_sentence
+    from reptile_scaling.report.tables import results_table
 
     statuses = read_statuses(folder)
     counts = count_states(statuses)
@@ -399,10 +405,9 @@ def _baseline_failure_lines(failures: dict[str, str]) -> list[str]:
 def _print_law(law: Law) -> None:
     """The table of forms, then the verdict with its reasons."""
     from reptile_scaling.laws import verdict_sentence
-    from reptile_scaling.report.law_table import law_table
+    from reptile_scaling.report.tables import law_table
 
     console.print(law_table(law))
-    found = law.as_json()
     console.print(verdict_sentence(law), style="bold", soft_wrap=True, markup=False)
-    for reason in [*found["verdict"]["reasons"], *found["warnings"]]:
+    for reason in [*law.verdict.reasons, *law.warnings]:
         console.print(f"  - {reason}", soft_wrap=True, markup=False)

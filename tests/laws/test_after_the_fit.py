@@ -16,7 +16,7 @@ from reptile_scaling.randomness import stream
 def test_tasks_needed_is_the_inverse_of_predict(name: str) -> None:
     law = fit_law(draw_table(named_world(name), stream(0, "inverse", name)), n_bootstrap=200)
     needed = law.tasks_needed(float(law.predict(300).value[0]))
-    assert needed.n_tasks == pytest.approx(300, rel=1e-6)
+    assert needed.x == pytest.approx(300, rel=1e-6)
     assert needed.low < 300 < needed.high
 
 
@@ -37,8 +37,8 @@ def test_prediction_warns_beyond_four_times_the_largest_n_and_not_before() -> No
 def test_a_target_below_the_floor_takes_infinitely_many_tasks() -> None:
     law = fit_law(draw_table(named_world("WITH_FLOOR", noise=0.01), stream(3, "floor")), n_bootstrap=100)
     needed = law.tasks_needed(0.3)
-    assert np.isinf(needed.n_tasks)
-    assert needed.as_json()["n_tasks"] is None
+    assert np.isinf(needed.x)
+    assert needed.as_json()["x"] is None
     assert "never reaches 0.3" in needed.warnings[-1]
 
 
@@ -69,7 +69,7 @@ def test_a_plan_s_promise_is_kept_by_the_runs_it_asks_for() -> None:
     for _ in range(100):
         old = draw_table(world, rng)
         new = world.curve(new_x) * np.exp(0.03 * rng.standard_normal(new_x.size))
-        slope = np.polyfit(np.log(np.r_[old.n_tasks, new_x]), np.log(np.r_[old.loss, new]), 1)[0]
+        slope = np.polyfit(np.log(np.r_[old.x, new_x]), np.log(np.r_[old.loss, new]), 1)[0]
         errors.append(abs(-slope - 0.3))
     # The noise is known to 4 % from 133 degrees of freedom; a 95 % point of 100 errors is known to 10 %.
     assert plan.beta_width == pytest.approx(2 * np.quantile(errors, 0.95), rel=0.25)
@@ -100,7 +100,7 @@ def _arms(shift: float, seed: int) -> tuple[LossTable, LossTable]:
 def test_pairing_by_seed_finds_what_independent_arms_cannot() -> None:
     a, b = _arms(0.02, 0)
     paired = compare_arms(a, b)
-    independent = compare_arms(LossTable(a.n_tasks, a.loss), LossTable(b.n_tasks, b.loss))
+    independent = compare_arms(LossTable(a.x, a.loss), LossTable(b.x, b.loss))
     assert paired.n_pairs == 21
     assert independent.warnings == ("no seed ran in both arms: they are compared as independent",)
     assert paired.exponent_interval is not None

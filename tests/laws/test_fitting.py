@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from scipy.optimize import least_squares
 
 from laws.conftest import SEVEN, WORLDS, named_world
+from reptile_scaling.errors import InputError
 from reptile_scaling.laws.fitting import fit_huber, fit_many, profile_rss, residuals
-from reptile_scaling.laws.forms import FORMS, POWER, POWER_FLOOR, evaluate
+from reptile_scaling.laws.forms import FORMS, POWER, POWER_FLOOR, evaluate, form_named
 from reptile_scaling.laws.linear import Residual
 from reptile_scaling.laws.worlds import draw_table
 from reptile_scaling.randomness import stream
@@ -53,6 +54,13 @@ def test_many_tables_at_once_equal_one_at_a_time() -> None:
     together = fit_many(POWER_FLOOR, SEVEN, y, ONES, residual="log").parameters
     alone = [fit_many(POWER_FLOOR, SEVEN, row[None], ONES, residual="log").parameters[0] for row in y]
     np.testing.assert_allclose(together, alone, rtol=1e-12)
+
+
+def test_unknown_form_is_refused_with_the_names_there_are() -> None:
+    with pytest.raises(
+        InputError, match=r"form = 'cubic' is unknown: choose one of power, power_floor, log_linear, constant, broken"
+    ):
+        form_named("cubic")
 
 
 @settings(max_examples=25, deadline=None)

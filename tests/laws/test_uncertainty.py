@@ -1,4 +1,4 @@
-"""Intervals are counted, not trusted. The full table is printed by scripts/law_coverage.py."""
+"""Intervals are counted, not trusted. The full table is printed by scripts/law/coverage.py."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_redrawing_test_tasks_widens_the_amplitude_and_not_the_exponent() -> Non
     table = draw_table(named_world("KAPLAN", noise=0.01), rng)
     difficulty = 1.0 + 0.5 * rng.standard_normal(40)  # multiplies every row alike: common random numbers
     per_task = table.loss[:, None] * difficulty / difficulty.mean()
-    with_tasks = LossTable(table.n_tasks, table.loss, table.group, per_task)
+    with_tasks = LossTable(table.x, table.loss, table.group, per_task)
     plain, wide = (fit_law(t, n_bootstrap=400).candidates["power"].interval for t in (table, with_tasks))
     widths = {key: np.diff(wide[key])[0] / np.diff(plain[key])[0] for key in ("a", "beta")}
     assert widths["a"] > 3.0
@@ -70,7 +70,7 @@ def test_same_table_and_seed_give_the_same_law_and_rows_may_come_in_any_order() 
     table = draw_table(named_world("WITH_FLOOR"), stream(6, "order"))
     order = stream(6, "permutation").permutation(table.loss.size)
     assert table.group is not None
-    shuffled = LossTable(table.n_tasks[order], table.loss[order], tuple(table.group[i] for i in order))
+    shuffled = LossTable(table.x[order], table.loss[order], tuple(table.group[i] for i in order))
     first, again, other = (fit_law(t, n_bootstrap=50).as_json()["forms"] for t in (table, table, shuffled))
     assert first == again
     assert other["power_floor"]["ci95"]["beta"] == pytest.approx(first["power_floor"]["ci95"]["beta"], rel=1e-9)

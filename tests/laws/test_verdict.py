@@ -1,6 +1,7 @@
-"""What is said, and above all what is not said. The full count is printed by scripts/law_verdicts.py."""
+"""What is said, and above all what is not said. The full count is printed by scripts/law/verdicts.py."""
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -174,3 +175,18 @@ def test_accuracy_laws_work_as_loss_laws_do(transform: str) -> None:
     prediction = law.predict(np.array([200.0]))
     assert prediction.low[0] < prediction.value[0] < prediction.high[0] < 1.0
     assert prediction.value[0] == pytest.approx(accuracy[-3:].mean(), abs=0.02)
+
+
+def test_a_law_over_classes_never_says_n() -> None:
+    falling = draw_table(named_world("KAPLAN"), stream(9, "classes"))
+    names = {"x_name": "the number of training classes", "x_symbol": "C"}
+    for rows in (slice(None), slice(0, 6), slice(0, 3)):
+        group = None if falling.group is None else falling.group[rows]
+        law = fit_law(LossTable(falling.x[rows], falling.loss[rows], group, **names), n_bootstrap=50)
+        found = law.as_json()
+        said = [verdict_sentence(law), *found["verdict"]["reasons"], *found["warnings"], found["log"]["intervals"]]
+        said += [str(form["reason"]) + form["formula"] for form in found["forms"].values()]
+        said += [*law.predict(1e4).warnings, *law.tasks_needed(0.01).warnings]
+        words = re.findall(r"[A-Za-z_]+", " ".join(said))
+        assert not {"N", "n_tasks", "N_tasks"} & set(words), said
+        assert "C" in words

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reptile_scaling.model.attention import NARROWEST_BLOCK, ragged_attention, ragged_layout
-from reptile_scaling.tasks import pack_tokens
+from reptile_scaling.model.packing import pack_tokens
 
 CPU = torch.device("cpu")
 prompt_lengths = st.lists(st.integers(1, 50), min_size=1, max_size=30)

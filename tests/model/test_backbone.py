@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from reptile_scaling.bench.peers import SequentialPeft
-from reptile_scaling.datasets.dataset import IntentDataset
+from reptile_scaling.data.dataset import IntentDataset
 from reptile_scaling.errors import InputError
 from reptile_scaling.model.adapters import Adapters, stack_adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape

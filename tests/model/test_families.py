@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from families import CAUSAL, ENCODERS, tiny_family
 
+from reptile_scaling.bench.families import CAUSAL, ENCODERS, tiny_family
 from reptile_scaling.cli import check
 from reptile_scaling.errors import InputError
 from reptile_scaling.model.adapters import LORA_A, LORA_B, Adapters, stack_adapters
 from reptile_scaling.model.backbone import FAST, PADDED, WHOLE_LAST_LAYER, Backbone, LoraShape
 from reptile_scaling.model.blocks import decoder_of, is_transposed
-from reptile_scaling.tasks import pack_tokens
+from reptile_scaling.model.packing import pack_tokens
 
 PATHS = dict.fromkeys([*CAUSAL, *ENCODERS], FAST)
 PATHS |= dict.fromkeys(["opt", "llama4_text"], WHOLE_LAST_LAYER)

@@ -6,12 +6,13 @@ import time
 import pytest
 import torch
 
-from reptile_scaling.adaptation import InnerLoop, adapt
+from reptile_scaling.data.episodes import TaskPool
+from reptile_scaling.learning.inner_loop import adapt_in_groups
+from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.lanes import LaneAbandoned, in_lanes, lane_count, leave_if_abandoned
 from reptile_scaling.model.loading import LanguageModel
 from reptile_scaling.model.stacked_lora import StackedLora
-from reptile_scaling.tasks import TaskPool
 from test_adaptation import initialisations
 from toy_models import encode, tiny_model
 
@@ -85,9 +86,9 @@ def test_adaptation_in_lanes_equals_adaptation_in_one(
     episodes = TaskPool(toy_dataset, tuple(range(12)), 0, "train", n_way=3, k_support=4, k_query=4).episodes(4)
     loop = InnerLoop(3, 0.01, "sgd")
     assert lane_count(4, torch.get_num_threads()) == 2
-    side_by_side = adapt(encoder, theta, episodes, loop)
+    side_by_side = adapt_in_groups(encoder, TaskBatch(theta, episodes, loop))
     torch.set_num_threads(1)
-    together = adapt(encoder, theta, episodes, loop)
+    together = adapt_in_groups(encoder, TaskBatch(theta, episodes, loop))
     torch.testing.assert_close(side_by_side.losses, together.losses, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(side_by_side.adapters.tensors, together.adapters.tensors, rtol=1e-4, atol=1e-6)
 

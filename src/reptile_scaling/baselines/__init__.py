@@ -6,6 +6,7 @@ A new baseline is a file here and an entry in BASELINES. All choices are made on
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -18,48 +19,59 @@ from reptile_scaling.baselines.fine_tuning import (
     zero_step,
     zero_step_work,
 )
+from reptile_scaling.baselines.joint import cells_train_otherwise, joint_training, joint_work
 from reptile_scaling.baselines.probes import frozen_features, logistic_regression, nearest_mean
-from reptile_scaling.baselines.prompting import in_context, in_context_work, zero_shot_labels, zero_shot_work
-from reptile_scaling.evaluation import adaptation_curve, test_episodes, test_loop
-from reptile_scaling.experiment import Experiment, fresh_initialisation
-from reptile_scaling.runs import BaselineResult
-from reptile_scaling.tasks import Episode
+from reptile_scaling.baselines.prompting import (
+    has_next_word,
+    in_context,
+    in_context_work,
+    zero_shot_labels,
+    zero_shot_work,
+)
+from reptile_scaling.data.episodes import Episode
+from reptile_scaling.learning.evaluation import adaptation_curve, test_episodes, test_loop
+from reptile_scaling.learning.workbench import Workbench, fresh_initialisation
+from reptile_scaling.runs.records import BaselineResult, CurvePoint
 
-__all__ = ["BASELINES", "Baseline", "Scores", "baseline_result", "frozen_features", "readings_only", "run_baseline"]
+__all__ = ["BASELINES", "Baseline", "Scores", "frozen_features", "readings_only", "run_baseline"]
 
+# The longest first: a device that is free early takes a short one.
 BASELINES = {
-    "zero_step": Baseline("pretrained, no step", zero_step, zero_step_work),
-    "zero_shot_labels": Baseline("zero-shot: the LM scores label words", zero_shot_labels, zero_shot_work, True),
-    "in_context": Baseline("in-context: support set in the prompt", in_context, in_context_work, True),
+    "joint": Baseline("joint training, same inner loop", joint_training, joint_work, applies=cells_train_otherwise),
+    "zero_step": Baseline("pretrained, no step", zero_step, zero_step_work, is_rival=False),
+    "zero_shot_labels": Baseline(
+        "zero-shot: the LM scores label words", zero_shot_labels, zero_shot_work, has_next_word
+    ),
+    "in_context": Baseline("in-context: support set in the prompt", in_context, in_context_work, has_next_word),
     "nearest_mean": Baseline("nearest class mean, frozen features", nearest_mean, readings_only),
     "logistic_regression": Baseline("logistic regression, frozen features", logistic_regression, readings_only),
-    "no_meta": Baseline("fine-tuning, same inner loop", no_meta, no_meta_work),
+    "no_meta": Baseline("fine-tuning, same inner loop", no_meta, no_meta_work, draws_curve=True),
     "no_meta_tuned": Baseline("fine-tuning, tuned rate and steps", no_meta_tuned, tuning_work),
 }
 
 
-def run_baseline(experiment: Experiment, name: str) -> BaselineResult:
-    """One baseline on the shared test tasks."""
+def run_baseline(workbench: Workbench, name: str, folder: Path) -> BaselineResult:
+    """One baseline on the shared test tasks; `folder` is its own."""
     baseline = BASELINES[name]
-    episodes = test_episodes(experiment)
+    episodes = test_episodes(workbench)
     # The shared activations of the test utterances are not this baseline's cost.
-    experiment.encoder.remember(np.concatenate([part.ravel() for e in episodes for part in (e.support, e.query)]))
+    workbench.encoder.remember(np.concatenate([part.ravel() for e in episodes for part in (e.support, e.query)]))
     began = time.perf_counter()
-    scores = baseline.measure(experiment, episodes)
-    seconds = time.perf_counter() - began
-    result = baseline_result(name, baseline.label, scores, seconds)
-    return replace(result, adaptation_curve=_curve(experiment, episodes)) if name == "no_meta" else result
+    scores = baseline.measure(workbench, episodes, folder)
+    seconds = scores.seconds if scores.seconds is not None else time.perf_counter() - began
+    curve = _curve(workbench, episodes) if baseline.draws_curve else []
+    return replace(_means(name, baseline, scores, seconds), adaptation_curve=curve)
 
 
-def baseline_result(name: str, label: str, scores: Scores, seconds: float) -> BaselineResult:
-    """Means over the test tasks of what took so many seconds for all of them."""
+def _means(name: str, baseline: Baseline, scores: Scores, seconds: float) -> BaselineResult:
+    """Over the test tasks, of what took so many seconds for all of them."""
     n_tasks = len(scores.accuracy)
     spread = 1 if n_tasks > 1 else 0
     # A rate at which fine-tuning diverges leaves labels to count but no loss to speak of.
     loss = scores.loss if scores.loss is not None and np.isfinite(scores.loss).all() else None
     return BaselineResult(
         name=name,
-        label=label,
+        label=baseline.label,
         accuracy=float(scores.accuracy.mean()),
         accuracy_std=float(scores.accuracy.std(ddof=spread)),
         loss=float(loss.mean()) if loss is not None else None,
@@ -68,11 +80,12 @@ def baseline_result(name: str, label: str, scores: Scores, seconds: float) -> Ba
         settings=scores.settings,
         task_accuracies=scores.accuracy.tolist(),
         task_losses=loss.tolist() if loss is not None else None,
+        is_rival=baseline.is_rival,
     )
 
 
-def _curve(experiment: Experiment, episodes: Sequence[Episode]) -> list[dict[str, float | int]]:
+def _curve(workbench: Workbench, episodes: Sequence[Episode]) -> list[CurvePoint]:
     """Fine-tuning from the pretrained model, on the tasks that cells draw their curves on."""
-    config = experiment.config
+    config = workbench.config
     shown = episodes[: config.num_validation_tasks]
-    return adaptation_curve(experiment.encoder, fresh_initialisation(experiment, 0), shown, test_loop(config))
+    return adaptation_curve(workbench.encoder, fresh_initialisation(workbench, 0), shown, test_loop(config))

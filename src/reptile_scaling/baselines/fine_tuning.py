@@ -2,48 +2,49 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from reptile_scaling.adaptation import InnerLoop
 from reptile_scaling.baselines.baseline import Scores, mean_loss
 from reptile_scaling.config import Config
-from reptile_scaling.evaluation import READINGS_PER_TASK, curve_work, evaluate, test_loop, validation_episodes
-from reptile_scaling.experiment import Experiment, fresh_initialisation
-from reptile_scaling.tasks import Episode
-from reptile_scaling.work import Work
+from reptile_scaling.data.episodes import Episode
+from reptile_scaling.learning.evaluation import READINGS_PER_TASK, curve_work, evaluate, test_loop, validation_episodes
+from reptile_scaling.learning.task_batch import InnerLoop
+from reptile_scaling.learning.work import Work
+from reptile_scaling.learning.workbench import Workbench, fresh_initialisation
 
 # Multiples of the configured inner loop that the tuned baseline may choose from.
 TUNING_RATES = (0.5, 1.0, 2.0, 4.0)
 TUNING_STEPS = (1, 4)
 
 
-def zero_step(experiment: Experiment, episodes: Sequence[Episode]) -> Scores:
+def zero_step(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
     """The pretrained model before any step: chance, or the slots leak, but for a head that knows the classes' words."""
-    loop = replace(test_loop(experiment.config), steps=1)
-    figures = evaluate(experiment.encoder, fresh_initialisation(experiment, 0), episodes, loop)
+    loop = replace(test_loop(workbench.config), steps=1)
+    figures = evaluate(workbench.encoder, fresh_initialisation(workbench, 0), episodes, loop)
     return Scores(figures.zero_step_accuracy, None, {})
 
 
-def no_meta(experiment: Experiment, episodes: Sequence[Episode]) -> Scores:
+def no_meta(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
     """The cells' own inner loop from the pretrained model."""
-    return _fine_tuned(experiment, episodes, test_loop(experiment.config))
+    return _fine_tuned(workbench, episodes, test_loop(workbench.config))
 
 
-def no_meta_tuned(experiment: Experiment, episodes: Sequence[Episode]) -> Scores:
+def no_meta_tuned(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
     """Fine-tuning from the pretrained model with rate and steps chosen by loss on the validation tasks."""
-    own = test_loop(experiment.config)
+    own = test_loop(workbench.config)
     choices = [
         replace(own, steps=own.steps * steps, learning_rate=own.learning_rate * rate)
         for steps in TUNING_STEPS
         for rate in TUNING_RATES
     ]
-    validation = validation_episodes(experiment)
-    losses = [mean_loss(_fine_tuned(experiment, validation, choice)) for choice in choices]
+    validation = validation_episodes(workbench)
+    losses = [mean_loss(_fine_tuned(workbench, validation, choice)) for choice in choices]
     best = min(range(len(choices)), key=lambda i: losses[i])
-    return _fine_tuned(experiment, episodes, choices[best])
+    return _fine_tuned(workbench, episodes, choices[best])
 
 
-def _fine_tuned(experiment: Experiment, episodes: Sequence[Episode], loop: InnerLoop) -> Scores:
-    figures = evaluate(experiment.encoder, fresh_initialisation(experiment, 0), episodes, loop)
+def _fine_tuned(workbench: Workbench, episodes: Sequence[Episode], loop: InnerLoop) -> Scores:
+    figures = evaluate(workbench.encoder, fresh_initialisation(workbench, 0), episodes, loop)
     return Scores(figures.accuracy, figures.loss, {"inner_lr": loop.learning_rate, "inner_steps": loop.steps})
 
 

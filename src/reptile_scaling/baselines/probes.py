@@ -1,46 +1,47 @@
 """Classifiers on frozen last-token features: what the pretrained model knows without adaptation."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from reptile_scaling.baselines.baseline import Scores, mean_loss
-from reptile_scaling.evaluation import validation_episodes
-from reptile_scaling.examples import slots
-from reptile_scaling.experiment import Experiment
+from reptile_scaling.data.episodes import Episode
+from reptile_scaling.learning.evaluation import validation_episodes
+from reptile_scaling.learning.examples import slots
+from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.heads import logits, prototype_head, task_losses
-from reptile_scaling.tasks import Episode
 
 UTTERANCES_PER_FORWARD = 256
 # Inverse strengths of the L2 penalty that logistic regression may choose from.
 PENALTIES = (0.1, 1.0, 10.0, 100.0)
 
 
-def nearest_mean(experiment: Experiment, episodes: Sequence[Episode]) -> Scores:
+def nearest_mean(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
     """Nearest class mean (Snell et al. 2017, arXiv:1703.05175, without training)."""
 
     def classify(episode: Episode, support: Tensor, query: Tensor) -> Tensor:
         head = Adapters(prototype_head(support[None], slots(episode.support, support.device), len(episode.support)))
         return logits(head, query[None])[0]
 
-    return _scored(experiment, episodes, classify, {"features": "last token, after the final norm"})
+    return _scored(workbench, episodes, classify, {"features": "last token, after the final norm"})
 
 
-def logistic_regression(experiment: Experiment, episodes: Sequence[Episode]) -> Scores:
+def logistic_regression(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
     """Multinomial logistic regression, its penalty chosen by loss on the validation tasks.
 
     Features are centred on their task's support mean and scaled to length one: a language model's have a few huge
     common directions.
     """
-    tried = [_regressed(experiment, validation_episodes(experiment), penalty) for penalty in PENALTIES]
+    tried = [_regressed(workbench, validation_episodes(workbench), penalty) for penalty in PENALTIES]
     best = min(range(len(PENALTIES)), key=lambda i: mean_loss(tried[i]))
-    return _regressed(experiment, episodes, PENALTIES[best])
+    return _regressed(workbench, episodes, PENALTIES[best])
 
 
-def _regressed(experiment: Experiment, episodes: Sequence[Episode], penalty: float) -> Scores:
+def _regressed(workbench: Workbench, episodes: Sequence[Episode], penalty: float) -> Scores:
     from sklearn.linear_model import LogisticRegression
 
     def classify(episode: Episode, support: Tensor, query: Tensor) -> Tensor:
@@ -52,17 +53,17 @@ def _regressed(experiment: Experiment, episodes: Sequence[Episode], penalty: flo
         model.fit(inputs_S, slots(episode.support, torch.device("cpu")).numpy())
         return torch.from_numpy(model.predict_log_proba(inputs_Q)).float().to(query.device)
 
-    return _scored(experiment, episodes, classify, {"C": penalty})
+    return _scored(workbench, episodes, classify, {"C": penalty})
 
 
 def _scored(
-    experiment: Experiment,
+    workbench: Workbench,
     episodes: Sequence[Episode],
     classify: Callable[[Episode, Tensor, Tensor], Tensor],
     settings: dict[str, object],
 ) -> Scores:
     """`classify` gives logits `[Q, W]` from an episode's support and query features."""
-    vectors, row_of = frozen_features(experiment, episodes)
+    vectors, row_of = frozen_features(workbench, episodes)
     accuracies, losses = [], []
     for episode in episodes:
         support, query = (
@@ -75,10 +76,10 @@ def _scored(
 
 
 @torch.no_grad()
-def frozen_features(experiment: Experiment, episodes: Sequence[Episode]) -> tuple[Tensor, dict[int, int]]:
+def frozen_features(workbench: Workbench, episodes: Sequence[Episode]) -> tuple[Tensor, dict[int, int]]:
     """Features of all utterances of the episodes, once each, and the row of each utterance."""
     used = np.unique(np.concatenate([np.concatenate([e.support.ravel(), e.query.ravel()]) for e in episodes]))
     parts = np.array_split(used, -(-len(used) // UTTERANCES_PER_FORWARD))
-    encoder = experiment.encoder
+    encoder = workbench.encoder
     vectors = torch.cat([encoder.features(encoder.prepare([part]), None) for part in parts])
     return vectors, {int(u): row for row, u in enumerate(used)}

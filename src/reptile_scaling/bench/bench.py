@@ -13,20 +13,22 @@ from typing import Any
 
 import torch
 
-from reptile_scaling.adaptation import adapt
 from reptile_scaling.bench.floor import floor_seconds, inner_step_products
 from reptile_scaling.bench.memory import with_peak_memory
 from reptile_scaling.bench.peers import PeerTask, SequentialPeft
 from reptile_scaling.bench.timing import interleaved_seconds
 from reptile_scaling.config import Config, make_config
-from reptile_scaling.evaluation import training_loop
-from reptile_scaling.examples import slots
-from reptile_scaling.experiment import Corpus, Experiment, fresh_initialisation, open_corpus, open_experiment
-from reptile_scaling.inner_optimizers import ADAM_BETA2, ADAM_EPSILON
+from reptile_scaling.data.episodes import Episode, training_pool
+from reptile_scaling.learning.evaluation import training_loop
+from reptile_scaling.learning.examples import slots
+from reptile_scaling.learning.inner_loop import adapt_in_groups
+from reptile_scaling.learning.inner_optimizers import ADAM_BETA2, ADAM_EPSILON
+from reptile_scaling.learning.task_batch import TaskBatch
+from reptile_scaling.learning.workbench import Corpus, Workbench, fresh_initialisation, open_corpus, open_workbench
 from reptile_scaling.model.adapters import Adapters
-from reptile_scaling.model.loading import choose_dtype, load_language_model
+from reptile_scaling.model.devices import choose_dtype
+from reptile_scaling.model.loading import load_language_model
 from reptile_scaling.model.peft_io import lora_config
-from reptile_scaling.tasks import Episode, training_pool
 
 # What people's loops pad to.
 PEER_LENGTH = 64
@@ -118,10 +120,10 @@ def _programs(config: Config, corpus: Corpus, n_tasks: int) -> tuple[list[_Progr
     episodes = training_pool(corpus.dataset, corpus.split, config, 0).episodes(n_tasks)
     top = config.model_copy(update={"lora_layers": TOP_LAYERS})
     native = choose_dtype("auto", "cpu")
-    engine_all = open_experiment(config, corpus, "cpu")
-    engine_top = open_experiment(top, corpus, "cpu")
+    engine_all = open_workbench(config, corpus, "cpu")
+    engine_top = open_workbench(top, corpus, "cpu")
     native_config = config.model_copy(update={"dtype": str(native).removeprefix("torch.")})
-    engine_native = open_experiment(native_config, corpus, "cpu")
+    engine_native = open_workbench(native_config, corpus, "cpu")
     theta = {"all": fresh_initialisation(engine_all, 0), "top": fresh_initialisation(engine_top, 0)}
     ids = engine_all.encoder.token_ids
     n_tokens = config.k_inner * sum(len(ids[u]) for episode in episodes for u in episode.support.ravel())
@@ -146,24 +148,24 @@ def _peer(name: str, label: str, run: Callable[[], list[list[float]]], reference
 def _engine(
     name: str,
     label: str,
-    experiment: Experiment,
+    workbench: Workbench,
     theta: Adapters,
     episodes: Sequence[Episode],
     reference: str = REFERENCE,
 ) -> _Program:
     """The engine with all tasks in one forward, and its floor."""
-    config, backbone = experiment.config, experiment.encoder.backbone
+    config, backbone = workbench.config, workbench.encoder.backbone
     loop = training_loop(config)
-    batch = experiment.encoder.prepare([episode.support for episode in episodes]).packed
+    batch = workbench.encoder.prepare([episode.support for episode in episodes]).packed
     step_floor, _ = floor_seconds(backbone, inner_step_products(backbone, len(batch.token_ids), len(batch.lengths)))
 
     memory = replace(
-        experiment.memory, program=0, weights=0, cache=0, tokens_per_task=len(batch.token_ids) / len(episodes)
+        workbench.memory, program=0, weights=0, cache=0, tokens_per_task=len(batch.token_ids) / len(episodes)
     )
 
     def run() -> list[list[float]]:
-        experiment.encoder.tasks_in_flight = len(episodes)
-        losses = adapt(experiment.encoder, theta.repeated(len(episodes)), episodes, loop).losses
+        workbench.encoder.tasks_in_flight = len(episodes)
+        losses = adapt_in_groups(workbench.encoder, TaskBatch(theta.repeated(len(episodes)), episodes, loop)).losses
         return [[float(x) for x in row] for row in losses.T]
 
     precision = str(backbone.dtype).removeprefix("torch.")
@@ -178,7 +180,7 @@ def _engine(
     )
 
 
-def open_peer(engine: Experiment) -> SequentialPeft:
+def open_peer(engine: Workbench) -> SequentialPeft:
     """PEFT on a model of its own with the engine's LoRA."""
     model = load_language_model(engine.config, "cpu").model
     return SequentialPeft(model, lora_config(engine.encoder.backbone, engine.config.model_name))

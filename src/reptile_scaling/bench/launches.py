@@ -77,14 +77,15 @@ def _row(model: Any, top: int | None, tasks: int, cells: int) -> dict[str, Any]:
 
 def work_on(model: Any, top: int | None, tasks: int, cells: int) -> Any:
     """`adapt_once(steps)` runs the inner loop of so many tasks of so many cells and gives what came of it."""
-    from reptile_scaling.adaptation import InnerLoop, adapt
+    from reptile_scaling.data.episodes import Episode
+    from reptile_scaling.learning.inner_loop import adapt_in_groups
+    from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
     from reptile_scaling.model.adapters import Adapters
     from reptile_scaling.model.backbone import Backbone, LoraShape
     from reptile_scaling.model.encoder import PromptEncoder
     from reptile_scaling.model.heads import fresh_head
     from reptile_scaling.model.loading import LanguageModel
     from reptile_scaling.model.prefix_cache import PrefixCache
-    from reptile_scaling.tasks import Episode
 
     rng = np.random.default_rng(0)
     ids = [rng.integers(3, 500, rng.integers(6, 20)).tolist() for _ in range(600)]
@@ -102,7 +103,8 @@ def work_on(model: Any, top: int | None, tasks: int, cells: int) -> Any:
 
     def adapt_once(steps: int, optimizer: str = "adam") -> Any:
         rate = {"adam": 1e-3, "sgd": 0.1}[optimizer]
-        return adapt(encoder, theta, episodes, InnerLoop(steps, rate, optimizer), owners=owners)
+        loop = InnerLoop(steps, rate, optimizer)
+        return adapt_in_groups(encoder, TaskBatch(theta, episodes, loop, owners=owners))
 
     return adapt_once
 

@@ -4,16 +4,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from reptile_scaling.adaptation import adapt
 from reptile_scaling.bench.bench import open_peer, run_peer
 from reptile_scaling.bench.floor import floor_seconds, inner_step_products
 from reptile_scaling.bench.peers import SequentialPeft
 from reptile_scaling.bench.timing import interleaved_seconds
 from reptile_scaling.config import make_config
-from reptile_scaling.evaluation import training_loop
-from reptile_scaling.experiment import Experiment, fresh_initialisation, open_corpus, open_experiment
-from reptile_scaling.model.loading import choose_dtype
-from reptile_scaling.tasks import training_pool
+from reptile_scaling.data.episodes import training_pool
+from reptile_scaling.learning.evaluation import training_loop
+from reptile_scaling.learning.inner_loop import adapt_in_groups
+from reptile_scaling.learning.task_batch import TaskBatch
+from reptile_scaling.learning.workbench import Workbench, fresh_initialisation, open_corpus, open_workbench
+from reptile_scaling.model.devices import choose_dtype
 
 TASKS_PER_STEP = (1, 2, 4, 8, 16, 32)
 CELLS_PER_COHORT = (1, 2, 4, 8)
@@ -29,13 +30,13 @@ def bench_scaling(settings: dict[str, Any], *, repeats: int) -> dict[str, Any]:
     native = str(choose_dtype("auto", "cpu")).removeprefix("torch.")
     config = make_config({**settings, "lora_layers": "all", "dtype": "float32", "k_inner": INNER_STEPS})
     corpus = open_corpus(config)
-    engine = open_experiment(config, corpus, "cpu")
+    engine = open_workbench(config, corpus, "cpu")
     peer = partial(_peer_step, engine, open_peer(engine))
     one_cell = [(1, tasks) for tasks in TASKS_PER_STEP]
     cohorts = [(cells, cells * config.meta_batch_size) for cells in CELLS_PER_COHORT]
     rows, peer_seconds = _rows(engine, one_cell, repeats, peer)
     if native != "float32":
-        engine = open_experiment(config.model_copy(update={"dtype": native}), corpus, "cpu")
+        engine = open_workbench(config.model_copy(update={"dtype": native}), corpus, "cpu")
         rows += _rows(engine, one_cell, repeats)[0]
     return {
         "sequential_peft_seconds_per_task_step": peer_seconds,
@@ -44,27 +45,29 @@ def bench_scaling(settings: dict[str, Any], *, repeats: int) -> dict[str, Any]:
     }
 
 
-def _peer_step(experiment: Experiment, peer: SequentialPeft) -> None:
+def _peer_step(workbench: Workbench, peer: SequentialPeft) -> None:
     """What the engine does at T = 1."""
-    pool = training_pool(experiment.corpus.dataset, experiment.corpus.split, experiment.config, 0)
-    theta = fresh_initialisation(experiment, 0)
-    run_peer(peer, theta, pool.episodes(1), experiment.encoder.token_ids, experiment.config, None)
+    pool = training_pool(workbench.corpus.dataset, workbench.corpus.split, workbench.config, 0)
+    theta = fresh_initialisation(workbench, 0)
+    run_peer(peer, theta, pool.episodes(1), workbench.encoder.token_ids, workbench.config, None)
 
 
 def _rows(
-    experiment: Experiment, settings: Sequence[tuple[int, int]], repeats: int, peer: Callable[[], None] | None = None
+    workbench: Workbench, settings: Sequence[tuple[int, int]], repeats: int, peer: Callable[[], None] | None = None
 ) -> tuple[list[dict[str, Any]], float]:
     """One row for each (cells, tasks of all cells); and the peer's seconds, taken in turns with them."""
-    encoder, theta, config = experiment.encoder, fresh_initialisation(experiment, 0), experiment.config
+    encoder, theta, config = workbench.encoder, fresh_initialisation(workbench, 0), workbench.config
     encoder.tasks_in_flight = max(tasks for _, tasks in settings)
-    pool = training_pool(experiment.corpus.dataset, experiment.corpus.split, config, 0)
+    pool = training_pool(workbench.corpus.dataset, workbench.corpus.split, config, 0)
     programs: dict[tuple[int, int], Callable[[], object]] = {(0, 0): peer} if peer else {}
     floors = {}
     for cells, tasks in settings:
         episodes = pool.episodes(tasks)
         owners = [task * cells // tasks for task in range(tasks)]
         programs[cells, tasks] = partial(
-            adapt, encoder, theta.repeated(tasks), episodes, training_loop(config), None, owners
+            adapt_in_groups,
+            encoder,
+            TaskBatch(theta.repeated(tasks), episodes, training_loop(config), owners=owners),
         )
         packed = encoder.prepare([e.support for e in episodes]).packed
         products = inner_step_products(encoder.backbone, len(packed.token_ids), len(packed.lengths))

@@ -40,6 +40,7 @@ class Candidate:
 
     @property
     def parameters(self) -> dict[str, float]:
+        """The fitted numbers by name."""
         return {name: float(value) for name, value in zip(self.form.parameters, self.fits.parameters[0], strict=True)}
 
     @property
@@ -79,10 +80,9 @@ def fit_candidates(table: LossTable, levels: Levels, n_bootstrap: int, seed: int
 
 
 def _can_be_fitted(form: Form, levels: Levels) -> bool:
-    if form.name == "broken" and not (levels.mean > 0).all():
+    if form.needs_positive_losses and not (levels.mean > 0).all():
         return False
-    needed = form.min_levels if form.name in ("broken", "power_floor") else form.n_parameters
-    return bool(levels.x.size >= needed)
+    return bool(levels.x.size >= form.min_levels_to_fit)
 
 
 def fit_candidate(form: Form, table: LossTable, levels: Levels, n_bootstrap: int, seed: int) -> Candidate:
@@ -120,15 +120,9 @@ def _why_not_identified(form: Form, levels: Levels, fits: Fits) -> str:
     """Empty when the levels can say something about every parameter."""
     k = levels.x.size
     if k < form.min_levels:
-        return f"{k} levels of N, and {form.name} needs {form.min_levels}: run {form.min_levels - k} more"
-    amplitude = abs(float(fits.parameters[0, 0]))
-    if form.name == "power_floor" and amplitude == 0.0:
-        return "the loss does not fall, so nothing decays to a floor"
-    if bool(fits.at_bound[0]) and form.name == "power_floor":
-        beta = float(fits.parameters[0, 1])
-        end = "straight in log N" if beta < 1 else "a single step"
-        return f"beta = {beta:.3g} is at the end of the searched range: the data look like {end}"
-    return ""
+        needed = form.min_levels
+        return f"{k} levels of {levels.symbol}, and {form.name} needs {needed}: run {needed - k} more"
+    return form.doubt(fits.parameters[0], bool(fits.at_bound[0])).format(x=levels.symbol)
 
 
 def _information(form: Form, table: LossTable, levels: Levels, rss: float) -> float:
@@ -161,7 +155,7 @@ def _r2(form: Form, table: LossTable, fits: Fits) -> float | None:
     total = float(np.sum((table.loss - table.loss.mean()) ** 2))
     if total <= NO_NOISE * float(np.sum(table.loss**2)):
         return None
-    residual = table.loss - evaluate(form, fits.parameters, table.n_tasks)[0]
+    residual = table.loss - evaluate(form, fits.parameters, table.x)[0]
     return 1.0 - float(np.sum(residual**2)) / total
 
 

@@ -12,7 +12,7 @@ from scipy.stats import t as t_distribution
 
 from reptile_scaling.errors import InputError
 from reptile_scaling.laws.fitting import Fits, fit_many, residuals
-from reptile_scaling.laws.forms import FORMS, Form, evaluate
+from reptile_scaling.laws.forms import FORMS, Form, evaluate, form_named
 from reptile_scaling.laws.law import N_BOOTSTRAP
 from reptile_scaling.laws.table import Levels, LossTable, gather_levels, pool_variance, pool_with_misfit
 from reptile_scaling.laws.uncertainty import refit, shift_by_tasks
@@ -26,7 +26,7 @@ class Comparison:
     `n_pairs` rows of the same N and seed were compared; 0 means that nothing paired them and arms count as independent.
     """
 
-    n_tasks: Float[np.ndarray, " K"]
+    x: Float[np.ndarray, " K"]
     difference: Float[np.ndarray, " K"]
     low: Float[np.ndarray, " K"]
     high: Float[np.ndarray, " K"]
@@ -39,9 +39,9 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers; null where there is no interval."""
-        rows = zip(self.n_tasks, self.difference, self.low, self.high, strict=True)
+        rows = zip(self.x, self.difference, self.low, self.high, strict=True)
         levels = [
-            {"n_tasks": float(n), "difference": float(d), "ci95": None if np.isnan(lo) else [float(lo), float(hi)]}
+            {"x": float(n), "difference": float(d), "ci95": None if np.isnan(lo) else [float(lo), float(hi)]}
             for n, d, lo, hi in rows
         ]
         interval = None if self.exponent_interval is None else list(self.exponent_interval)
@@ -57,20 +57,22 @@ def compare_arms(
     Pairing matters: what a seed or a hard task does to both arms is not a difference between them.
     Raises InputError for arms without a common N or a form without an exponent.
     """
-    if form not in ("power", "power_floor", "log_linear"):
-        raise InputError(f"form = '{form}' has no exponent to compare: choose power, power_floor or log_linear.")
-    shared = np.intersect1d(table_a.n_tasks, table_b.n_tasks)
+    chosen = form_named(form)
+    if chosen.exponent is None:
+        having = [name for name, other in FORMS.items() if other.exponent is not None]
+        raise InputError(f"form = '{form}' has no exponent to compare: choose one of {', '.join(having)}.")
+    shared = np.intersect1d(table_a.x, table_b.x)
     if not shared.size:
         raise InputError(f"the arms share no {table_a.x_name}: measure both at the same levels.")
-    a, b, n_pairs = _paired(_only(table_a, np.isin(table_a.n_tasks, shared)),
-                            _only(table_b, np.isin(table_b.n_tasks, shared)))  # fmt: skip
+    a, b, n_pairs = _paired(_only(table_a, np.isin(table_a.x, shared)),
+                            _only(table_b, np.isin(table_b.x, shared)))  # fmt: skip
     levels_a, levels_b = gather_levels(a), gather_levels(b)
     difference, low, high = _difference(a, b, levels_a, levels_b, paired=n_pairs > 0)
-    gap, interval = _exponent_difference(FORMS[form], a, b, levels_a, levels_b, n_pairs > 0, n_bootstrap, seed)
+    gap, interval = _exponent_difference(chosen, a, b, levels_a, levels_b, n_pairs > 0, n_bootstrap, seed)
     warnings = [] if n_pairs else ["no seed ran in both arms: they are compared as independent"]
     if interval is None:
-        warnings.append(f"{levels_a.x.size} shared levels of N do not identify the exponent of {form}")
-    return Comparison(levels_a.x, difference, low, high, form, FORMS[form].parameters[1], gap, interval, n_pairs,
+        warnings.append(f"{levels_a.x.size} shared levels of {levels_a.symbol} do not identify the exponent of {form}")
+    return Comparison(levels_a.x, difference, low, high, form, chosen.exponent, gap, interval, n_pairs,
                       tuple(warnings))  # fmt: skip
 
 
@@ -78,8 +80,8 @@ def _paired(a: LossTable, b: LossTable) -> tuple[LossTable, LossTable, int]:
     """Rows of the same (N, seed) in the same order; all rows where none match."""
     if a.group is None or b.group is None:
         return a, b, 0
-    row_a = {key: i for i, key in enumerate(zip(a.n_tasks.tolist(), a.group, strict=True))}
-    row_b = {key: i for i, key in enumerate(zip(b.n_tasks.tolist(), b.group, strict=True))}
+    row_a = {key: i for i, key in enumerate(zip(a.x.tolist(), a.group, strict=True))}
+    row_b = {key: i for i, key in enumerate(zip(b.x.tolist(), b.group, strict=True))}
     keys = sorted(row_a.keys() & row_b.keys())
     if not keys:
         return a, b, 0
@@ -89,7 +91,7 @@ def _paired(a: LossTable, b: LossTable) -> tuple[LossTable, LossTable, int]:
 def _only(table: LossTable, rows: np.ndarray) -> LossTable:
     group = None if table.group is None else tuple(np.asarray(table.group)[rows].tolist())
     per_task = None if table.task_losses is None else table.task_losses[rows]
-    return replace(table, n_tasks=table.n_tasks[rows], loss=table.loss[rows], group=group, task_losses=per_task)
+    return replace(table, x=table.x[rows], loss=table.loss[rows], group=group, task_losses=per_task)
 
 
 def _difference(
@@ -144,9 +146,10 @@ def _exponent_difference(
 ) -> tuple[float | None, tuple[float, float] | None]:
     """Exponent of B minus A, both refitted to draws whose noise is paired as the arms are."""
     fits = [fit_many(form, lv.x, lv.mean[None], lv.weights[None], residual=lv.residual) for lv in (levels_a, levels_b)]
-    if levels_a.x.size < form.n_parameters:
+    if levels_a.x.size < form.n_parameters or form.exponent is None:
         return None, None
-    gap = float(fits[1].parameters[0, 1] - fits[0].parameters[0, 1])
+    which = form.parameters.index(form.exponent)
+    gap = float(fits[1].parameters[0, which] - fits[0].parameters[0, which])
     if levels_a.x.size < form.min_levels:
         return gap, None
     noise = _correlated_noise(form, a, b, levels_a, levels_b, fits, paired, n_bootstrap, seed)
@@ -158,7 +161,7 @@ def _exponent_difference(
         # The same stream for both arms: the same test tasks are drawn for both.
         tasks = shift_by_tasks(table, levels, n_bootstrap, stream(seed, "compare", "tasks"))
         curve = evaluate(form, fit.parameters, levels.x)[0]
-        betas.append(refit(form, levels, curve, own + tasks, levels.weights[None])[:, 1])
+        betas.append(refit(form, levels, curve, own + tasks, levels.weights[None])[:, which])
     low, high = np.percentile(betas[1] - betas[0], [2.5, 97.5])
     return gap, (float(low), float(high))
 

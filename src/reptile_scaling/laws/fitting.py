@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from reptile_scaling.laws.forms import Form, evaluate, outer_grid
-from reptile_scaling.laws.linear import Residual, solve
+from reptile_scaling.laws.forms import Form, evaluate
+from reptile_scaling.laws.linear import Residual, problem
 
 # (rounds, points): n points over a bracket of two cells shrink it (n − 1) / 2-fold a round.
 _REFINE_EXACT = (6, 65)  # 32⁶ = 10⁹: a sum of squares fixes its minimum to the root of the machine's precision
@@ -40,14 +40,14 @@ def fit_many(
     """Least squares of `form` to each row of `y[B, K]` with weights `[B, K]` (or `[1, K]` for all); rss is a sum.
 
     `residual` is log y − log form ("log": noise grows with the loss, y > 0; floor and amplitude stay ≥ 0) or
-    y − form ("plain"). A straight line in log N may cross 0, so its log residual is (y − form) / y.
+    y − form ("plain"); a form may have a log residual of its own.
     """
     all_weights = np.broadcast_to(weights, y.shape)
     outer, coefficients = _search(form, x, y, all_weights, residual, exact)
     parameters = _parameters(form, outer, coefficients, float(np.log(x).mean()))
     with np.errstate(all="ignore"):  # at a level left out (weight 0) a curve may be anywhere
         squares = all_weights * residuals(form, parameters, x, y, residual) ** 2
-    grid = outer_grid(form, x)
+    grid = form.outer_grid(x)
     near = 1e-6 * (grid[-1] - grid[0])
     at_bound = (np.abs(outer - grid[0]) <= near) | (np.abs(outer - grid[-1]) <= near)
     return Fits(parameters, np.sum(squares, axis=-1, where=all_weights > 0), at_bound & (grid.size > 1))
@@ -64,7 +64,7 @@ def residuals(
     fitted = evaluate(form, parameters, x)
     if residual == "plain":
         return np.asarray(y - fitted)
-    return np.asarray((y - fitted) / y if form.name == "log_linear" else np.log(y) - np.log(fitted))
+    return np.asarray(form.log_residual(y, fitted))
 
 
 def fit_huber(
@@ -99,7 +99,7 @@ def profile_rss(
 ) -> Float[np.ndarray, " G"]:
     """The smallest weighted squared residual at each given exponent, everything else free: `[G]`."""
     log_x = np.log(x)
-    _, rss = solve(form, log_x - log_x.mean(), y[None], weights[None], outer[None], residual, exact=True)
+    _, rss = _solve(form, log_x - log_x.mean(), y[None], weights[None], outer[None], residual, exact=True)
     return np.asarray(rss[0])
 
 
@@ -128,16 +128,18 @@ def _search(
 ) -> tuple[Float[np.ndarray, " B"], Float[np.ndarray, "B Q"]]:
     """The best outer number of each table and the coefficients that go with it."""
     log_x = np.log(x) - np.log(x).mean()
-    grid, rows = outer_grid(form, x), np.arange(len(y))
-    offset = float(np.log(x).mean()) if form.name == "broken" else 0.0  # a break is a position: it moves with scaled x
+    grid, rows = form.outer_grid(x), np.arange(len(y))
+    offset = (
+        float(np.log(x).mean()) if form.outer_is_a_position else 0.0
+    )  # a break is a position: it moves with scaled x
     rounds, n_points = _REFINE_EXACT if exact else _REFINE_DRAWS
-    coefficients, rss = solve(form, log_x, y, weights, (grid - offset)[None], residual, exact=exact)
+    coefficients, rss = _solve(form, log_x, y, weights, (grid - offset)[None], residual, exact=exact)
     best = rss.argmin(axis=1)
     low, high = grid[np.maximum(best - 1, 0)], grid[np.minimum(best + 1, grid.size - 1)]
     outer, kept = grid[best], coefficients[rows, best]
     for _ in range(rounds if grid.size > 1 else 0):
         tried = low[:, None] + (high - low)[:, None] * np.linspace(0.0, 1.0, n_points)
-        coefficients, rss = solve(form, log_x, y, weights, tried - offset, residual, exact=exact)
+        coefficients, rss = _solve(form, log_x, y, weights, tried - offset, residual, exact=exact)
         best = rss.argmin(axis=1)
         outer, kept = tried[rows, best], coefficients[rows, best]
         low = tried[rows, np.maximum(best - 1, 0)]
@@ -145,20 +147,25 @@ def _search(
     return outer, kept
 
 
+def _solve(
+    form: Form,
+    log_x: Float[np.ndarray, " K"],
+    y: Float[np.ndarray, "B K"],
+    weights: Float[np.ndarray, "#B K"],
+    outer: Float[np.ndarray, "#B G"],
+    residual: Residual,
+    *,
+    exact: bool,
+) -> tuple[Float[np.ndarray, "B G Q"], Float[np.ndarray, "B G"]]:
+    """Coefficients for centred `log_x` and the weighted sum of squares at every outer number."""
+    coefficients, rss = form.solve(problem(form.columns(log_x, outer), y, weights, residual, exact=exact))
+    shape = (len(y), outer.shape[1])
+    return np.stack([np.broadcast_to(c, shape) for c in coefficients], -1), np.broadcast_to(rss, shape)
+
+
 def _parameters(
     form: Form, outer: Float[np.ndarray, " B"], coefficients: Float[np.ndarray, "B Q"], log_ref: float
 ) -> Float[np.ndarray, "B P"]:
     """Coefficients for scaled x to the form's own parameters, in the order of `form.parameters`."""
-    c = list(coefficients.T)
     with np.errstate(over="ignore"):
-        match form.name:
-            case "power":
-                return np.stack([c[0] * np.exp(outer * log_ref), outer], -1)
-            case "power_floor":
-                return np.stack([c[1] * np.exp(outer * log_ref), outer, c[0]], -1)
-            case "log_linear":
-                return np.stack([c[0] + c[1] * log_ref, c[1]], -1)
-            case "broken":
-                return np.stack([np.exp(c[0]), c[1], c[2], np.exp(outer)], -1)
-            case _:
-                return np.stack(c, -1)
+        return np.stack(form.to_parameters(outer, list(coefficients.T), log_ref), -1)

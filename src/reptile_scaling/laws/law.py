@@ -42,18 +42,18 @@ class Law:
     n_bootstrap: int
     seed: int
 
-    def predict(self, n_tasks: Float[np.ndarray, " M"] | Int[np.ndarray, " M"] | float | int) -> Prediction:
-        """Mean over seeds at N', in the table's own unit, with a 95 % interval; warns beyond 4 × the largest N."""
+    def predict(self, x: Float[np.ndarray, " M"] | Int[np.ndarray, " M"] | float | int) -> Prediction:
+        """Mean over seeds at each x in the table's own unit, with a 95 % interval; warns beyond 4 × the largest x."""
         return predict_loss(
             self.candidates,
             self.verdict,
             self.levels,
             self.transform,
-            np.atleast_1d(np.asarray(n_tasks, dtype=np.float64)),
+            np.atleast_1d(np.asarray(x, dtype=np.float64)),
         )
 
     def tasks_needed(self, target: float | int) -> TasksNeeded:
-        """The N at which the mean over seeds reaches `target`, with a 95 % interval; infinite where it never does."""
+        """The x at which the mean over seeds reaches `target`, with a 95 % interval; infinite where it never does."""
         return solve_for_target(self.candidates, self.verdict, self.levels, self.transform, float(target))
 
     def as_json(self) -> dict[str, Any]:
@@ -105,7 +105,9 @@ def _warnings(table: LossTable, levels: Levels, candidates: dict[str, Candidate]
             f"{table.y_name} = {table.loss.min():g} is not positive: noise is taken as absolute, no broken law"
         )
     if levels.x[-1] < 10 * levels.x[0]:
-        found.append(f"N spans a factor of {levels.x[-1] / levels.x[0]:.3g}: exponents need a factor of 10 or more")
+        found.append(
+            f"{levels.symbol} spans a factor of {levels.x[-1] / levels.x[0]:.3g}: exponents need a factor of 10 or more"
+        )
     if table.dropped:
         named = "; ".join(table.dropped[:NAMED_ROWS])
         more = "; more in log.dropped" if len(table.dropped) > NAMED_ROWS else ""
@@ -113,7 +115,7 @@ def _warnings(table: LossTable, levels: Levels, candidates: dict[str, Candidate]
     found.extend(_uneven_noise(table, levels))
     chosen = candidates.get(verdict.form)
     if chosen is not None and "beta" in chosen.interval:
-        huber = fit_huber(chosen.form, table.n_tasks, table.loss, levels.residual)
+        huber = fit_huber(chosen.form, table.x, table.loss, levels.residual)
         robust, (low, high) = huber[chosen.form.parameters.index("beta")], chosen.interval["beta"]
         slack = 1e-3 * (abs(low) + abs(high))  # draws know their exponent to four digits
         if not low - slack <= robust <= high + slack:
@@ -124,14 +126,15 @@ def _warnings(table: LossTable, levels: Levels, candidates: dict[str, Candidate]
 
 
 def _uneven_noise(table: LossTable, levels: Levels) -> list[str]:
-    """Where the seeds' scatter goes up or down with N: the fit takes it for the same everywhere."""
+    """Where the seeds' scatter goes up or down with x: the fit takes it for the same everywhere."""
     trend = scatter_trend(table, levels)
     if trend is None or not trend.p_value < UNEVEN_NOISE_P:
         return []
     less = "less" if trend.correlation < 0 else "more"
     (first, last), unit = trend.scatter[[0, -1]], "of the mean" if levels.noise == "relative" else table.y_name
     return [
-        f"the seeds scatter {less} at large N ({first:.2g} {unit} at {trend.x[0]:g}, {last:.2g} at {trend.x[-1]:g}; "
+        f"the seeds scatter {less} at large {levels.symbol} ({first:.2g} {unit} at {trend.x[0]:g}, "
+        f"{last:.2g} at {trend.x[-1]:g}; "
         f"rank correlation, p = {trend.p_value:.1g}), and the fit weighs all levels alike: look at the largest levels' "
         "means beside the curve"
     ]
@@ -142,13 +145,13 @@ def _form_json(name: str, candidate: Candidate | None, levels: Levels, table: Lo
     nothing = dict.fromkeys(form.parameters)
     if candidate is None:
         why = (
-            f"{levels.x.size} levels of N, and {name} needs {form.min_levels}"
+            f"{levels.x.size} levels of {levels.symbol}, and {name} needs {form.min_levels}"
             if levels.x.size < form.min_levels
             else ("the losses are not all positive")
         )
         return {
             **nothing,
-            "formula": form.formula,
+            "formula": form.formula.format(x=levels.symbol),
             "identified": False,
             "reason": why,
             "ci95": nothing,
@@ -161,11 +164,11 @@ def _form_json(name: str, candidate: Candidate | None, levels: Levels, table: Lo
     resampled = {} if draws is None or draws.resampled is None else candidate.intervals_of(draws.resampled)
     wild = {} if draws is None or draws.wild is None else candidate.intervals_of(draws.wild)
     profile = {} if candidate.profile is None else {"beta": candidate.profile}
-    robust = fit_huber(form, table.n_tasks, table.loss, levels.residual)
+    robust = fit_huber(form, table.x, table.loss, levels.residual)
     huber = dict(zip(form.parameters, robust.tolist(), strict=True))
     return {
         **{key: _number(value) for key, value in candidate.parameters.items()},
-        "formula": form.formula,
+        "formula": form.formula.format(x=levels.symbol),
         "identified": candidate.identified,
         "reason": candidate.reason or None,
         "ci95": {key: _pair(candidate.interval.get(key)) for key in form.parameters},
@@ -202,7 +205,7 @@ def _log_json(law: Law) -> dict[str, Any]:
         "bounds_hit": {name: bool(c.fits.at_bound[0]) for name, c in law.candidates.items() if c.fits.at_bound[0]},
         "information": {name: _number(c.information) for name, c in law.candidates.items()},
         "intervals": "ci95: hierarchical (misfit, seeds, test tasks), beta with its profile; "
-        "ci95_resampled: N x seed x test task; ci95_wild: over N",
+        f"ci95_resampled: {levels.symbol} x seed x test task; ci95_wild: over {levels.symbol}",
         "n_bootstrap": law.n_bootstrap,
         "seed": law.seed,
         "versions": {name: version(name) for name in ("numpy", "scipy", "pandas")},

@@ -4,12 +4,12 @@ Legend: `B` tables (`#B` is B or 1) · `G` outer values (`#G` is G or 1) · `K` 
 first.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-
-from reptile_scaling.laws.forms import Form, columns
 
 Residual = Literal["log", "plain"]
 # Gauss–Newton rounds for a floor with log residuals: from a start that is off by the square of the residuals (0.05²),
@@ -17,39 +17,68 @@ Residual = Literal["log", "plain"]
 _ROUNDS_EXACT, _ROUNDS_DRAWS = 6, 1
 
 
-def solve(
-    form: Form,
-    log_x: Float[np.ndarray, " K"],
+@dataclass(frozen=True)
+class Problem:
+    """Tables to be fitted at given outer numbers: `target` y, `w` weights, `terms` the form's columns.
+
+    `rounds` are the Gauss–Newton rounds of a floor with log residuals.
+    """
+
+    target: Float[np.ndarray, "#B #G K"]
+    w: Float[np.ndarray, "#B #G K"]
+    terms: list[Float[np.ndarray, "#B #G K"]]
+    residual: Residual
+    rounds: int
+
+
+Solver = Callable[[Problem], tuple[list[np.ndarray], np.ndarray]]
+"""Coefficients, intercept first, `[#B, #G]` each, and the weighted sum of squares `[#B, #G]`."""
+
+
+def problem(
+    terms: list[Float[np.ndarray, "#B G K"]],
     y: Float[np.ndarray, "B K"],
     weights: Float[np.ndarray, "#B K"],
-    outer: Float[np.ndarray, "#B G"],
     residual: Residual,
     *,
     exact: bool,
-) -> tuple[Float[np.ndarray, "B G Q"], Float[np.ndarray, "B G"]]:
-    """Coefficients for centred `log_x` and the weighted sum of squares at every outer number."""
-    target, w = y[:, None, :], weights[:, None, :]
-    terms = columns(form, log_x, outer)
-    if form.name == "broken":
-        coefficients, rss = _with_intercept(np.log(target), w, terms)
-    elif form.name == "power" and residual == "log":
-        # log y + β log x is the intercept and noise: the amplitude is a geometric mean.
-        intercepts, rss = _with_intercept(np.log(target) - np.log(terms[0]), w, [])
-        coefficients = [np.exp(intercepts[0])]
-    elif form.name == "power":
-        coefficients = [_ratio((w * terms[0] * target).sum(-1), (w * terms[0] ** 2).sum(-1))]
-        rss = (w * (target - coefficients[0][..., None] * terms[0]) ** 2).sum(-1)
-    elif form.name == "constant" and residual == "log":
-        intercepts, rss = _with_intercept(np.log(target), w, [])
-        coefficients = [np.exp(intercepts[0])]
-    elif form.name == "log_linear" and residual == "log":
-        coefficients, rss = _with_intercept(target, w / target**2, terms)
-    elif form.name == "power_floor":
-        coefficients, rss = _with_floor(target, w, terms[0], residual, _ROUNDS_EXACT if exact else _ROUNDS_DRAWS)
-    else:
-        coefficients, rss = _with_intercept(target, w, terms)
-    shape = (len(y), outer.shape[1])
-    return np.stack([np.broadcast_to(c, shape) for c in coefficients], -1), np.broadcast_to(rss, shape)
+) -> Problem:
+    """The problem of B tables at G outer numbers."""
+    return Problem(y[:, None, :], weights[:, None, :], terms, residual, _ROUNDS_EXACT if exact else _ROUNDS_DRAWS)
+
+
+def solve_constant(p: Problem) -> tuple[list[np.ndarray], np.ndarray]:
+    """A mean, geometric where residuals are logs."""
+    if p.residual == "plain":
+        return _with_intercept(p.target, p.w, [])
+    intercepts, rss = _with_intercept(np.log(p.target), p.w, [])
+    return [np.exp(intercepts[0])], rss
+
+
+def solve_power(p: Problem) -> tuple[list[np.ndarray], np.ndarray]:
+    """An amplitude alone; with log residuals log y + β log x is the intercept and noise: it is a geometric mean."""
+    (u,) = p.terms
+    if p.residual == "log":
+        intercepts, rss = _with_intercept(np.log(p.target) - np.log(u), p.w, [])
+        return [np.exp(intercepts[0])], rss
+    amplitude = _ratio((p.w * u * p.target).sum(-1), (p.w * u**2).sum(-1))
+    return [amplitude], (p.w * (p.target - amplitude[..., None] * u) ** 2).sum(-1)
+
+
+def solve_line(p: Problem) -> tuple[list[np.ndarray], np.ndarray]:
+    """A straight line of y itself; relative noise weighs it by 1 / y²."""
+    return _with_intercept(p.target, p.w / p.target**2 if p.residual == "log" else p.w, p.terms)
+
+
+def solve_log_line(p: Problem) -> tuple[list[np.ndarray], np.ndarray]:
+    """Straight lines of log y."""
+    return _with_intercept(np.log(p.target), p.w, p.terms)
+
+
+def solve_with_floor(p: Problem) -> tuple[list[np.ndarray], np.ndarray]:
+    """Floor and amplitude ≥ 0."""
+    floor_and_amplitude, rss = _with_floor(p.target, p.w, p.terms[0], p.residual, p.rounds)
+    return floor_and_amplitude, rss
 
 
 def _with_floor(

@@ -130,9 +130,9 @@ def _spread(levels: Float[np.ndarray, " K"], n_runs: int) -> tuple[Float[np.ndar
 def _what_is_played(law: Law, seed: int) -> _Truth:
     """The verdict's form with its draws and its strongest rival; an assumed power law where nothing is identified."""
     candidate = chosen_candidate(law.candidates, law.verdict)
-    if candidate.form.name not in ("power", "power_floor", "log_linear"):
+    if candidate.form.exponent is None:
         candidate = law.candidates.get("power", candidate)
-    if candidate.draws is None or candidate.form.name not in ("power", "power_floor", "log_linear"):
+    if candidate.draws is None or candidate.form.exponent is None:
         scale = float(law.levels.mean[0]) * float(law.levels.x[0]) ** ASSUMED_BETA
         parameters = np.tile([scale, ASSUMED_BETA], (N_SIMULATED, 1))
         words = (f"no form is identified yet: played through with beta = {ASSUMED_BETA:g}, noise {ASSUMED_NOISE:.0%}",)

@@ -1,4 +1,4 @@
-"""What a law says where nothing was measured: the loss at N', and the N a target needs, both with intervals."""
+"""What a law says where nothing was measured: the loss at N', and the x a target needs, both with intervals."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +18,12 @@ SMALLEST_WEIGHT = 0.05
 
 @dataclass(frozen=True)
 class Prediction:
-    """Mean over seeds at each N with its 95 % interval (NaN where there is none), in the table's own unit.
+    """Mean over seeds at each x with its 95 % interval (NaN where there is none), in the table's own unit.
 
     The interval is of that mean, not of a single run; it reaches over the forms that the data cannot rule out.
     """
 
-    n_tasks: Float[np.ndarray, " M"]
+    x: Float[np.ndarray, " M"]
     value: Float[np.ndarray, " M"]
     low: Float[np.ndarray, " M"]
     high: Float[np.ndarray, " M"]
@@ -31,18 +31,18 @@ class Prediction:
     warnings: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """One object per N; null where there is no interval."""
-        rows = zip(self.n_tasks, self.value, self.low, self.high, strict=True)
-        points = [{"n_tasks": float(n), "value": _number(v), "ci95": _pair(lo, hi)} for n, v, lo, hi in rows]
+        """One object per x; null where there is no interval."""
+        rows = zip(self.x, self.value, self.low, self.high, strict=True)
+        points = [{"x": float(n), "value": _number(v), "ci95": _pair(lo, hi)} for n, v, lo, hi in rows]
         return {"form": self.form, "points": points, "warnings": list(self.warnings)}
 
 
 @dataclass(frozen=True)
 class TasksNeeded:
-    """The N that reaches `target`: infinite where the law never does; the interval's high end may be too."""
+    """The x that reaches `target`: infinite where the law never does; the interval's high end may be too."""
 
     target: float
-    n_tasks: float
+    x: float
     low: float
     high: float
     form: str
@@ -52,7 +52,7 @@ class TasksNeeded:
         """Infinite numbers of tasks are null: no such N."""
         return {
             "target": self.target,
-            "n_tasks": _number(self.n_tasks),
+            "x": _number(self.x),
             "ci95": _pair(self.low, self.high),
             "form": self.form,
             "warnings": list(self.warnings),
@@ -64,26 +64,26 @@ def predict_loss(
     verdict: Verdict,
     levels: Levels,
     transform: Transform,
-    n_tasks: Float[np.ndarray, " M"],
+    x: Float[np.ndarray, " M"],
 ) -> Prediction:
     """The verdict's curve; its interval reaches over those of all forms not ruled out."""
     chosen = chosen_candidate(candidates, verdict)
-    value = evaluate(chosen.form, chosen.fits.parameters, n_tasks)[0]
+    value = evaluate(chosen.form, chosen.fits.parameters, x)[0]
     low, high = np.full_like(value, np.nan), np.full_like(value, np.nan)
     ends = [
-        np.percentile(evaluate(form, draws, n_tasks), [2.5, 97.5], axis=0)
+        np.percentile(evaluate(form, draws, x), [2.5, 97.5], axis=0)
         for form, draws in _members(candidates, verdict, chosen)
     ]
     if ends:
         low, high = np.minimum(np.min(ends, axis=0)[0], value), np.maximum(np.max(ends, axis=0)[1], value)
     low, high = np.sort(np.stack([from_scale(low, transform), from_scale(high, transform)]), axis=0)
     return Prediction(
-        n_tasks,
+        x,
         from_scale(value, transform),
         low,
         high,
         chosen.form.name,
-        _distance_warnings(levels, float(n_tasks.max()), verdict),
+        _distance_warnings(levels, float(x.max()), verdict),
     )
 
 
@@ -94,7 +94,7 @@ def solve_for_target(
     chosen = chosen_candidate(candidates, verdict)
     scaled = float(to_scale(np.array([target]), transform)[0])
     if verdict.form in ("flat", "rising", "insufficient_data"):
-        why = f"the verdict is {verdict.form}: no number of tasks is known to reach {target:g}"
+        why = f"the verdict is {verdict.form}: no {levels.symbol} is known to reach {target:g}"
         return TasksNeeded(target, np.inf, np.inf, np.inf, chosen.form.name, (why,))
     needed = float(_invert(chosen.form, chosen.fits.parameters, scaled)[0])
     low, high = np.nan, np.nan
@@ -135,30 +135,18 @@ def _members(
 
 
 def _invert(form: Form, parameters: Float[np.ndarray, "B P"], target: float) -> Float[np.ndarray, " B"]:
-    """The smallest N at which a falling curve is down to `target`; infinite where it never is."""
-    p = list(parameters.T)
+    """The smallest x at which a falling curve is down to `target`; infinite where it never is."""
     with np.errstate(all="ignore"):
-        match form.name:
-            case "power":
-                n = np.where(p[1] > 0, (p[0] / target) ** (1.0 / p[1]), np.inf)
-            case "power_floor":
-                n = np.where((target > p[2]) & (p[0] > 0), (p[0] / (target - p[2])) ** (1.0 / p[1]), np.inf)
-            case "log_linear":
-                n = np.where(p[1] > 0, np.exp((p[0] - target) / p[1]), np.inf)
-            case "broken":
-                slope = np.where(target >= p[0], p[1], p[2])
-                n = np.where(slope > 0, p[3] * (p[0] / target) ** (1.0 / slope), np.inf)
-            case _:
-                n = np.where(p[0] <= target, 1.0, np.inf)
-    return np.asarray(np.where(np.isnan(n), np.inf, np.maximum(n, 1.0)))
+        x = form.invert(list(parameters.T), target)
+    return np.asarray(np.where(np.isnan(x), np.inf, np.maximum(x, 1.0)))
 
 
-def _distance_warnings(levels: Levels, n_tasks: float, verdict: Verdict) -> tuple[str, ...]:
+def _distance_warnings(levels: Levels, x: float, verdict: Verdict) -> tuple[str, ...]:
     largest = float(levels.x[-1])
     found: tuple[str, ...] = ()
-    if np.isfinite(n_tasks) and n_tasks > FAR * largest:
+    if np.isfinite(x) and x > FAR * largest:
         found += (
-            f"N = {n_tasks:.4g} is {n_tasks / largest:.3g} times the largest N measured ({largest:g}): "
+            f"{levels.symbol} = {x:.4g} is {x / largest:.3g} times the largest {levels.symbol} measured ({largest:g}): "
             f"beyond {FAR:g} times, forms that fit equally well here part ways",
         )
     if not verdict.scaling_detected:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from reptile_scaling.laws.forms import Say
 from reptile_scaling.laws.law import Law
 from reptile_scaling.laws.verdict import curve
 
@@ -31,24 +32,9 @@ def verdict_sentence(law: Law) -> str:
 
 
 def _falls(law: Law) -> str:
-    candidate, x = law.candidates[law.verdict.form], law.table.x_name
-    match law.verdict.form:
-        case "power":
-            return f"falls as a power of {x}: β = {_with_interval(law, 'beta')}"
-        case "power_floor":
-            floor, beta = _with_interval(law, "floor"), _with_interval(law, "beta")
-            return f"falls as a power of {x} to a floor of {floor}: β = {beta}"
-        case _:
-            fall = candidate.parameters["b"] * np.log(10.0)
-            return f"falls in a straight line over log {x}, by {fall:.3g} for every factor of ten"
-
-
-def _with_interval(law: Law, key: str) -> str:
     candidate = law.candidates[law.verdict.form]
-    if key not in candidate.interval:
-        return f"{candidate.parameters[key]:.3g} (no interval: {candidate.reason})"
-    low, high = candidate.interval[key]
-    return f"{candidate.parameters[key]:.3g} (95 % interval {low:.3g} to {high:.3g})"
+    say = Say(candidate.parameters, candidate.interval, candidate.reason)
+    return candidate.form.words(law.table.x_name, say)
 
 
 def _last_cut(law: Law) -> str:

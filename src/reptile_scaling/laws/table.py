@@ -1,4 +1,4 @@
-"""What a law is fitted to: rows of (N_tasks, loss, seed), gathered to levels of N with one pooled noise."""
+"""What a law is fitted to: rows of (x, loss, seed), gathered to levels of x with one pooled noise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,31 +23,32 @@ _ABSOLUTE_NOISE_MUST_WIN_BY = 3.84
 
 @dataclass(frozen=True)
 class LossTable:
-    """Rows of a sweep: `n_tasks[rows]` (x > 0), `loss[rows]` (y, finite) and the seed of each row in `group`.
+    """Rows of a sweep: `x[rows]` (above 0), `loss[rows]` (y, finite) and the seed of each row in `group`.
 
     `task_losses[rows, test_tasks]` are the losses of each test task; its columns are the same tasks in every
-    row (common random numbers). `dropped` says which rows of the source are not here, and why.
+    row (common random numbers). `x_name` is what x is in a sentence, `x_symbol` its letter. `dropped` says which
+    rows of the source are not here, and why.
     """
 
-    n_tasks: Float[np.ndarray, " rows"]
+    x: Float[np.ndarray, " rows"]
     loss: Float[np.ndarray, " rows"]
     group: tuple[str, ...] | None = None
     task_losses: Float[np.ndarray, "rows tasks"] | None = None
     y_name: str = "loss"
     x_name: str = "n_tasks"
+    x_symbol: str = "N"
     dropped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises InputError for what no fit can use: no rows, x ≤ 0, values that are not finite, ragged columns."""
-        if self.n_tasks.size == 0:
+        if self.x.size == 0:
             reason = f" ({'; '.join(self.dropped)})" if self.dropped else ""
             raise InputError(f"the table has 0 usable rows{reason}: give at least one row with a finite {self.y_name}.")
-        if self.n_tasks.shape != self.loss.shape:
+        if self.x.shape != self.loss.shape:
             raise InputError(
-                f"{self.n_tasks.size} values of {self.x_name}, {self.loss.size} of {self.y_name}: "
-                "give one of each per row."
+                f"{self.x.size} values of {self.x_name}, {self.loss.size} of {self.y_name}: give one of each per row."
             )
-        _require_positive(self.n_tasks, self.x_name)
+        _require_positive(self.x, self.x_name)
         if not np.isfinite(self.loss).all():
             bad = self.loss[~np.isfinite(self.loss)][0]
             raise InputError(f"{self.y_name} = {bad} is not a number a law can use: drop that row.")
@@ -76,6 +77,7 @@ class Levels:
     pooled_df: int
     shared_variance: float = 0.0
     shared_df: int = 0
+    symbol: str = "N"
 
     @property
     def weights(self) -> Float[np.ndarray, " levels"]:
@@ -110,13 +112,12 @@ def table_from_frame(frame: pd.DataFrame, x: str, y: str, group: str | None = No
             raise InputError(
                 f"column '{column}' is not in the table: choose one of {', '.join(map(str, frame.columns))}."
             )
-    n_tasks, loss = _numbers(frame, x), _numbers(frame, y)
-    keep = np.isfinite(n_tasks) & np.isfinite(loss)
-    dropped = tuple(
-        f"row {row}: {x} = {n_tasks[row]}, {y} = {loss[row]} is not finite" for row in np.flatnonzero(~keep)
-    )
+    values, loss = _numbers(frame, x), _numbers(frame, y)
+    keep = np.isfinite(values) & np.isfinite(loss)
+    dropped = tuple(f"row {row}: {x} = {values[row]}, {y} = {loss[row]} is not finite" for row in np.flatnonzero(~keep))
     groups = None if group is None else tuple(str(value) for value in frame[group].to_numpy()[keep])
-    return LossTable(n_tasks[keep], loss[keep], groups, None, y_name=y, x_name=x, dropped=dropped)
+    symbol = "N" if x == "n_tasks" else x
+    return LossTable(values[keep], loss[keep], groups, None, y, x, symbol, dropped)
 
 
 def transformed(table: LossTable, transform: Transform) -> LossTable:
@@ -159,7 +160,7 @@ def gather_levels(table: LossTable) -> Levels:
 
     Pooled, because two or three seeds say next to nothing about the variance of their own level.
     """
-    x, row_level, n_seeds = np.unique(table.n_tasks, return_inverse=True, return_counts=True)
+    x, row_level, n_seeds = np.unique(table.x, return_inverse=True, return_counts=True)
     mean = np.bincount(row_level, weights=table.loss) / n_seeds
     residual = table.loss - mean[row_level]
     noise = _kind_of_noise(residual, mean, n_seeds, row_level) if (table.loss > 0).all() else "absolute"
@@ -168,9 +169,9 @@ def gather_levels(table: LossTable) -> Levels:
     scaled = residual / scale[row_level]
     shared = _shared_by_seed(scaled, row_level, table.group)
     if shared is not None:
-        return Levels(x, mean, n_seeds, scale, row_level, noise, *shared)
-    squares = float(np.sum(scaled**2))
-    return Levels(x, mean, n_seeds, scale, row_level, noise, squares / pooled_df if pooled_df else 0.0, pooled_df)
+        return Levels(x, mean, n_seeds, scale, row_level, noise, *shared, symbol=table.x_symbol)
+    variance = float(np.sum(scaled**2)) / pooled_df if pooled_df else 0.0
+    return Levels(x, mean, n_seeds, scale, row_level, noise, variance, pooled_df, symbol=table.x_symbol)
 
 
 def scatter_trend(table: LossTable, levels: Levels) -> ScatterTrend | None:
@@ -213,8 +214,8 @@ def _numbers(frame: pd.DataFrame, column: str) -> Float[np.ndarray, " rows"]:
     return np.asarray(numeric.to_numpy(dtype=np.float64))
 
 
-def _require_positive(n_tasks: Float[np.ndarray, " rows"], name: str) -> None:
-    bad = n_tasks[~(n_tasks > 0) | ~np.isfinite(n_tasks)]
+def _require_positive(x: Float[np.ndarray, " rows"], name: str) -> None:
+    bad = x[~(x > 0) | ~np.isfinite(x)]
     if bad.size:
         raise InputError(f"{name} = {bad[0]:g} has no logarithm: give only values above 0 (drop that row).")
 
@@ -225,9 +226,7 @@ def _odds(errors: LossTable) -> LossTable:
     group = None if errors.group is None else tuple(np.asarray(errors.group)[keep].tolist())
     odds = errors.loss[keep] / (1.0 - errors.loss[keep])
     # A single test task has accuracy 0 or 1 far too often for its own odds: only their mean has a logit.
-    return replace(
-        errors, n_tasks=errors.n_tasks[keep], loss=odds, group=group, task_losses=None, dropped=errors.dropped + dropped
-    )
+    return replace(errors, x=errors.x[keep], loss=odds, group=group, task_losses=None, dropped=errors.dropped + dropped)
 
 
 def _shared_by_seed(

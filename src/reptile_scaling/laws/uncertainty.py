@@ -12,7 +12,7 @@ from scipy.stats import f as f_distribution
 from scipy.stats import t as t_distribution
 
 from reptile_scaling.laws.fitting import Fits, fit_many, profile_rss, residuals
-from reptile_scaling.laws.forms import Form, evaluate, outer_grid
+from reptile_scaling.laws.forms import Form, evaluate
 from reptile_scaling.laws.table import Levels, LossTable, pool_variance
 
 _WEBB = np.sqrt(np.array([1.5, 1.0, 0.5]))  # six-point weights: Rademacher's two leave 2^K tables, too few (Webb 2014)
@@ -55,11 +55,11 @@ def profile_interval(form: Form, levels: Levels, fits: Fits) -> tuple[float, flo
     An end of the interval at the end of the searched range means that the data do not bound it there.
     """
     variance, df = pool_variance(levels, float(fits.rss[0]), form.n_parameters)
-    if df == 0 or "beta" not in form.parameters or form.name == "broken":
+    if df == 0 or not form.profiled:
         return None
     best = float(fits.parameters[0, form.parameters.index("beta")])
     limit = float(fits.rss[0]) + max(variance, 1e-24) * float(f_distribution.ppf(0.95, 1, df))
-    grid = outer_grid(form, levels.x)
+    grid = form.outer_grid(levels.x)
 
     def acceptable(exponents: Float[np.ndarray, " G"]) -> Float[np.ndarray, " G"]:
         return np.asarray(limit - profile_rss(form, levels.x, levels.mean, levels.weights, exponents, levels.residual))

@@ -66,7 +66,7 @@ def decide(candidates: dict[str, Candidate], levels: Levels) -> Verdict:
         return _falling(candidates, levels, trend)
     if _is_not_simple(candidates, levels):
         reasons = (
-            _trend_words(trend),
+            _trend_words(trend, levels),
             "no simple form fits: the level means lie further from every curve than seeds explain",
         )
         simpler = "rising" if trend.p_rising < TREND_LEVEL else "flat"
@@ -74,7 +74,10 @@ def decide(candidates: dict[str, Candidate], levels: Levels) -> Verdict:
     if trend.p_rising < TREND_LEVEL:
         maybe = ("flat",) if trend.p_rising > TREND_LEVEL / 5 else ()
         return Verdict(
-            "rising", False, maybe, (_trend_words(trend), "more tasks make it worse: look at the protocol first")
+            "rising",
+            False,
+            maybe,
+            (_trend_words(trend, levels), f"a larger {levels.symbol} makes it worse: look at the protocol first"),
         )
     return _flat(candidates, levels, trend)
 
@@ -105,7 +108,7 @@ def beats(challenger: Candidate, form: Candidate, levels: Levels, level: float =
     A break that is searched for counts as one parameter more than it has: without a break it is not identified,
     and the best of many places is found by chance more often than χ²(1) says (Davies 1987).
     """
-    extra = max(challenger.form.n_parameters - form.form.n_parameters, 1) + (challenger.form.name == "broken")
+    extra = max(challenger.form.n_parameters - form.form.n_parameters, 1) + (challenger.form.outer_is_a_position)
     df = levels.pooled_df + levels.x.size - challenger.form.n_parameters
     if df <= 0:
         return False
@@ -131,14 +134,14 @@ def _falling(candidates: dict[str, Candidate], levels: Levels, trend: Trend) -> 
     left = [name for name in FALLING if name in open_forms]
     left = left or [max(FALLING, key=lambda name: candidates[name].weight if name in candidates else -1.0)]
     best = max(left, key=lambda name: candidates[name].weight)
-    reasons = [_trend_words(trend)]
+    reasons = [_trend_words(trend, levels)]
     others: list[str] = [name for name in left if name != best and _is_material(candidates[name], levels)]
     if broken is not None and _turns_up(broken, levels) and beats(broken, candidates[best], levels):
         return Verdict(
             "not_a_simple_law",
             False,
             ("broken", *others),
-            (*reasons, f"the loss falls to N = {broken.parameters['n_break']:.3g} and rises after it"),
+            (*reasons, f"the loss falls to {levels.symbol} = {broken.parameters['n_break']:.3g} and rises after it"),
         )
     if _is_not_simple(candidates, levels):
         reasons.append("no simple form fits: the level means lie further from every curve than seeds explain")
@@ -148,22 +151,23 @@ def _falling(candidates: dict[str, Candidate], levels: Levels, trend: Trend) -> 
         others.append("broken")
     if _change_may_be_nothing(trend):
         others.append("flat")
-    reasons += _comparison_words(candidates, best, others)
+    reasons += _comparison_words(candidates, levels, best, others)
     return Verdict(best, True, tuple(others), tuple(reasons))
 
 
 def _flat(candidates: dict[str, Candidate], levels: Levels, trend: Trend) -> Verdict:
     low, high = trend.total_change_interval
     reasons = [
-        _trend_words(trend),
-        f"from N = {levels.x[0]:g} to {levels.x[-1]:g} the change is between "
+        _trend_words(trend, levels),
+        f"from {levels.symbol} = {levels.x[0]:g} to {levels.x[-1]:g} the change is between "
         f"{100 * low:+.1f} % and {100 * high:+.1f} % of the mean (95 %)",
     ]
     others: list[str] = []
     if low < -MATERIAL_SHARE:
         others += [name for name in FALLING if name in candidates and candidates[name].identified]
         reasons.append(
-            f"a fall of up to {-100 * low:.0f} % is not ruled out: more seeds or a wider range of N would tell"
+            f"a fall of up to {-100 * low:.0f} % is not ruled out: more seeds or a wider range of {levels.symbol} "
+            "would tell"
         )
     if high > MATERIAL_SHARE:
         others.append("rising")
@@ -183,7 +187,7 @@ def _insufficient(levels: Levels) -> Verdict:
             False,
             (),
             (
-                f"{k} {'level' if k == 1 else 'levels'} of N: two numbers always pass through two points",
+                f"{k} {'level' if k == 1 else 'levels'} of {levels.symbol}: two numbers always pass through two points",
                 f"run at least {3 - k} more {'level' if k == 2 else 'levels'} (5 for a floor), two seeds each or more",
             ),
         )
@@ -234,14 +238,18 @@ def _broken_if_possible(candidates: dict[str, Candidate]) -> tuple[str, ...]:
     return ("broken",) if "broken" in candidates and candidates["broken"].identified else ()
 
 
-def _trend_words(trend: Trend) -> str:
+def _trend_words(trend: Trend, levels: Levels) -> str:
     p, way = (trend.p_falling, "falls") if trend.t > 0 else (trend.p_rising, "rises")
-    return f"the loss {way} over log N by {abs(trend.t):.1f} standard errors (one-sided p = {p:.2g}, {trend.df} df)"
+    by = f"{abs(trend.t):.1f} standard errors (one-sided p = {p:.2g}, {trend.df} df)"
+    return f"the loss {way} over log {levels.symbol} by {by}"
 
 
-def _comparison_words(candidates: dict[str, Candidate], best: str, others: list[str]) -> list[str]:
+def _comparison_words(candidates: dict[str, Candidate], levels: Levels, best: str, others: list[str]) -> list[str]:
     words = [f"{best} has information weight {candidates[best].weight:.2f}"]
-    for key, what in (("holdout_error", "largest N left out"), ("loo_error", "each N left out")):
+    for key, what in (
+        ("holdout_error", f"largest {levels.symbol} left out"),
+        ("loo_error", f"each {levels.symbol} left out"),
+    ):
         known = {
             n: getattr(c, key) for n, c in candidates.items() if n in (best, *others) and getattr(c, key) is not None
         }

@@ -28,18 +28,18 @@ class World:
     def falls(self) -> bool:
         return self.truth not in ("flat", "rising")
 
-    def curve(self, n_tasks: Float[np.ndarray, " M"]) -> Float[np.ndarray, " M"]:
+    def curve(self, x: Float[np.ndarray, " M"]) -> Float[np.ndarray, " M"]:
         """The true mean loss at each N."""
-        return np.asarray(evaluate(self.form, np.array([self.parameters]), n_tasks)[0])
+        return np.asarray(evaluate(self.form, np.array([self.parameters]), x)[0])
 
 
 def draw_table(world: World, rng: np.random.Generator) -> LossTable:
     """One sweep of this world: log-normal noise of mean 1, independent between runs."""
-    n_tasks = np.repeat(world.levels, world.n_seeds)
+    x = np.repeat(world.levels, world.n_seeds)
     sigma = np.sqrt(np.log1p(world.noise**2))
-    noise = np.exp(sigma * rng.standard_normal(n_tasks.size) - sigma**2 / 2)
-    seeds = tuple(str(i % world.n_seeds) for i in range(n_tasks.size))
-    return LossTable(n_tasks, world.curve(n_tasks) * noise, seeds)
+    noise = np.exp(sigma * rng.standard_normal(x.size) - sigma**2 / 2)
+    seeds = tuple(str(i % world.n_seeds) for i in range(x.size))
+    return LossTable(x, world.curve(x) * noise, seeds)
 
 
 def draw_world(truth: Truth, rng: np.random.Generator) -> World:

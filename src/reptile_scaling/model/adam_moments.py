@@ -36,6 +36,12 @@ class AdamMoments:
         return cls(join_adapters(s.squares for s in stacks), torch.cat([s.steps for s in stacks]))
 
     @classmethod
+    def join_if_any(cls, stacks: "Sequence[AdamMoments | None]") -> "AdamMoments | None":
+        """Stacks one after another; None where no task has any."""
+        found = [stack for stack in stacks if stack is not None]
+        return cls.join(found) if found else None
+
+    @classmethod
     def none_yet(cls, theta: Adapters) -> "AdamMoments":
         """Before the first gradient."""
         return cls(theta.map(torch.zeros_like), torch.zeros((), device=next(iter(theta.tensors.values())).device))

@@ -40,6 +40,10 @@ class Adapters:
         """Some sets of a stack, as a stack."""
         return self.map(lambda tensor: tensor[tasks])
 
+    def mean(self) -> "Adapters":
+        """A stack `[T, …]` as one set, its mean over tasks."""
+        return self.map(lambda tensor: tensor.mean(0))
+
     def is_finite(self) -> bool:
         """Whether no parameter is NaN or infinite; waits for the device once."""
         return bool(torch.stack([tensor.isfinite().all() for tensor in self.tensors.values()]).all())

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from reptile_scaling.errors import InputError
-from reptile_scaling.tasks import PackedTokens
+from reptile_scaling.model.packing import PackedTokens
 
 RAGGED_ATTENTION = "ragged"
 READS_ANSWERS_ONLY = "reads_answers_only"

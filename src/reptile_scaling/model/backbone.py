@@ -21,9 +21,9 @@ from reptile_scaling.model.blocks import decoder_layers, decoder_of, find_sites,
 from reptile_scaling.model.equivalence import Agreement, in_float32, take_reference
 from reptile_scaling.model.loading import LanguageModel
 from reptile_scaling.model.packed_forward import PackedForward, PlacedBatch
+from reptile_scaling.model.packing import PackedTokens
 from reptile_scaling.model.padded_forward import PaddedBatch, PaddedForward
 from reptile_scaling.model.stacked_lora import Dropout
-from reptile_scaling.tasks import PackedTokens
 
 Batch = PlacedBatch | PaddedBatch
 FAST, WHOLE_LAST_LAYER, PADDED = "fast", "fast, whole last layer", "slower, padded"

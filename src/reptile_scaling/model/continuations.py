@@ -18,8 +18,8 @@ from reptile_scaling.model.attention import Blocks, RaggedLayout
 from reptile_scaling.model.backbone import PADDED, Backbone
 from reptile_scaling.model.low_rank import SharedProducts
 from reptile_scaling.model.packed_forward import PlacedBatch
+from reptile_scaling.model.packing import pack_tokens
 from reptile_scaling.model.stacked_lora import TaskRows
-from reptile_scaling.tasks import pack_tokens
 
 TOKENS_PER_FORWARD = 4096
 """Bounds the memory of one forward, beyond the context; more prompts are done in turn."""

@@ -9,8 +9,37 @@ from pathlib import Path
 
 import torch
 
+from reptile_scaling.errors import InputError
+
 GROUPED_SWITCH = "REPTILE_SCALING_GROUPED"
 CGROUP = Path("/sys/fs/cgroup")
+
+
+def choose_devices(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Device names as torch knows them; `auto` is every accelerator, or the CPU. InputError for one that is absent."""
+    if names == ("auto",):
+        return accelerator_names() or ("cpu",)
+    for name in names:
+        if names.count(name) > 1 and name != "cpu":
+            raise InputError(f"devices lists {name!r} twice: list it once (only cpu can have several workers)")
+        here = {"cpu", *accelerator_names()}
+        if name not in here:
+            raise InputError(
+                f"device {name!r} is not on this machine, which has {', '.join(sorted(here))}: use those or auto"
+            )
+    return names
+
+
+def choose_dtype(dtype: str, device: str) -> torch.dtype:
+    """`auto` is bfloat16 where the device multiplies it natively, else float32."""
+    if dtype != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+    return torch.bfloat16 if multiplies_bfloat16(torch.device(device)) else torch.float32
+
+
+def share_threads(n_workers: int) -> None:
+    """Gives this process its part of the cores, one thread at least."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // n_workers))
 
 
 def accelerator_names() -> tuple[str, ...]:

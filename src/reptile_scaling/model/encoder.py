@@ -13,8 +13,8 @@ from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.backbone import Backbone, Batch
 from reptile_scaling.model.label_words import LabelVectors
 from reptile_scaling.model.lanes import Result, in_lanes
+from reptile_scaling.model.packing import PackedTokens, pack_tokens
 from reptile_scaling.model.prefix_cache import PrefixCache, Progress
-from reptile_scaling.tasks import PackedTokens, pack_tokens
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 
 from reptile_scaling.config import Config
 from reptile_scaling.errors import InputError
-from reptile_scaling.model.devices import accelerator_names, holds_quantised, multiplies_bfloat16
+from reptile_scaling.model.devices import choose_dtype, holds_quantised
 from reptile_scaling.model.digest import weights_digest
 from reptile_scaling.model.host_memory import keep_freed_memory
 
@@ -44,33 +44,6 @@ def check_model(config: Config) -> None:
         raise InputError(f"model_name {name!r} is no file: check the path of the .gguf file")
     elif name.startswith(("/", "./", "../", "~")) and not Path(name).expanduser().exists():
         raise InputError(f"model_name {name!r} does not exist: check the path, or give a Hub id")
-
-
-def choose_devices(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Device names as torch knows them; `auto` is every accelerator, or the CPU. InputError for one that is absent."""
-    if names == ("auto",):
-        return accelerator_names() or ("cpu",)
-    for name in names:
-        if names.count(name) > 1 and name != "cpu":
-            raise InputError(f"devices lists {name!r} twice: list it once (only cpu can have several workers)")
-        here = {"cpu", *accelerator_names()}
-        if name not in here:
-            raise InputError(
-                f"device {name!r} is not on this machine, which has {', '.join(sorted(here))}: use those or auto"
-            )
-    return names
-
-
-def choose_dtype(dtype: str, device: str) -> torch.dtype:
-    """`auto` is bfloat16 where the device multiplies it natively, else float32."""
-    if dtype != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
-    return torch.bfloat16 if multiplies_bfloat16(torch.device(device)) else torch.float32
-
-
-def share_threads(n_workers: int) -> None:
-    """Gives this process its part of the cores, one thread at least."""
-    torch.set_num_threads(max(1, torch.get_num_threads() // n_workers))
 
 
 def load_language_model(config: Config, device: str) -> LanguageModel:
@@ -173,6 +146,11 @@ def cache_folder() -> Path:
     """Where converted models are kept: `$REPTILE_SCALING_CACHE`, or the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "reptile-scaling"
     return Path(os.environ.get("REPTILE_SCALING_CACHE", default)).expanduser()
+
+
+def prefix_folder() -> Path:
+    """Where activations below the adapters are shared between runs."""
+    return cache_folder() / "prefix"
 
 
 def _source(config: Config) -> tuple[str, dict[str, Any]]:

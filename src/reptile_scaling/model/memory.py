@@ -17,7 +17,7 @@ import torch
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.backbone import Backbone
 from reptile_scaling.model.devices import free_memory, held_memory, is_accelerator, resident_bytes
-from reptile_scaling.tasks import PackedTokens, pack_tokens
+from reptile_scaling.model.packing import PackedTokens, pack_tokens
 
 # What of the free memory a run plans with: allocators fragment, and other programs live beside it.
 USABLE_SHARE = 0.8

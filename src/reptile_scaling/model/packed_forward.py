@@ -25,9 +25,9 @@ from reptile_scaling.model.blocks import (
     restore_modules,
 )
 from reptile_scaling.model.low_rank import choose_products
+from reptile_scaling.model.packing import PackedTokens, pack_tokens
 from reptile_scaling.model.rms_norm import quicken_norms
 from reptile_scaling.model.stacked_lora import Dropout, ForwardContext, StackedLora, TaskRows, join_readers
-from reptile_scaling.tasks import PackedTokens, pack_tokens
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from reptile_scaling.model.adapters import LORA_A, LORA_B, Adapters
 from reptile_scaling.model.blocks import decoder_of
+from reptile_scaling.model.packing import PackedTokens
 from reptile_scaling.model.stacked_lora import Dropout, ForwardContext, dropout_mask
-from reptile_scaling.tasks import PackedTokens
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,10 @@ def save_adapter(
     backbone: Backbone,
     theta: Adapters,
     base_model_name: str,
-    card: str,
     facts: Mapping[str, object],
     moments: AdamMoments | None = None,
 ) -> None:
-    """Writes adapter_config.json, adapter_model.safetensors, head.safetensors, adaptation.json and the card README.md.
+    """Writes adapter_config.json, adapter_model.safetensors, head.safetensors and adaptation.json.
 
     The head is the classifier `[n_way, D]` on the last token's features; `facts` is what adapting and predicting with
     it need to know. `moments`, of an inner Adam that goes on from task to task, go into second_moments.safetensors.
@@ -45,7 +44,6 @@ def save_adapter(
         squares = {name: tensor.cpu().contiguous() for name, tensor in moments.squares.tensors.items()}
         write_bytes(folder / MOMENTS, safetensors.torch.save(squares | {STEPS: moments.steps.cpu()}))
     write_json(folder / FACTS, facts)
-    write_bytes(folder / "README.md", card.encode())
 
 
 def load_adapter(folder: Path, device: torch.device) -> Adapters:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from reptile_scaling.model.backbone import Backbone
 from reptile_scaling.model.lanes import in_lanes
+from reptile_scaling.model.packing import PackedTokens, pack_tokens
 from reptile_scaling.model.prefix_store import MOST_BYTES, PrefixStore, prompt_key
-from reptile_scaling.tasks import PackedTokens, pack_tokens
 
 TOKENS_PER_FORWARD = 1024
 """Bounds the memory of one prefix forward, and keeps its activations near a core; more is done in several."""

@@ -2,16 +2,16 @@
 
 from dataclasses import asdict
 
+from reptile_scaling.analysis.difficulty import class_difficulties
+from reptile_scaling.analysis.law_of_run import law_of_run
+from reptile_scaling.analysis.levels import shown_levels
+from reptile_scaling.analysis.standing import standing_sentence
 from reptile_scaling.laws import Law, verdict_sentence
 from reptile_scaling.report.curves import draw_adaptation, draw_difficulty, draw_learning
-from reptile_scaling.report.difficulty import class_difficulties
 from reptile_scaling.report.drawing import Chart
 from reptile_scaling.report.figures import draw_accuracy, draw_baselines, draw_scaling
-from reptile_scaling.report.law_table import law_of_run
-from reptile_scaling.report.levels import shown_levels
 from reptile_scaling.report.page import render_page
-from reptile_scaling.report.standing import standing_sentence
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
 
 
 def write_report(run: RunDirectory) -> Law:
@@ -36,7 +36,7 @@ def write_report(run: RunDirectory) -> Law:
                 b.name: {"label": b.label, "accuracy": b.accuracy, "loss": b.loss, "settings": b.settings}
                 for b in run.read_baselines().values()
             },
-            **run.experiment(),
+            **asdict(run.experiment()),
         }
     )
     render_page(run, law, charts)

@@ -1,11 +1,14 @@
 """Figures of what happens inside a cell: how it learns, how its initialisation adapts, what it confuses."""
 
+from dataclasses import asdict
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import to_hex
 from matplotlib.ticker import PercentFormatter
 
-from reptile_scaling.report.difficulty import ClassDifficulty
+from reptile_scaling.analysis.difficulty import ClassDifficulty
+from reptile_scaling.analysis.levels import shown_levels
 from reptile_scaling.report.drawing import (
     BLUE,
     GREEN,
@@ -18,8 +21,8 @@ from reptile_scaling.report.drawing import (
     loss_ticks,
     new_chart,
 )
-from reptile_scaling.report.levels import shown_levels
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.records import CurvePoint
 
 SHOWN_CLASSES = 15
 
@@ -34,11 +37,11 @@ def draw_learning(run: RunDirectory) -> Chart:
         axes, ends, losses = chart.axes, {}, []
         for cell in cells:
             rows = run.cell(cell).read_eval_stats()
-            steps, values = [row["meta_step"] for row in rows], [row["validation_loss"] for row in rows]
+            steps, values = [row.meta_step for row in rows], [row.validation_loss for row in rows]
             colour = to_hex(shades[cell.level_name])
             (line,) = axes.plot(steps, values, color=colour, lw=1.4, marker="o", ms=3)
             chart.say(line, f"{cell.level_name}, seed {cell.seed}: {values[-1]:.3f} after {steps[-1]} meta-steps")
-            chart.rows += [{cell.axis: cell.value or cell.n_tasks, "seed": cell.seed, **row} for row in rows]
+            chart.rows += [{cell.axis: cell.value or cell.n_tasks, "seed": cell.seed, **asdict(row)} for row in rows]
             ends[cell.level_name] = (float(steps[-1]), float(values[-1]), cell.level_name, colour)
             losses += values
         loss_ticks(axes, np.array(losses))
@@ -56,17 +59,17 @@ def draw_adaptation(run: RunDirectory) -> Chart | None:
     chart = new_chart("adaptation", "Query accuracy on test tasks over inner steps, from 0 to 50")
     with drawing_style():
         axes, ends = chart.axes, []
-        for (name, rows), colour in zip(curves.items(), (GREY, ORANGE, GREEN, BLUE), strict=False):
-            places = np.arange(len(rows))
-            accuracies = [row["accuracy"] for row in rows]
+        for (name, points), colour in zip(curves.items(), (GREY, ORANGE, GREEN, BLUE), strict=False):
+            places = np.arange(len(points))
+            accuracies = [point.accuracy for point in points]
             axes.plot(places, accuracies, color=colour, lw=1.6)
-            for place, row in zip(places, rows, strict=True):
-                (dot,) = axes.plot([place], [row["accuracy"]], "o", ms=4.5, color=colour)
-                said = f"{name}, {row['inner_step']} inner steps: {row['accuracy']:.1%}, loss {row['loss']:.3f}"
+            for place, point in zip(places, points, strict=True):
+                (dot,) = axes.plot([place], [point.accuracy], "o", ms=4.5, color=colour)
+                said = f"{name}, {point.inner_step} inner steps: {point.accuracy:.1%}, loss {point.loss:.3f}"
                 chart.say(dot, said)
-                chart.rows.append({"start": name, **row})
+                chart.rows.append({"start": name, **asdict(point)})
             ends.append((float(places[-1]), float(accuracies[-1]), name, colour))
-        steps = [row["inner_step"] for row in next(iter(curves.values()))]
+        steps = [point.inner_step for point in next(iter(curves.values()))]
         axes.set_xticks(range(len(steps)), [str(step) for step in steps])
         config = run.config()
         if config.test_steps in steps:
@@ -82,18 +85,18 @@ def draw_adaptation(run: RunDirectory) -> Chart | None:
     return chart
 
 
-def _adaptation_curves(run: RunDirectory) -> dict[str, list[dict[str, float | int]]]:
+def _adaptation_curves(run: RunDirectory) -> dict[str, list[CurvePoint]]:
     """By start: the pretrained model first, then rising levels; those that were measured."""
     curves = {}
-    pretrained = run.read_baselines().get("no_meta")
-    if pretrained is not None and pretrained.adaptation_curve:
-        curves["pretrained"] = pretrained.adaptation_curve
+    for baseline in run.read_baselines().values():
+        if baseline.adaptation_curve:
+            curves["pretrained"] = baseline.adaptation_curve
     seed = run.config().seeds[0]
     results = run.results()
     for level in shown_levels(run):
         cell = next((r.cell for r in results if r.level == level and r.seed == seed), None)
-        if cell is not None and (rows := run.cell(cell).read_adaptation_curve()):
-            curves[cell.level_name] = rows
+        if cell is not None and (points := run.cell(cell).read_adaptation_curve()):
+            curves[cell.level_name] = points
     return curves
 
 

@@ -4,9 +4,9 @@ from math import comb, perm
 
 import numpy as np
 
-from reptile_scaling.datasets.dataset import IntentDataset
-from reptile_scaling.datasets.duplicates import SIMILAR, near_duplicates
-from reptile_scaling.tasks import ClassSplit
+from reptile_scaling.data.class_split import ClassSplit
+from reptile_scaling.data.dataset import IntentDataset
+from reptile_scaling.data.duplicates import SIMILAR, near_duplicates
 
 SHOWN_PAIRS = 3
 

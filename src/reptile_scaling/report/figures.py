@@ -22,7 +22,7 @@ from reptile_scaling.report.drawing import (
     loss_ticks,
     new_chart,
 )
-from reptile_scaling.runs import BaselineResult, CellResult
+from reptile_scaling.runs.records import BaselineResult, CellResult
 
 # Verdicts that name a form whose curve is the law; the others are drawn thin.
 CURVE_LABELS = {

@@ -8,11 +8,9 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from reptile_scaling.config import Config
-from reptile_scaling.laws import Law, verdict_sentence
-from reptile_scaling.report.difficulty import class_difficulties, task_difficulties
-from reptile_scaling.report.drawing import Chart
-from reptile_scaling.report.findings import (
+from reptile_scaling.analysis.difficulty import class_difficulties, task_difficulties
+from reptile_scaling.analysis.standing import standing_sentence
+from reptile_scaling.analysis.training_facts import (
     best_name,
     convergence_sentence,
     cost_of_run,
@@ -21,8 +19,10 @@ from reptile_scaling.report.findings import (
     meaning_sentence,
     overtraining_sentence,
 )
-from reptile_scaling.report.standing import standing_sentence
-from reptile_scaling.runs import RunDirectory
+from reptile_scaling.config import Config
+from reptile_scaling.laws import Law, verdict_sentence
+from reptile_scaling.report.drawing import Chart
+from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.storage import write_bytes
 
 TEMPLATE = "page.html.jinja"
@@ -61,11 +61,12 @@ def _words(run: RunDirectory, law: Law) -> dict[str, str]:
 def _tables(run: RunDirectory) -> dict[str, Any]:
     """What the tables show."""
     experiment = run.experiment()
-    config_yaml = yaml.safe_dump(experiment["config"], sort_keys=False, allow_unicode=True)
+    values = experiment.config.model_dump(mode="json")
+    config_yaml = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     fields = Config.model_fields
     return {
         "experiment": experiment,
-        "settings": [(key, value, fields[key].description or "") for key, value in experiment["config"].items()],
+        "settings": [(key, value, fields[key].description or "") for key, value in values.items()],
         "config_yaml": config_yaml,
         "config_link": "data:text/yaml;charset=utf-8;base64," + base64.b64encode(config_yaml.encode()).decode(),
         "results": run.results(),

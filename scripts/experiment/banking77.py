@@ -1,0 +1,81 @@
+"""The experiment of docs/findings.md: all its parts on Banking77, and what `results/` keeps of them.
+
+    python scripts/experiment/banking77.py RUNS RESULTS data_dir=PATH/TO/banking77 [key=value …]
+
+Each part is `configs/banking77_smollm2.yaml` with some keys changed, in a folder of its own below RUNS; a part that was
+cut goes on when the same command is given again. RESULTS gets the main part's folder without checkpoints, adapters and
+training pools, and of each other part tables of all its cells (part_tables.py). Prompts know nothing of the parts and
+take the longest, so the main part alone measures them.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+from part_tables import MAIN, pack
+from rich.console import Console
+
+from reptile_scaling.api import performed, show_plan
+from reptile_scaling.config import Config, load_config, make_config
+from reptile_scaling.errors import InputError
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.report import write_report
+from reptile_scaling.runs.directory import RunDirectory
+
+CONFIG = Path(__file__).parents[2] / "configs" / f"{MAIN}.yaml"
+# 1000 visits of 25 support and 75 query utterances, once each, where Reptile passes 10 × 25.
+JOINT = {
+    "algorithm": "joint", "n_tasks_list": [1000], "num_meta_steps": 625, "eval_interval": 125, "meta_optimizer": "adam",
+    "baselines": [],
+}  # fmt: skip
+
+# Name → the keys that differ.
+PARTS: dict[str, dict[str, Any]] = {
+    "": {},
+    "_classes": {"axis": "n_classes", "axis_values": [5, 10, 15, 20, 25], "n_tasks_list": [200], "baselines": []},
+    "_resampled": {"task_examples": "resampled", "n_tasks_list": [1, 4, 16, 200, 1000], "baselines": []},
+    "_short": {"num_meta_steps": 25, "baselines": []},
+    **{f"_joint_{rate:g}": {**JOINT, "meta_lr": rate} for rate in (3e-4, 1e-3, 3e-3)},
+    "_classifier": {
+        "head": "classifier", "n_tasks_list": [1, 4, 16, 50, 200, 1000], "seeds": [0, 1],
+        "baselines": ["no_meta", "no_meta_tuned"],
+    },
+}  # fmt: skip
+# What the seeds make again, what is large, what belongs to one machine, what no law, standing or figure reads.
+LEFT_OUT = shutil.ignore_patterns(
+    "adapter", "checkpoint*", "workers", "joint", "train_*.jsonl", "*.svg", ".lock", "*.tmp",
+    "config.json", "status.json", "*_train_stats.csv", "report.html",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", metavar="RUNS", type=Path, help="a folder for the parts' runs")
+    parser.add_argument("results", metavar="RESULTS", type=Path, help="what is to be kept of them")
+    parser.add_argument("settings", metavar="key=value", nargs="*", default=[], help="keys of a configuration")
+    arguments = parser.parse_args()
+    try:
+        cache = f"prefix_cache_dir={arguments.runs / 'cache'}"
+        run_parts(load_config(CONFIG, (cache, *arguments.settings)), arguments.runs, arguments.results)
+    except InputError as error:
+        parser.error(str(error))
+
+
+def run_parts(base: Config, runs: Path, results: Path) -> None:
+    """Each part in turn, its report, and what is kept of it."""
+    console = Console(highlight=False)
+    for name, settings in PARTS.items():
+        run = RunDirectory(runs / f"{CONFIG.stem}{name}")
+        plan = plan_sweep(make_config({**base.model_dump(), **settings}), run)
+        show_plan(plan, console)
+        with performed(plan, run, console):
+            write_report(run)
+        if name:
+            pack(run.path, results / run.path.name)
+        else:
+            shutil.copytree(run.path, results / MAIN, ignore=LEFT_OUT, dirs_exist_ok=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Ours and the package `simple-scaling-laws` on the same simulated sweeps.
+
+    python3.12 -m venv PEERS && PEERS/bin/pip install simple-scaling-laws
+    python scripts/law/peers.py PEERS/bin/python [sweeps per truth]
+
+The package is no dependency: it runs in its own environment, reads the tables on standard input and answers on
+standard output (`--peer` below). Prints a table and writes results/law/peers.json.
+
+The package fits one form, a power law with a floor, and gives no verdict. For it, "scaling" is read as generously as
+we can: its 95 % interval of the mean loss at the largest N lies wholly below that at the smallest.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+SEED = 4
+N_DRAWS = 400  # for both sides
+
+
+def answer_as_peer() -> None:
+    """Runs inside the peer's environment: a fit per table of standard input."""
+    import polars
+    import simple_scaling_laws as peer
+
+    warnings.simplefilter("ignore")
+    answers = []
+    for table in json.load(sys.stdin):
+        frame = polars.DataFrame(
+            {
+                "training_run_id": [f"run{i}" for i in range(len(table["x"]))],
+                "test_set_id": ["all"] * len(table["x"]),
+                "dataset_size__n_tasks": table["x"],
+                "test_loss__loss": table["y"],
+            }
+        )
+        begin = time.perf_counter()
+        try:
+            model = peer.fit(frame, law="separable-power", n_draws=N_DRAWS, seed=0)
+            ends = polars.DataFrame(
+                {"point_id": ["a", "b"], "dataset_size__n_tasks": [min(table["x"]), max(table["x"])]}
+            )
+            predicted = model.predict(ends)
+            falls = predicted["test_loss__loss__q975"][1] < predicted["test_loss__loss__q025"][0]
+            beta = list(model.conf_int("test_loss__loss")["beta"])
+            notes = [note.code for note in model.warnings]
+            answers.append({"scaling": bool(falls), "beta": beta, "notes": notes})
+        except Exception as error:  # a refusal is an answer too; what it refuses is part of the comparison
+            answers.append({"scaling": False, "beta": None, "notes": [f"error: {type(error).__name__}"]})
+        answers[-1]["seconds"] = time.perf_counter() - begin
+    print(json.dumps({"version": peer.__version__, "answers": answers}))
+
+
+def our_answer(table: Any) -> dict[str, Any]:
+    """The same questions to our law; β is the verdict's own, or none where the verdict's form has none."""
+    from reptile_scaling.laws import fit_law
+
+    begin = time.perf_counter()
+    law = fit_law(table, n_bootstrap=N_DRAWS)
+    seconds = time.perf_counter() - begin
+    chosen = law.candidates.get(law.verdict.form)
+    beta = None if chosen is None else chosen.interval.get("beta")
+    floor = law.candidates["power_floor"].interval.get("beta") if "power_floor" in law.candidates else None
+    return {
+        "scaling": law.verdict.scaling_detected,
+        "verdict": law.verdict.form,
+        "beta": None if beta is None else list(beta),
+        "floor_beta": None if floor is None else list(floor),
+        "seconds": seconds,
+    }
+
+
+def summarise(answers: list[dict[str, Any]], key: str, true_beta: list[float | None], falls: bool) -> dict[str, Any]:
+    """Share of right claims, coverage and width of β where both truth and answer have one, seconds a fit."""
+    pairs = [(a[key], b) for a, b in zip(answers, true_beta, strict=True) if a.get(key) is not None and b is not None]
+    hits = [low <= b <= high for (low, high), b in pairs]
+    widths = sorted(high - low for (low, high), _ in pairs)
+    return {
+        "scaling_right": sum(a["scaling"] == falls for a in answers) / len(answers),
+        "beta_given": len(pairs) / len(answers),
+        "beta_coverage": sum(hits) / len(hits) if hits else None,
+        "beta_median_width": widths[len(widths) // 2] if widths else None,
+        "median_seconds": sorted(a["seconds"] for a in answers)[len(answers) // 2],
+    }
+
+
+def main(peer_python: str, n_sweeps: int) -> None:
+    from reptile_scaling.laws.worlds import TRUTHS, draw_table, draw_world
+    from reptile_scaling.randomness import stream
+
+    results: dict[str, Any] = {}
+    for truth in TRUTHS:
+        rng = stream(SEED, "peers", truth)
+        worlds = [draw_world(truth, rng) for _ in range(n_sweeps)]
+        tables = [draw_table(world, rng) for world in worlds]
+        betas = [w.parameters[1] if w.truth in ("power", "power_floor", "rising") else None for w in worlds]
+        text = json.dumps([{"x": t.x.tolist(), "y": t.loss.tolist()} for t in tables])
+        run = subprocess.run([peer_python, __file__, "--peer"], input=text, capture_output=True, text=True, check=True)
+        peer = json.loads(run.stdout)
+        ours = [our_answer(table) for table in tables]
+        falls = worlds[0].falls
+        results[truth] = {
+            "ours": summarise(ours, "beta", betas, falls),
+            "ours_floor_form": summarise(ours, "floor_beta", betas, falls),
+            f"simple-scaling-laws {peer['version']}": summarise(peer["answers"], "beta", betas, falls),
+            "peer_notes": _shares(peer["answers"]),
+        }
+        for who, row in results[truth].items():
+            print(f"{truth:12} {who:28} {row}", flush=True)
+    Path("results/law/peers.json").write_text(
+        json.dumps({"seed": SEED, "n_sweeps": n_sweeps, "by_truth": results}, indent=1) + "\n"
+    )
+
+
+def _shares(answers: list[dict[str, Any]]) -> dict[str, float]:
+    codes = sorted({code for a in answers for code in a["notes"]})
+    return {code: round(sum(code in a["notes"] for a in answers) / len(answers), 3) for code in codes}
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--peer"]:
+        answer_as_peer()
+        sys.exit()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("peer_python", metavar="PEERS/bin/python", help="the interpreter that has the package")
+    parser.add_argument("sweeps", type=int, nargs="?", default=100, help="per truth")
+    given = parser.parse_args()
+    main(given.peer_python, given.sweeps)

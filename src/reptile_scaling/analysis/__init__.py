@@ -1,0 +1,1 @@
+"""What a run says, as numbers and sentences: its law, its levels, how it stands, what stays hard. No drawing."""

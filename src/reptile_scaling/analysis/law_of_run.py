@@ -1,0 +1,48 @@
+"""The law of a run: its finished cells as a table of losses, fitted."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from reptile_scaling.axes import AXES
+from reptile_scaling.data.files import read_table
+from reptile_scaling.laws import Law, LossTable, fit_law, table_from_frame
+from reptile_scaling.runs.directory import RunDirectory
+
+
+def law_of_run(run: RunDirectory) -> Law:
+    """The law of a run's finished cells."""
+    return fit_law(losses_of_run(run))
+
+
+def read_losses(path: Path, x: str, y: str, group: str | None) -> LossTable:
+    """The columns of a table file; or a run's folder, whose columns are known."""
+    return losses_of_run(RunDirectory(path)) if path.is_dir() else table_from_frame(read_table(path), x, y, group)
+
+
+def losses_of_run(run: RunDirectory) -> LossTable:
+    """Meta-test loss over the axis of the finished cells, with the losses of the shared test tasks."""
+    results = run.results()
+    axis = AXES[results[0].axis if results else "n_tasks"]
+    task_losses = [
+        [task.loss for task in run.cell(cell).read_test_tasks()] for cell in run.cells() if run.cell(cell).is_done
+    ]
+    return LossTable(
+        x=np.array([r.level for r in results], dtype=float),
+        loss=np.array([r.meta_test_loss for r in results], dtype=float),
+        group=tuple(str(r.seed) for r in results),
+        task_losses=np.array(task_losses, dtype=float),
+        x_name=axis.name,
+        x_symbol=axis.symbol,
+        y_name="meta-test loss",
+        dropped=tuple(_why_missing(run)),
+    )
+
+
+def _why_missing(run: RunDirectory) -> Iterator[str]:
+    """The cells of the grid that have no result, each with its state or reason."""
+    for cell in run.cells():
+        status = run.cell(cell).read_status()
+        if status.state != "done":
+            yield f"{cell.name} is {status.state}" + (f" ({status.reason})" if status.reason else "")

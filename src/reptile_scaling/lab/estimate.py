@@ -1,0 +1,203 @@
+"""What a sweep will cost: time from two timed inner steps on the device itself, memory from the formula.
+
+Work is counted in inner steps of one task and in readings of one query set; everything else is below a few percent.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from reptile_scaling.baselines import BASELINES
+from reptile_scaling.data.episodes import Episode, training_pool
+from reptile_scaling.lab.plan import BaselineJob, CohortJob, Plan
+from reptile_scaling.lab.progress import duration
+from reptile_scaling.learning.algorithms import ALGORITHMS
+from reptile_scaling.learning.evaluation import (
+    READINGS_PER_TASK,
+    curve_work,
+    evaluate,
+    test_episodes,
+    training_loop,
+)
+from reptile_scaling.learning.inner_loop import adapt_in_groups
+from reptile_scaling.learning.meta_state import fresh_state
+from reptile_scaling.learning.meta_step import batch_gradients
+from reptile_scaling.learning.starts import starting_points
+from reptile_scaling.learning.task_batch import TaskBatch
+from reptile_scaling.learning.work import Work
+from reptile_scaling.learning.workbench import Workbench, fresh_initialisation, open_workbench
+from reptile_scaling.model.encoder import PromptEncoder
+from reptile_scaling.model.packing import pack_tokens
+from reptile_scaling.runs.directory import RunDirectory
+
+TIMED_FORWARDS = 64
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of each on one device, when tasks share forwards as in the sweep."""
+
+    seconds_per_visit: float
+    seconds_per_inner_step: float
+    seconds_per_reading: float
+    seconds_per_utterance: float
+    """Filling the prefix cache; 0 without one."""
+    seconds_per_whole_forward: float
+
+    def seconds(self, work: Work) -> float:
+        return (
+            work.visits * self.seconds_per_visit
+            + work.inner_steps * self.seconds_per_inner_step
+            + work.readings * self.seconds_per_reading
+            + work.whole_forwards * self.seconds_per_whole_forward
+        )
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """Time of what is left of a sweep, on all its devices together, and the memory of one."""
+
+    training: float
+    evaluation: float
+    baselines: float
+    shared_activations: float
+    seconds_per_inner_step: float
+    memory: str
+    peak_memory_bytes: float
+
+    @property
+    def total_seconds(self) -> float:
+        return self.training + self.evaluation + self.baselines + self.shared_activations
+
+    def lines(self) -> list[str]:
+        """For people."""
+        return [
+            f"time: about {duration(self.total_seconds)} = training {duration(self.training)} + evaluation "
+            f"{duration(self.evaluation)} + baselines {duration(self.baselines)} + shared activations "
+            f"{duration(self.shared_activations)} ({self.seconds_per_inner_step:.3g} s per task and inner step, "
+            "timed now)",
+            self.memory,
+        ]
+
+
+def estimate_cost(plan: Plan, run: RunDirectory) -> CostEstimate:
+    """Opens the model on the first device and times a little of the work; writes nothing."""
+    workbench = open_workbench(plan.config, plan.corpus, plan.devices[0])
+    pace = measure_pace(workbench)
+    workers = max(1, min(len(plan.devices), len(plan.jobs)))
+    used = _utterances_at_most(plan)
+    return CostEstimate(
+        training=pace.seconds(training_work(plan, run)) / workers,
+        evaluation=pace.seconds(evaluation_work(plan)) / workers,
+        baselines=pace.seconds(baseline_work(plan)) / workers,
+        # Every device fills a cache of its own.
+        shared_activations=used * pace.seconds_per_utterance if plan.jobs else 0.0,
+        seconds_per_inner_step=pace.seconds_per_inner_step,
+        memory=workbench.memory_sentence,
+        peak_memory_bytes=workbench.peak_memory_bytes,
+    )
+
+
+def training_work(plan: Plan, run: RunDirectory) -> Work:
+    """The meta-steps that are left of every cell."""
+    config = plan.config
+    cells = [cell for job in plan.jobs if isinstance(job, CohortJob) for cell in job.cells]
+    steps_done = sum(min(run.cell(cell).read_status().meta_step, config.num_meta_steps) for cell in cells)
+    n_steps = len(cells) * config.num_meta_steps - steps_done
+    return Work(visits=n_steps * config.meta_batch_size)
+
+
+def evaluation_work(plan: Plan) -> Work:
+    """Validation at every interval and the meta-test, of every cell; adaptation curves of the first seed's."""
+    config = plan.config
+    n_cells = sum(len(job.cells) for job in plan.jobs if isinstance(job, CohortJob))
+    n_validations = -(-config.num_meta_steps // config.eval_interval)
+    n_tasks = n_cells * (n_validations * config.num_validation_tasks + config.num_meta_test_tasks)
+    cells = [cell for job in plan.jobs if isinstance(job, CohortJob) for cell in job.cells]
+    n_curves = sum(cell.seed == config.seeds[0] for cell in cells)
+    own = Work(inner_steps=n_tasks * config.test_steps, readings=n_tasks * READINGS_PER_TASK)
+    return sum([curve_work(config)] * n_curves, own)
+
+
+def baseline_work(plan: Plan) -> Work:
+    """Every baseline that is left."""
+    names = [job.name for job in plan.jobs if isinstance(job, BaselineJob)]
+    return sum((BASELINES[name].work(plan.config) for name in names), Work())
+
+
+def _utterances_at_most(plan: Plan) -> int:
+    """Distinct utterances the sweep can meet: all of the data set, or what its tasks have places for."""
+    config = plan.config
+    per_task = config.n_way * (max(config.k_support, config.train_shots) + config.k_query)
+    n_tasks = max(config.n_tasks_list) * len(config.seeds) + config.num_meta_test_tasks + config.num_validation_tasks
+    return min(len(plan.corpus.dataset.texts), n_tasks * per_task)
+
+
+def measure_pace(workbench: Workbench) -> Pace:
+    """Times one cohort's meta-step of two inner steps, and one group of test tasks, each after a warm-up."""
+    config, encoder = workbench.config, workbench.encoder
+    pool = training_pool(workbench.corpus.dataset, workbench.corpus.split, config, config.seeds[0])
+    episodes = pool.episodes(config.tasks_per_step)
+    tested = test_episodes(workbench)[: encoder.tasks_in_flight]
+    fresh = np.unique(np.concatenate([part.ravel() for e in (*episodes, *tested) for part in (e.support, e.query)]))
+    filling = _seconds(lambda: encoder.remember(fresh))
+    theta = fresh_initialisation(workbench, 0)
+    start = starting_points(encoder, theta, [episode.classes for episode in episodes], config.head)
+    one_step = replace(training_loop(config), steps=1, batch_size=None)
+    two_steps = replace(one_step, steps=2)
+    rngs = [np.random.default_rng(i) for i in range(len(episodes))]
+    adapt_in_groups(encoder, TaskBatch(start, episodes, one_step, rngs))
+    batch = TaskBatch(start, episodes, two_steps, rngs)
+    step = _seconds(lambda: adapt_in_groups(encoder, batch)) / (2 * len(episodes))
+    evaluate(encoder, theta, tested[:1], one_step)
+    reading = _seconds(lambda: evaluate(encoder, theta, tested, one_step)) / len(tested) - step
+    n_support = config.n_way * config.train_shots
+    step *= min(1.0, (config.inner_batch_size or n_support) / n_support)
+    reading = max(0.0, reading) / READINGS_PER_TASK
+    filling = filling / len(fresh) if encoder.has_cache else 0.0
+    return Pace(
+        seconds_per_visit=_visit_seconds(workbench, episodes, step),
+        seconds_per_inner_step=step,
+        seconds_per_reading=reading,
+        seconds_per_utterance=filling,
+        seconds_per_whole_forward=_whole_forward_seconds(encoder, fresh),
+    )
+
+
+@torch.no_grad()
+def _whole_forward_seconds(encoder: PromptEncoder, utterances: np.ndarray) -> float:
+    """One prompt through all layers of the frozen model: a prefix cache may lie on disk already, and would hide it."""
+    some = utterances[:TIMED_FORWARDS]
+    placed = encoder.backbone.place(pack_tokens(encoder.token_ids, [some]))
+    encoder.backbone.features(placed)
+    return _seconds(lambda: encoder.backbone.features(placed)) / len(some)
+
+
+def _visit_seconds(workbench: Workbench, episodes: Sequence[Episode], inner_step: float) -> float:
+    """One task's part of a meta-step. Where that is more than its inner steps, it is timed with one step and with two,
+    since it grows by the same with every step."""
+    config, encoder = workbench.config, workbench.encoder
+    algorithm = ALGORITHMS[config.algorithm]
+    if not algorithm.reads_query:
+        return config.k_inner * inner_step
+    theta = fresh_state(workbench, seed=0).theta
+    starts = starting_points(encoder, theta, [episode.classes for episode in episodes], config.head)
+
+    def visit(n_steps: int) -> None:
+        loop = replace(training_loop(config), steps=n_steps)
+        rngs = [np.random.default_rng(i) for i in range(len(episodes))]
+        batch = TaskBatch(starts, episodes, loop, rngs, train_classes=workbench.corpus.split.train)
+        batch_gradients(encoder, algorithm, batch)
+
+    visit(1)
+    one, two = _seconds(lambda: visit(1)), _seconds(lambda: visit(2))
+    return max(one, one + (config.k_inner - 1) * (two - one)) / len(episodes)
+
+
+def _seconds(do: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    do()
+    return time.perf_counter() - began

@@ -1,0 +1,155 @@
+"""The grid → cells → cohorts; what is done, what is left, and whether it can work at all."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from reptile_scaling.baselines import BASELINES
+from reptile_scaling.config import Config
+from reptile_scaling.data.class_split import check_class_counts, check_class_sizes
+from reptile_scaling.errors import InputError
+from reptile_scaling.lab.executors import EXECUTORS
+from reptile_scaling.learning.algorithms import ALGORITHMS
+from reptile_scaling.learning.workbench import Corpus, open_corpus
+from reptile_scaling.model.devices import choose_devices
+from reptile_scaling.model.heads import HEADS
+from reptile_scaling.model.label_words import MOST_SYMBOLS
+from reptile_scaling.model.loading import check_model, check_quantization
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.event_files import check_event_files
+from reptile_scaling.runs.grid import Cell, grid
+
+
+@dataclass(frozen=True)
+class CohortJob:
+    """Cells that train in lockstep."""
+
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class BaselineJob:
+    """One baseline on the shared test tasks."""
+
+    name: str
+
+
+Job = CohortJob | BaselineJob
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will do, checked as far as that is possible without loading a model."""
+
+    config: Config
+    corpus: Corpus
+    devices: tuple[str, ...]
+    jobs: tuple[Job, ...]
+    n_done: int
+
+    def summary(self) -> list[str]:
+        """The work in a few lines, for people."""
+        config, dataset, split = self.config, self.corpus.dataset, self.corpus.split
+        cells = grid(config)
+        n_cells, levels = len(cells), ", ".join(dict.fromkeys(cell.level_name for cell in cells))
+        return [
+            f"{config.algorithm} on {config.model_name}: {config.n_way}-way {config.k_support}-shot, "
+            f"{config.k_query} query, {config.k_inner} inner steps, {config.num_meta_steps} meta-steps "
+            f"of {config.meta_batch_size} tasks",
+            *(f"note: {note}" for note in dataset.notes),
+            f"{dataset.name}: {len(dataset.texts)} utterances; classes {len(split.train)} train, "
+            f"{len(split.validation)} validation, {len(split.test)} test, disjoint",
+            f"{levels} × {len(config.seeds)} seeds = {n_cells} cells, "
+            f"{self.n_done} done; {config.num_meta_test_tasks} shared test tasks; on {', '.join(self.devices)}",
+        ]
+
+
+def plan_sweep(config: Config, run: RunDirectory) -> Plan:
+    """Checks the input and lists the work that is left. Raises InputError for anything that cannot work."""
+    devices = choose_devices(config.devices)
+    _check_places(config, devices)
+    if config.tensorboard:
+        check_event_files()
+    _check_name("algorithm", config.algorithm, ALGORITHMS)
+    _check_name("head", config.head, HEADS)
+    for name in config.baselines or ():
+        _check_name("baselines", name, BASELINES)
+    _check_algorithm(config)
+    corpus = open_corpus(config)
+    for level in config.levels:
+        check_model(level)
+        check_class_sizes(corpus.dataset, level)
+        check_class_counts(corpus.dataset, corpus.split, level)
+    cells = grid(config)
+    n_done = sum(run.cell(cell).is_done for cell in cells)
+    baselines = [BaselineJob(name) for name in baseline_names(config) if name not in run.read_baselines()]
+    return Plan(config, corpus, devices, (*_cohorts(cells, config, run), *baselines), n_done)
+
+
+def baseline_names(config: Config) -> list[str]:
+    """What a run measures besides its cells, in the order of BASELINES: those that are named, else all that apply.
+
+    InputError for a name that means nothing for this model and algorithm.
+    """
+    applying = [name for name, baseline in BASELINES.items() if baseline.applies(config.levels[-1])]
+    if config.baselines is None:
+        return applying
+    for name in config.baselines:
+        if name not in applying:
+            raise InputError(
+                f"baselines names {name!r}, which does not apply to algorithm {config.algorithm!r} on "
+                f"{config.levels[-1].model_name}: leave it out"
+            )
+    return [name for name in applying if name in config.baselines]
+
+
+def _check_name(key: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise InputError(f"{key} = {name!r} is unknown: use {' or '.join(known)}")
+
+
+def _check_places(config: Config, devices: Sequence[str]) -> None:
+    """Raises InputError for an executor that is unknown, or that cannot use these devices."""
+    _check_name("executor", config.executor, EXECUTORS)
+    if not EXECUTORS[config.executor].finds_devices:
+        for device in devices:
+            check_quantization(config, device)
+    elif config.devices != ("auto",):
+        named = ", ".join(config.devices)
+        raise InputError(f"devices = {named}, but executor {config.executor!r} places workers itself: use auto")
+
+
+def _check_algorithm(config: Config) -> None:
+    """Raises InputError for settings that an algorithm or a head cannot work with."""
+    algorithm = ALGORITHMS[config.algorithm]
+    if algorithm.differentiates_inner_loop:
+        # At B = 0 a gradient is exactly zero, where the derivative of g / √g² is infinite.
+        wanted = {"inner_optimizer": "sgd", "lora_dropout": 0.0, "load_in_8bit": False, "load_in_4bit": False}
+        for key, value in wanted.items():
+            if (found := getattr(config, key)) != value:
+                raise InputError(
+                    f"{key} = {found!r} cannot work with algorithm {config.algorithm!r}, which differentiates the "
+                    f"inner loop: set {key} to {value!r}"
+                )
+    if config.keep_second_moments and (config.inner_optimizer != "adam" or not algorithm.keeps_moments):
+        raise InputError(
+            f"keep_second_moments = True needs an inner Adam that goes on from task to task, which algorithm "
+            f"{config.algorithm!r} with {config.inner_optimizer!r} has not: set it to false"
+        )
+    if HEADS[config.head].from_words is not None and config.label_words == "symbols" and config.n_way > MOST_SYMBOLS:
+        raise InputError(
+            f"n_way = {config.n_way} is more than the {MOST_SYMBOLS} letters there are: set label_words to names"
+        )
+
+
+def _cohorts(cells: Sequence[Cell], config: Config, run: RunDirectory) -> list[CohortJob]:
+    """What is left of the grid's cohorts, those with most to do first.
+
+    The grid alone decides which cells train together, so a resumed cell meets the neighbours it had. Cells that differ
+    in more than N train apart.
+    """
+    size = config.cells_per_cohort
+    alike = [list(of_level) for _, of_level in groupby(cells, key=lambda cell: cell.value)]
+    whole = [level[i : i + size] for level in alike for i in range(0, len(level), size)]
+    left = [tuple(cell for cell in cohort if not run.cell(cell).is_done) for cohort in whole]
+    return [CohortJob(cohort) for cohort in sorted(left, key=len, reverse=True) if cohort]

@@ -1,0 +1,96 @@
+"""A trained cell on the shared test tasks: its result, its adapter, and what it confuses."""
+
+import time
+
+import numpy as np
+
+from reptile_scaling.data.episodes import coverage
+from reptile_scaling.learning.algorithms import ALGORITHMS
+from reptile_scaling.learning.cell_training import CellTraining
+from reptile_scaling.learning.evaluation import (
+    QueryLosses,
+    adaptation_curve,
+    count_confusions,
+    evaluate,
+    test_episodes,
+    test_loop,
+)
+from reptile_scaling.learning.workbench import Workbench
+from reptile_scaling.model.adapter_facts import adaptation_facts
+from reptile_scaling.model.peft_io import save_adapter
+from reptile_scaling.runs.grid import Cell
+from reptile_scaling.runs.records import CellResult, MetaTestTask
+from reptile_scaling.storage import named_refusals
+
+
+def finish_cell(workbench: Workbench, training: CellTraining) -> None:
+    """Meta-test on the shared pool, the adapter, and last the result that marks the cell as done."""
+    config, folder, state = training.config, training.folder, training.state
+    began = time.perf_counter()
+    episodes, loop = test_episodes(workbench), test_loop(config)
+    figures = evaluate(workbench.encoder, state.initialisation, episodes, loop, state.inner_moments)
+    if training.cell.seed == config.seeds[0]:
+        shown = episodes[: config.num_validation_tasks]
+        curve = adaptation_curve(workbench.encoder, state.initialisation, shown, loop, state.inner_moments)
+        folder.write_adaptation_curve(curve)
+    training.wall_seconds += time.perf_counter() - began
+    result = _result(workbench, training, figures)
+    if not np.isfinite(result.meta_test_loss):
+        training.diverge(state.meta_step)
+        return
+    _write_adapter(workbench, training, result)
+    if training.events:
+        training.events.close()
+    folder.write_confusions(count_confusions(episodes, figures.predicted, workbench.corpus.dataset.class_names))
+    columns = zip(figures.loss.tolist(), figures.accuracy.tolist(), figures.zero_step_accuracy.tolist(), strict=True)
+    test_tasks = [MetaTestTask(i, *of_task) for i, of_task in enumerate(columns)]
+    folder.write_result(result, test_tasks)
+    folder.write_status(training.done())
+
+
+def _result(workbench: Workbench, training: CellTraining, figures: QueryLosses) -> CellResult:
+    config, cell, meta_step = training.config, training.cell, training.state.meta_step
+    training_seconds = sum(row.seconds for row in training.train_rows)
+    n_visits = meta_step * config.meta_batch_size
+    seen = coverage(training.pool, training.order[:n_visits], ALGORITHMS[config.algorithm].reads_query)
+    return CellResult(
+        n_tasks=cell.n_tasks,
+        seed=cell.seed,
+        meta_test_loss=float(figures.loss.mean()),
+        meta_test_loss_std=_spread(figures.loss),
+        meta_test_accuracy=float(figures.accuracy.mean()),
+        meta_test_accuracy_std=_spread(figures.accuracy),
+        zero_step_accuracy=float(figures.zero_step_accuracy.mean()),
+        meta_steps=meta_step,
+        distinct_classes=seen.distinct_classes,
+        distinct_utterances=seen.distinct_utterances,
+        visits_per_task=n_visits / cell.n_tasks,
+        wall_seconds=training.wall_seconds,
+        tasks_per_second=n_visits / training_seconds,
+        num_meta_test_tasks=len(figures.loss),
+        chance_accuracy=1 / config.n_way,
+        tokens_per_second=n_visits * config.k_inner * workbench.tokens_per_inner_step / training_seconds,
+        axis=cell.axis,
+        axis_value=cell.value,
+        x=_place_on_axis(workbench, cell),
+    )
+
+
+def _spread(figures: np.ndarray) -> float:
+    """Standard deviation over tasks; 0 of a single one."""
+    return float(figures.std(ddof=1)) if len(figures) > 1 else 0.0
+
+
+def _place_on_axis(workbench: Workbench, cell: Cell) -> float | None:
+    """A level's number; a model's is its size."""
+    if isinstance(cell.value, str):
+        return float(workbench.n_parameters)
+    return None if cell.value is None else float(cell.value)
+
+
+def _write_adapter(workbench: Workbench, training: CellTraining, result: CellResult) -> None:
+    config, state, path = training.config, training.state, training.folder.adapter_folder
+    with named_refusals(path):
+        backbone, facts = workbench.encoder.backbone, adaptation_facts(config)
+        save_adapter(path, backbone, state.initialisation, config.model_name, facts, state.inner_moments)
+        training.folder.write_card(config, workbench.corpus.dataset.name, result)

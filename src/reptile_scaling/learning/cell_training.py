@@ -1,0 +1,144 @@
+"""One cell on its way: its tasks in order, what it has learned, what has been logged, and the files it keeps."""
+
+import time
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from reptile_scaling.config import Config
+from reptile_scaling.data.episodes import TaskPool, training_pool, visiting_order
+from reptile_scaling.learning.evaluation import QueryLosses
+from reptile_scaling.learning.meta_state import MetaState, fresh_state, restored
+from reptile_scaling.learning.meta_step import Outcome, Visit
+from reptile_scaling.learning.workbench import Workbench
+from reptile_scaling.randomness import stream
+from reptile_scaling.runs.cell_directory import CellDirectory
+from reptile_scaling.runs.event_files import EventFile
+from reptile_scaling.runs.grid import Cell
+from reptile_scaling.runs.records import CellStatus, Checkpoint, EvalRow, TrainRow
+
+SECONDS_BETWEEN_STATUSES = 1.0
+
+
+@dataclass
+class CellTraining:
+    """A cell between its first meta-step and its result."""
+
+    cell: Cell
+    config: Config
+    folder: CellDirectory
+    pool: TaskPool
+    order: np.ndarray
+    """Tasks in the order they are visited."""
+    state: MetaState
+    wall_seconds: float
+    train_rows: list[TrainRow]
+    eval_rows: list[EvalRow]
+    status: CellStatus = field(default_factory=CellStatus)
+    is_diverged: bool = False
+    events: EventFile | None = None
+    told: float = 0.0
+    """When the status was last written, by a clock that never jumps."""
+
+    def next_visits(self) -> list[Visit]:
+        """The tasks of the next meta-step."""
+        size = self.config.meta_batch_size
+        return [self._visit(self.state.meta_step * size + i) for i in range(size)]
+
+    def _visit(self, position: int) -> Visit:
+        task = int(self.order[position])
+        # A round of the visiting order meets every task once, so the round's number is the visit's.
+        visit = position // self.cell.n_tasks
+        rng = stream(self.cell.seed, "inner_loop", self.cell.stream_name, position)
+        return Visit(self.pool.episode(task, visit), rng)
+
+    def take(self, outcome: Outcome) -> None:
+        """Goes on from what a meta-step did, or stays where it was and is marked as diverged."""
+        if outcome.state is None:
+            self.diverge(self.state.meta_step + 1)
+            return
+        self.state = outcome.state
+        self.wall_seconds += outcome.seconds
+        self.train_rows.append(
+            TrainRow(
+                meta_step=self.state.meta_step,
+                support_loss_first_step=outcome.losses[0],
+                support_loss_last_step=outcome.losses[-1],
+                meta_lr=outcome.meta_lr,
+                seconds=round(outcome.seconds, 6),
+            )
+        )
+        tasks_per_second = self.config.meta_batch_size / outcome.seconds
+        scalars = {"support_loss": outcome.losses[-1], "meta_lr": outcome.meta_lr, "tasks_per_second": tasks_per_second}
+        if self.events:
+            self.events.add(self.state.meta_step, scalars)
+        self.status = replace(
+            self.status,
+            meta_step=self.state.meta_step,
+            support_loss=outcome.losses[-1],
+            tasks_per_second=tasks_per_second,
+            wall_seconds=self.wall_seconds,
+        )
+        if time.monotonic() - self.told > SECONDS_BETWEEN_STATUSES:
+            self.tell()
+
+    def validated(self, figures: QueryLosses, seconds: float) -> None:
+        """Logs an evaluation on the validation tasks."""
+        self.wall_seconds += seconds
+        loss, accuracy = float(figures.loss.mean()), float(figures.accuracy.mean())
+        zero_step_accuracy = float(figures.zero_step_accuracy.mean())
+        self.eval_rows.append(EvalRow(self.state.meta_step, loss, accuracy, zero_step_accuracy))
+        if self.events:
+            self.events.add(self.state.meta_step, {"validation_loss": loss, "validation_accuracy": accuracy})
+        self.status = replace(
+            self.status, validation_loss=loss, validation_accuracy=accuracy, wall_seconds=self.wall_seconds
+        )
+        self.tell()
+
+    def tell(self) -> None:
+        """Writes the status now."""
+        self.folder.write_status(self.status)
+        self.told = time.monotonic()
+
+    def diverge(self, meta_step: int) -> None:
+        """Marks the cell as failed for good."""
+        self.is_diverged = True
+        reason = (
+            f"parameters stopped being finite in meta-step {meta_step}: "
+            "lower inner_lr or meta_lr and run it in another folder"
+        )
+        self.folder.write_status(replace(self.status, state="failed", meta_step=meta_step, reason=reason))
+
+    def done(self) -> CellStatus:
+        """The status of a cell that has its result."""
+        return replace(self.status, state="done")
+
+    def save(self) -> None:
+        """Statistics first: rows past the checkpoint are dropped when the cell resumes."""
+        self.folder.write_train_stats(self.train_rows)
+        self.folder.write_eval_stats(self.eval_rows)
+        self.folder.write_checkpoint(Checkpoint(self.state.meta_step, self.wall_seconds, self.state.tensors()))
+
+
+def begin_cell(workbench: Workbench, folder: CellDirectory, start: Checkpoint | None) -> CellTraining:
+    """A cell at a checkpoint, or before its first meta-step."""
+    config, cell = workbench.config, folder.cell
+    folder.write_config(config)
+    state = fresh_state(workbench, cell.seed)
+    if start is not None:
+        state = restored(state, start.meta_step, start.tensors)
+    training = CellTraining(
+        cell=cell,
+        config=config,
+        folder=folder,
+        pool=training_pool(workbench.corpus.dataset, workbench.corpus.split, config, cell.seed),
+        order=visiting_order(cell.n_tasks, config.num_meta_steps * config.meta_batch_size, cell.seed, cell.stream_name),
+        state=state,
+        wall_seconds=start.wall_seconds if start is not None else 0.0,
+        train_rows=[row for row in folder.read_train_stats() if row.meta_step <= state.meta_step],
+        eval_rows=[row for row in folder.read_eval_stats() if row.meta_step <= state.meta_step],
+        status=CellStatus("running", state.meta_step, config.num_meta_steps, workbench.device),
+        events=folder.open_events(state.meta_step) if config.tensorboard else None,
+    )
+    training.tell()
+    return training

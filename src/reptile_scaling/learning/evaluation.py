@@ -1,0 +1,178 @@
+"""Meta-test: how well an initialisation adapts to the tasks of a fixed pool."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from reptile_scaling.config import Config
+from reptile_scaling.data.episodes import Episode, evaluation_pool
+from reptile_scaling.interruption import stop_if_requested
+from reptile_scaling.learning.algorithms import ALGORITHMS
+from reptile_scaling.learning.examples import query_examples
+from reptile_scaling.learning.inner_loop import adapt
+from reptile_scaling.learning.starts import starting_points
+from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
+from reptile_scaling.learning.work import Work
+from reptile_scaling.learning.workbench import Workbench
+from reptile_scaling.model.adam_moments import AdamMoments
+from reptile_scaling.model.adapters import Adapters
+from reptile_scaling.model.encoder import PromptEncoder
+from reptile_scaling.model.heads import logits, task_losses
+from reptile_scaling.randomness import stream
+from reptile_scaling.runs.records import Confusion, CurvePoint
+
+# Forwards of a task's query set in `evaluate`: after adaptation and before.
+READINGS_PER_TASK = 2
+CURVE_STEPS = (1, 2, 5, 10, 20, 50)
+
+
+@dataclass(frozen=True)
+class QueryLosses:
+    """Figures per task, means over its query utterances; losses in nats per utterance."""
+
+    loss: Float[np.ndarray, "T"]
+    accuracy: Float[np.ndarray, "T"]
+    zero_step_loss: Float[np.ndarray, "T"]
+    zero_step_accuracy: Float[np.ndarray, "T"]
+    predicted: Int[np.ndarray, "T Q"]
+    """The slot given to each query utterance after adaptation, in the order of the query set."""
+
+
+def training_loop(config: Config) -> InnerLoop:
+    """The inner loop of meta-training."""
+    algorithm = ALGORITHMS.get(config.algorithm)  # an adapter's may be one that was added elsewhere
+    return InnerLoop(
+        steps=config.k_inner,
+        learning_rate=config.inner_lr,
+        optimizer=config.inner_optimizer,
+        batch_size=config.inner_batch_size,
+        dropout=config.lora_dropout,
+        head=config.head,
+        adapts=algorithm.adapts if algorithm else "all",
+    )
+
+
+def test_loop(config: Config) -> InnerLoop:
+    """The inner loop of evaluation: as in training, but for its number of steps, and without dropout."""
+    return replace(training_loop(config), steps=config.test_steps, dropout=0.0)
+
+
+def test_episodes(workbench: Workbench) -> tuple[Episode, ...]:
+    """The fixed test tasks, the same for every cell and baseline."""
+    config, corpus = workbench.config, workbench.corpus
+    return evaluation_pool(corpus.dataset, corpus.split.test, config, "test").episodes(config.num_meta_test_tasks)
+
+
+def validation_episodes(workbench: Workbench) -> tuple[Episode, ...]:
+    """The fixed tasks of the validation classes; all choices are made on these."""
+    config, corpus = workbench.config, workbench.corpus
+    pool = evaluation_pool(corpus.dataset, corpus.split.validation, config, "validation")
+    return pool.episodes(config.num_validation_tasks)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Of the query sets of T tasks."""
+
+    loss: Float[np.ndarray, "T"]
+    accuracy: Float[np.ndarray, "T"]
+    predicted: Int[np.ndarray, "T Q"]
+
+    @classmethod
+    def join(cls, shares: "Sequence[Reading]") -> "Reading":
+        """Shares of the tasks, one after another."""
+        columns = zip(*((r.loss, r.accuracy, r.predicted) for r in shares), strict=True)
+        return cls(*(np.concatenate(column) for column in columns))
+
+
+@torch.no_grad()
+def read_queries(encoder: PromptEncoder, batch: TaskBatch, adapters: Adapters) -> Reading:
+    """Each task's query set under its own parameters `[T, …]`."""
+    query = query_examples(encoder, batch)
+    labels, scores = query.labels(), logits(adapters, query.features(adapters))
+    predicted = scores.argmax(-1)
+    correct = (predicted == labels).float().mean(1)
+    losses = task_losses(scores, labels)
+    return Reading(losses.double().cpu().numpy(), correct.double().cpu().numpy(), predicted.cpu().numpy())
+
+
+def evaluate(
+    encoder: PromptEncoder,
+    theta: Adapters,
+    episodes: Sequence[Episode],
+    loop: InnerLoop,
+    moments: AdamMoments | None = None,
+) -> QueryLosses:
+    """Adapts θ to each episode's support set and reads its query set, before and after.
+
+    Zero-step accuracy is read before any adaptation: above chance means that slots leak.
+    """
+    readings: list[tuple[Reading, Reading]] = []
+    for start in range(0, len(episodes), encoder.tasks_in_flight):
+        stop_if_requested()
+        group = episodes[start : start + encoder.tasks_in_flight]
+        batch = TaskBatch(
+            starting_points(encoder, theta, [episode.classes for episode in group], loop.head),
+            group,
+            loop,
+            # Mini-batches belong to the test task alone, so every initialisation meets the same ones.
+            [stream(start + i, "test_batches") for i in range(len(group))],
+            moments=moments.repeated(len(group)) if moments is not None else None,
+        )
+        readings += _read_group(encoder, batch)
+    before, after = (Reading.join(side) for side in zip(*readings, strict=True))
+    return QueryLosses(after.loss, after.accuracy, before.loss, before.accuracy, after.predicted)
+
+
+def _read_group(encoder: PromptEncoder, batch: TaskBatch) -> list[tuple[Reading, Reading]]:
+    """The query sets before and after the inner loop, of each share of the tasks."""
+    encoder.remember(batch.support_utterances())
+    encoder.remember(batch.query_utterances())
+
+    def read(tasks: slice) -> tuple[Reading, Reading]:
+        own = batch.rows(tasks)
+        return read_queries(encoder, own, own.theta), read_queries(encoder, own, adapt(encoder, own).adapters)
+
+    return encoder.in_groups(read, len(batch))
+
+
+def adaptation_curve(
+    encoder: PromptEncoder,
+    theta: Adapters,
+    episodes: Sequence[Episode],
+    loop: InnerLoop,
+    moments: AdamMoments | None = None,
+) -> list[CurvePoint]:
+    """Query loss and accuracy after 0 to 50 inner steps, means over the episodes: how fast θ adapts, and to what.
+
+    Each number of steps is an adaptation of its own, so a point equals what `evaluate` gives for that loop.
+    """
+    points: list[CurvePoint] = []
+    for steps in CURVE_STEPS:
+        figures = evaluate(encoder, theta, episodes, replace(loop, steps=steps), moments)
+        if not points:
+            points.append(CurvePoint(0, float(figures.zero_step_loss.mean()), float(figures.zero_step_accuracy.mean())))
+        points.append(CurvePoint(steps, float(figures.loss.mean()), float(figures.accuracy.mean())))
+    return points
+
+
+def curve_work(config: Config) -> Work:
+    """What one adaptation curve takes."""
+    n_tasks = min(config.num_validation_tasks, config.num_meta_test_tasks)
+    return Work(inner_steps=n_tasks * sum(CURVE_STEPS), readings=n_tasks * len(CURVE_STEPS) * READINGS_PER_TASK)
+
+
+def count_confusions(
+    episodes: Sequence[Episode], predicted: Int[np.ndarray, "T Q"], class_names: Sequence[str]
+) -> list[Confusion]:
+    """How often query utterances of a class were taken for which class, over all episodes; pairs that occur."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for episode, slots_Q in zip(episodes, predicted, strict=True):
+        names = [class_names[c] for c in episode.classes]
+        own = np.repeat(np.arange(len(names)), episode.query.shape[1])
+        counts.update((names[truth], names[guess]) for truth, guess in zip(own, slots_Q, strict=True))
+    return [Confusion(truth, guess, n) for (truth, guess), n in sorted(counts.items())]

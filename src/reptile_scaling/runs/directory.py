@@ -1,0 +1,196 @@
+"""The folder of a run: what the sweep writes there, and the folders of its cells."""
+
+import fcntl
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from reptile_scaling.config import MAY_CHANGE, Config, keys_with
+from reptile_scaling.errors import InputError
+from reptile_scaling.runs.cell_directory import CellDirectory, read_status
+from reptile_scaling.runs.grid import Cell, grid
+from reptile_scaling.runs.records import (
+    BaselineFailure,
+    BaselineResult,
+    CellResult,
+    CellStatus,
+    PoolTask,
+    Provenance,
+    Worker,
+)
+from reptile_scaling.storage import (
+    Record,
+    named_refusals,
+    read_lines,
+    read_record,
+    write_json,
+    write_lines,
+    write_record,
+    write_rows,
+)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One experiment's folder: what the sweep writes, and its cells."""
+
+    path: Path
+
+    def cell(self, cell: Cell) -> CellDirectory:
+        return CellDirectory(self.path / cell.name, cell)
+
+    @property
+    def plot_path(self) -> Path:
+        return self.path / "scaling_law_plot.png"
+
+    @property
+    def baseline_plot_path(self) -> Path:
+        return self.path / "baseline_comparison.png"
+
+    def baseline_folder(self, name: str) -> Path:
+        """What a baseline keeps to resume from, such as a cell that it trains."""
+        return self.path / "baselines" / name
+
+    def figure_path(self, name: str) -> Path:
+        """PNG of a figure that only the page shows; an SVG lies beside it."""
+        return self.path / "figures" / f"{name}.png"
+
+    @property
+    def report_path(self) -> Path:
+        return self.path / "report.html"
+
+    def begin(self, config: Config, data_fingerprint: str, versions: dict[str, str]) -> None:
+        """Takes the folder for this experiment. InputError if it already holds another one, and nothing is touched.
+
+        A grid that grew is the same experiment; the recorded one is then replaced by the larger.
+        """
+        found = self._read_experiment()
+        if found is None and self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
+            raise InputError(f"folder {str(self.path)!r} is not empty and holds no experiment: choose another --out")
+        if found is not None:
+            self._check_same(found, Provenance(config, data_fingerprint, versions))
+        with named_refusals(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        for unfinished in self.path.rglob(".*.part"):  # of writes that were killed
+            unfinished.unlink()
+        write_record(self.path / "experiment.json", Provenance(config, data_fingerprint, versions))
+
+    def _check_same(self, found: Provenance, wanted: Provenance) -> None:
+        # A key that is younger than the folder had its default then.
+        recorded = found.config.model_dump(mode="json")
+        for key, value in wanted.config.model_dump(mode="json").items():
+            if key not in keys_with(MAY_CHANGE) and recorded[key] != value:
+                raise InputError(
+                    f"folder {str(self.path)!r} holds an experiment with {key} = {recorded[key]!r}, and "
+                    f"this one has {value!r}: choose another --out, or set {key} back to go on with it"
+                )
+        if found.data_fingerprint != wanted.data_fingerprint:
+            raise InputError(
+                f"folder {str(self.path)!r} holds an experiment on other data (SHA-256 "
+                f"{found.data_fingerprint[:12]}, now {wanted.data_fingerprint[:12]}): choose another --out, or "
+                "restore it"
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder against a second process; InputError if one has it."""
+        with named_refusals(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = open(self.path / ".lock", "w")  # noqa: SIM115 (closed below)
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"another process is running in {str(self.path)!r}: wait for it, or choose another --out"
+                ) from error
+            yield
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a run has taken this folder."""
+        return self._read_experiment() is not None
+
+    def _read_experiment(self) -> Provenance | None:
+        return read_record(self.path / "experiment.json", Provenance)
+
+    def experiment(self) -> Provenance:
+        """What the folder belongs to. InputError where it holds no run."""
+        found = self._read_experiment()
+        if found is None:
+            raise InputError(f"folder {str(self.path)!r} holds no experiment: give the --out folder of a run")
+        return found
+
+    def config(self) -> Config:
+        """The configuration the folder's run was started with."""
+        return self.experiment().config
+
+    def cells(self) -> list[Cell]:
+        """The grid, by level and seed."""
+        return grid(self.config())
+
+    def results(self) -> list[CellResult]:
+        """The results of the cells that are done."""
+        return [self.cell(cell).read_result() for cell in self.cells() if self.cell(cell).is_done]
+
+    def write_pool(self, name: str, tasks: Sequence[PoolTask]) -> None:
+        """`task_pools/<name>.jsonl`: a task a line."""
+        write_lines(self.path / "task_pools" / f"{name}.jsonl", tasks)
+
+    def read_pool(self, name: str) -> list[PoolTask]:
+        """The tasks of a pool; empty where it is not written."""
+        return read_lines(self.path / "task_pools" / f"{name}.jsonl", PoolTask)
+
+    def write_worker(self, worker: Worker) -> None:
+        """`workers/<name>.json`, now: the heartbeat."""
+        write_record(self.path / "workers" / f"{worker.name}.json", replace(worker, updated=time.time()))
+
+    def forget_workers(self) -> None:
+        """Those of an earlier start."""
+        for file in (self.path / "workers").glob("*.json"):
+            file.unlink()
+
+    def read_workers(self) -> list[Worker]:
+        """Every worker of the run's last start, by name."""
+        return list(self._read_records("workers", Worker).values())
+
+    def write_results_table(self) -> None:
+        write_rows(self.path / "scaling_law_results.csv", CellResult, self.results())
+
+    def write_baseline(self, result: BaselineResult) -> None:
+        write_record(self.path / "baselines" / f"{result.name}.json", result)
+
+    def write_baseline_failure(self, name: str, reason: str) -> None:
+        """A baseline that raised; the next start tries it again."""
+        write_record(self.path / "baselines_failed" / f"{name}.json", BaselineFailure(name, reason))
+
+    def read_baseline_failures(self) -> dict[str, str]:
+        """Reasons by name, of baselines that are not done."""
+        done = self.read_baselines()
+        found = self._read_records("baselines_failed", BaselineFailure)
+        return {name: failure.reason for name, failure in found.items() if name not in done}
+
+    def read_baselines(self) -> dict[str, BaselineResult]:
+        """Finished baselines by name."""
+        found = self._read_records("baselines", BaselineResult)
+        # Version 0.1 did not write is_rival, and had one baseline that is none.
+        return {n: b if b.is_rival is not None else replace(b, is_rival=n != "zero_step") for n, b in found.items()}
+
+    def _read_records(self, folder: str, kind: type[Record]) -> dict[str, Record]:
+        """The JSON files of a folder by their stems; one that goes meanwhile is not among them."""
+        files = sorted((self.path / folder).glob("*.json"))
+        return {file.stem: record for file in files if (record := read_record(file, kind)) is not None}
+
+    def read_baseline_status(self, name: str) -> CellStatus | None:
+        """Of the cell that a baseline is training in its folder; None where it trains none."""
+        folders = sorted(path.parent for path in self.baseline_folder(name).glob("*/status.json"))
+        statuses = [read_status(folder) for folder in folders]
+        return next((status for status in statuses if status.state == "running"), None)
+
+    def write_fit(self, law: Mapping[str, object]) -> None:
+        write_json(self.path / "power_law_fit.json", law)
+
+    def write_summary(self, summary: Mapping[str, object]) -> None:
+        write_json(self.path / "summary_report.json", summary)

@@ -1,0 +1,202 @@
+"""What the files of a run hold, as frozen dataclasses; `reptile_scaling.storage` writes and reads them."""
+
+import os
+import socket
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from reptile_scaling.config import Config
+from reptile_scaling.runs.grid import Cell
+
+CellState = Literal["pending", "running", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """`experiment.json`: what a folder belongs to."""
+
+    config: Config
+    data_fingerprint: str
+    """SHA-256 of the data."""
+    versions: dict[str, str]
+    """Of Python and the packages, and the git commit where there was one."""
+
+
+@dataclass(frozen=True)
+class TrainRow:
+    """One meta-step of one cell. Losses in nats per support utterance, means over the meta-batch."""
+
+    meta_step: int
+    support_loss_first_step: float
+    """Before the first inner step."""
+    support_loss_last_step: float
+    """Before the last inner step."""
+    meta_lr: float
+    seconds: float
+    """This cell's share of its cohort's time."""
+
+
+@dataclass(frozen=True)
+class EvalRow:
+    """One evaluation on the validation tasks; the loss in nats per query utterance."""
+
+    meta_step: int
+    validation_loss: float
+    validation_accuracy: float
+    zero_step_accuracy: float
+
+
+@dataclass(frozen=True)
+class MetaTestTask:
+    """One of the shared test tasks after the inner loop; the loss in nats per query utterance."""
+
+    task: int
+    """Its place in the pool `test`."""
+    loss: float
+    accuracy: float
+    zero_step_accuracy: float
+    """Before the inner loop."""
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Query loss (nats per utterance) and accuracy after so many inner steps, means over tasks."""
+
+    inner_step: int
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class PoolTask:
+    """A task of a pool: its classes in slot order and, where it owns them, its utterance numbers by class."""
+
+    task: int
+    classes: list[str]
+    support: list[list[int]] | None = None
+    query: list[list[int]] | None = None
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often query utterances of a class were taken for which class, over all test tasks."""
+
+    true_class: str = field(metadata={"column": "class"})
+    predicted: str
+    n: int
+
+
+@dataclass(frozen=True)
+class CellStatus:
+    """Where a cell stands; rewritten about once a second while it runs."""
+
+    state: CellState = "pending"
+    meta_step: int = 0
+    num_meta_steps: int = 0
+    device: str = ""
+    support_loss: float | None = None
+    """After the inner loop, nats per utterance, mean over the last meta-batch."""
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+    tasks_per_second: float | None = None
+    wall_seconds: float = 0.0
+    """This cell's share of the time its cohort has taken."""
+    updated: float = 0.0
+    """Unix time of this status: the heartbeat."""
+    reason: str = ""
+    """Why a failed cell failed, and what to do."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A process that trains on one device, and what it settled before its first step."""
+
+    name: str
+    device: str
+    tasks_in_flight: int
+    peak_memory_bytes: float
+    memory: str
+    """The memory formula with its figures."""
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+    updated: float = 0.0
+    """Unix time of its last sign of life."""
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """`final_result.json`. Losses in nats per query utterance; means and standard deviations over test tasks."""
+
+    n_tasks: int
+    seed: int
+    meta_test_loss: float
+    meta_test_loss_std: float
+    meta_test_accuracy: float
+    meta_test_accuracy_std: float
+    zero_step_accuracy: float
+    meta_steps: int
+    distinct_classes: int
+    distinct_utterances: int
+    visits_per_task: float
+    wall_seconds: float
+    """This cell's share of its cohort's training and evaluation time."""
+    tasks_per_second: float
+    """Tasks adapted per second of meta-training, without evaluation."""
+    num_meta_test_tasks: int
+    chance_accuracy: float
+    tokens_per_second: float | None = None
+    """Support tokens through an inner step (forward and backward) per second of meta-training."""
+    axis: str = "n_tasks"
+    axis_value: int | str | None = None
+    """The cell's level of another axis than n_tasks, as configured."""
+    x: float | None = None
+    """That level as a number."""
+
+    @property
+    def cell(self) -> Cell:
+        """The cell this is the result of."""
+        return Cell(self.n_tasks, self.seed, self.axis, self.axis_value)
+
+    @property
+    def level(self) -> float:
+        """Where the cell stands on the axis of the law."""
+        return float(self.n_tasks) if self.x is None else self.x
+
+
+@dataclass(frozen=True)
+class BaselineResult:
+    """One baseline on the shared test tasks; `loss` is null where there is none or it diverged."""
+
+    name: str
+    label: str
+    accuracy: float
+    accuracy_std: float
+    loss: float | None
+    loss_std: float | None
+    seconds_per_task: float
+    settings: dict[str, Any]
+    task_accuracies: list[float]
+    task_losses: list[float] | None
+    adaptation_curve: list[CurvePoint] = field(default_factory=list)
+    """Of the pretrained start, where this baseline measures it, on the tasks that cells draw theirs on."""
+    is_rival: bool | None = None
+    """Whether meta-training has to beat it; version 0.1 did not say."""
+
+
+@dataclass(frozen=True)
+class BaselineFailure:
+    """A baseline that raised, and what it said."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a cell resumes from."""
+
+    meta_step: int
+    wall_seconds: float
+    tensors: dict[str, np.ndarray]

@@ -1,0 +1,1 @@
+"""A trained adapter at work on labels of one's own."""

@@ -1,0 +1,260 @@
+"""A meta-trained initialisation at work: adapted to one's own labels, then labelling texts.
+
+`adapt_to_labels` runs the inner loop of evaluation on a user's support set and writes a folder; `open_labeller` reads
+one back. Any number of classes, any and unequal shots.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from reptile_scaling.config import Config, make_config
+from reptile_scaling.data.dataset import IntentDataset
+from reptile_scaling.errors import InputError
+from reptile_scaling.learning.evaluation import test_loop
+from reptile_scaling.learning.examples import Examples
+from reptile_scaling.learning.inner_loop import adapt_support
+from reptile_scaling.learning.starts import starting_points
+from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
+from reptile_scaling.model.adam_moments import AdamMoments
+from reptile_scaling.model.adapter_facts import adaptation_facts
+from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters
+from reptile_scaling.model.backbone import Backbone, LoraShape
+from reptile_scaling.model.devices import choose_devices
+from reptile_scaling.model.encoder import PromptEncoder, tokenize_prompts
+from reptile_scaling.model.heads import HEADS, logits
+from reptile_scaling.model.label_words import label_vectors_of
+from reptile_scaling.model.loading import check_model, load_language_model
+from reptile_scaling.model.peft_io import load_adapter, load_moments, read_facts, save_adapter
+from reptile_scaling.model.prefix_cache import PrefixCache
+from reptile_scaling.randomness import stream
+from reptile_scaling.storage import named_refusals, write_bytes
+
+TEXTS_PER_FORWARD = 256
+
+CARD = """---
+base_model: {base}
+library_name: peft
+tags: [few-shot, intent-classification]
+---
+# Labels: {labels}
+
+Adapted from a meta-trained initialisation with {n_support} labelled utterances in {steps} inner steps
+(support loss {before:.3f} → {after:.3f} nats).
+
+```bash
+reptile-scaling predict --adapter path/to/this/folder --input texts.csv
+```
+"""
+
+
+@dataclass(frozen=True)
+class LabelledText:
+    """A text with the label it was given, and the probability of that label to six digits."""
+
+    text: str
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How an adaptation went; losses in nats per support utterance, before the first and the last step."""
+
+    steps: int
+    n_support: int
+    first_loss: float
+    last_loss: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions beside the truth."""
+
+    n: int
+    accuracy: float
+    accuracy_ci95: tuple[float, float]
+    """Wilson's interval (Wilson 1927)."""
+    loss: float
+    """Mean cross-entropy, nats per text."""
+    recall: dict[str, float]
+    """By label, of those that occur."""
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """A model adapted to `labels`."""
+
+    labels: tuple[str, ...]
+    backbone: Backbone
+    adapters: Adapters
+    """One set, `[1, …]`."""
+    config: Config
+
+    @torch.no_grad()
+    def predict(self, texts: list[str]) -> Float[np.ndarray, "texts labels"]:
+        """Probabilities of each label, in the order of the texts. InputError for a text without a word."""
+        # As `make_dataset` folds the support set: a blank at the end would be the token that features are read at.
+        folded = [" ".join(text.split()) for text in texts]
+        if "" in folded:
+            raise InputError(f"text {folded.index('') + 1} of {len(texts)} is empty: fill it in or leave it out")
+        probabilities = [np.zeros((0, len(self.labels)))]
+        for start in range(0, len(texts), TEXTS_PER_FORWARD):
+            encoder = engine_for_texts(self.backbone, folded[start : start + TEXTS_PER_FORWARD], self.config)
+            batch = encoder.prepare([np.arange(len(encoder.token_ids))])
+            scores = logits(self.adapters, encoder.features(batch, self.adapters)[None])[0]
+            probabilities.append(scores.double().softmax(-1).cpu().numpy())
+        return np.concatenate(probabilities)
+
+    def evaluate(self, texts: list[str], truth: list[str]) -> Evaluation:
+        """Predicts texts whose labels are known. InputError for a label that this model does not have."""
+        check_truth(truth, self.labels)
+        return self.compare(self.predict(texts), truth)
+
+    def compare(self, probabilities: Float[np.ndarray, "texts labels"], truth: list[str]) -> Evaluation:
+        """Predictions already made beside labels that `check_truth` has passed."""
+        slots = np.array([self.labels.index(label) for label in truth])
+        correct = probabilities.argmax(1) == slots
+        loss = -np.log(np.clip(probabilities[np.arange(len(slots)), slots], 1e-300, None))
+        return Evaluation(
+            n=len(truth),
+            accuracy=float(correct.mean()),
+            accuracy_ci95=wilson_interval(int(correct.sum()), len(truth)),
+            loss=float(loss.mean()),
+            recall={self.labels[slot]: float(correct[slots == slot].mean()) for slot in np.unique(slots)},
+        )
+
+
+def check_truth(truth: list[str], labels: tuple[str, ...]) -> None:
+    """InputError for nothing to evaluate on, or a label that is none of `labels`."""
+    if not truth:
+        raise InputError("there is no text to evaluate on: give at least one labelled row")
+    if unknown := sorted(set(truth) - set(labels)):
+        raise InputError(f"label {unknown[0]!r} is none of this model's ({', '.join(labels)}): correct it")
+
+
+def wilson_interval(n_correct: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Of a share, `z` standard errors wide on either side; stays inside 0 … 1."""
+    centre = (n_correct + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * np.sqrt(n_correct * (n - n_correct) / n + z * z / 4)
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def adapt_to_labels(
+    adapter: Path,
+    support: IntentDataset,
+    out: Path,
+    *,
+    steps: int | None = None,
+    learning_rate: float | None = None,
+    model: str | None = None,
+    device: str = "auto",
+) -> tuple[Labeller, Adaptation]:
+    """Adapts the initialisation in `adapter` to the classes of `support` and writes the result to the folder `out`.
+
+    By default it takes as many passes over the support set as the initialisation was evaluated with, in batches as
+    large as the support sets it was meta-trained on. `model` replaces the base's name, where its folder has moved.
+    Raises InputError for a folder that holds no initialisation, fewer than two classes, or an `out` that is in use.
+    """
+    if len(support.class_names) < 2:
+        raise InputError(
+            f"{support.name}: all rows have the label {support.class_names[0]!r}: give at least two labels"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {str(out)!r} is not empty: choose another folder")
+    config, labels = _read_adapter_config(adapter, model)
+    if labels is not None:
+        raise InputError(f"adapter {str(adapter)!r} is adapted to {', '.join(labels)} already: give its initialisation")
+    backbone, theta = _open(adapter, config, device)
+    n_classes = len(support.class_names)
+    encoder = engine_for_texts(backbone, support.texts, config)
+    if HEADS[config.head].from_words is not None:
+        encoder.label_vectors = label_vectors_of(backbone, support.class_names, config.label_words)
+    start = starting_points(encoder, _head_for(theta, n_classes), [range(n_classes)], config.head)
+    moments = load_moments(adapter, backbone.device)
+    if moments is not None:
+        moments = AdamMoments(_head_for(moments.squares, n_classes), moments.steps).repeated(1)
+    loop = _loop(config, len(support.texts), steps, learning_rate)
+    utterances = np.concatenate(support.utterances_by_class)
+    encoder.remember(utterances)
+    labels_S = torch.from_numpy(support.labels[utterances]).to(backbone.device)
+    shots = Examples(encoder, [utterances], labels_S)
+    adapted = adapt_support(shots, TaskBatch(start, (), loop, [stream(0, "test_batches")], moments=moments))
+    single = adapted.adapters.map(lambda tensor: tensor[0])
+    if not single.is_finite():
+        raise InputError(f"adaptation diverged at --lr {loop.learning_rate:g}: lower it")
+    losses = adapted.losses[:, 0].tolist()
+    done = Adaptation(loop.steps, len(support.texts), losses[0], losses[-1])
+    card = CARD.format(
+        base=config.model_name, labels=", ".join(support.class_names), n_support=done.n_support, steps=done.steps,
+        before=done.first_loss, after=done.last_loss,
+    )  # fmt: skip
+    with named_refusals(out):
+        save_adapter(out, backbone, single, config.model_name, adaptation_facts(config, support.class_names))
+        write_bytes(out / "README.md", card.encode())
+    return Labeller(support.class_names, backbone, adapted.adapters, config), done
+
+
+def open_labeller(adapter: Path, *, model: str | None = None, device: str = "auto") -> Labeller:
+    """What `adapt_to_labels` wrote. InputError for an initialisation that no labels belong to yet."""
+    config, labels = _read_adapter_config(adapter, model)
+    if labels is None:
+        raise InputError(f"adapter {str(adapter)!r} has no labels yet: run `adapt` first and give its --out folder")
+    backbone, theta = _open(adapter, config, device)
+    if len(theta.tensors[HEAD_BIAS]) != len(labels):
+        raise InputError(
+            f"adapter {str(adapter)!r} names {len(labels)} labels, but its head has another number: adapt again"
+        )
+    return Labeller(tuple(labels), backbone, theta.repeated(1), config)
+
+
+def _read_adapter_config(adapter: Path, model: str | None) -> tuple[Config, list[str] | None]:
+    facts = read_facts(adapter)
+    settings = dict(facts["config"]) | ({"model_name": model, "model_revision": None} if model else {})
+    return make_config(settings), facts["labels"]
+
+
+def _open(adapter: Path, config: Config, device: str) -> tuple[Backbone, Adapters]:
+    """The base on a device with LoRA where the adapter has it, and the adapter's parameters `[…]`."""
+    (name, *_) = choose_devices((device,))
+    check_model(config)
+    targets = None if config.lora_targets == "all" else config.lora_targets
+    shape = LoraShape(config.lora_r, config.lora_alpha, config.top_layers, targets)
+    backbone = Backbone(load_language_model(config, name), shape)
+    theta = load_adapter(adapter, backbone.device)
+    fits = {key: tensor.shape for key, tensor in backbone.fresh_lora(torch.Generator()).items()}
+    stored = {key: tensor.shape for key, tensor in theta.tensors.items() if key not in (HEAD_WEIGHT, HEAD_BIAS)}
+    if differing := sorted(key for key in fits | stored if fits.get(key) != stored.get(key)):
+        raise InputError(
+            f"adapter {str(adapter)!r} does not fit the model {config.model_name!r} ({differing[0]} differs): "
+            "give --model the base it was trained on"
+        )
+    return backbone, theta
+
+
+def _head_for(theta: Adapters, n_classes: int) -> Adapters:
+    """θ with a head of so many rows. Slots are drawn at random in meta-training, so its rows are exchangeable: another
+    number of classes starts from their mean, all alike, and is at chance before the first step."""
+    weight, bias = theta.tensors[HEAD_WEIGHT], theta.tensors[HEAD_BIAS]
+    if len(weight) == n_classes:
+        return theta
+    rows = {HEAD_WEIGHT: weight.mean(0).repeat(n_classes, 1), HEAD_BIAS: bias.mean().repeat(n_classes)}
+    return Adapters(theta.tensors | rows)
+
+
+def _loop(config: Config, n_support: int, steps: int | None, learning_rate: float | None) -> InnerLoop:
+    """The inner loop of evaluation, with more steps in mini-batches where the support set is larger than there."""
+    loop = test_loop(config)
+    trained_on = config.n_way * config.k_support
+    if n_support > trained_on:
+        passes = -(-n_support // trained_on)
+        loop = replace(loop, steps=loop.steps * passes, batch_size=loop.batch_size or trained_on)
+    return replace(loop, steps=steps or loop.steps, learning_rate=learning_rate or loop.learning_rate)
+
+
+def engine_for_texts(backbone: Backbone, texts: tuple[str, ...] | list[str], config: Config) -> PromptEncoder:
+    token_ids = tokenize_prompts(backbone.tokenizer, texts, config.template, config.max_length)
+    return PromptEncoder(backbone, token_ids, PrefixCache(backbone, token_ids) if backbone.first_adapted > 0 else None)
