@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.backbone import Backbone
-from reptile_scaling.model.encoder import PromptEncoder, tokenize_prompts
+from reptile_scaling.model.engine import Engine, tokenize_prompts
+from reptile_scaling.model.heads import fresh_head
 from reptile_scaling.model.prefix_cache import PrefixCache
 
 FAMILIES = {
@@ -35,7 +37,19 @@ def tiny_model(family: str, vocab_size: int, n_layers: int = 3, width: int = 32)
     return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
 
 
-def encode(backbone: Backbone, texts: Sequence[str], max_length: int = 32) -> PromptEncoder:
+def encode(backbone: Backbone, texts: Sequence[str], max_length: int = 32) -> Engine:
     """The texts as bare prompts, with a prefix cache where there is anything below the adapters."""
     token_ids = tokenize_prompts(backbone.tokenizer, texts, "{text}", max_length)
-    return PromptEncoder(backbone, token_ids, PrefixCache(backbone, token_ids) if backbone.first_adapted else None)
+    return Engine(backbone, token_ids, PrefixCache(backbone, token_ids) if backbone.first_adapted else None)
+
+
+def initialisations(engine: Engine, n_tasks: int, n_way: int) -> list[Adapters]:
+    backbone = engine.backbone
+    fresh = [
+        Adapters(
+            backbone.fresh_lora(torch.Generator().manual_seed(t)) | fresh_head(n_way, backbone.width, backbone.device)
+        )
+        for t in range(n_tasks)
+    ]
+    generator = torch.Generator().manual_seed(99)
+    return [one.map(lambda x: x + 0.02 * torch.randn(x.shape, generator=generator)) for one in fresh]

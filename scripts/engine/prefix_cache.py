@@ -38,7 +38,7 @@ def measured(settings: dict[str, Any]) -> dict[str, Any]:
     """What is printed, for these keys of a configuration."""
     config = make_config({"lora_layers": "top-4", **settings})
     workbench = open_workbench(config, open_corpus(config), "cpu")
-    backbone, ids = workbench.encoder.backbone, workbench.encoder.token_ids
+    backbone, ids = workbench.engine.backbone, workbench.engine.token_ids
     chosen = np.random.default_rng(0).choice(len(ids), N_UTTERANCES, replace=False)
     n_tokens = sum(len(ids[utterance]) for utterance in chosen)
     seconds = []

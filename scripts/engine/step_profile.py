@@ -55,18 +55,18 @@ def profiled(settings: dict[str, Any]) -> dict[str, Any]:
     config = make_config(settings)
     corpus = open_corpus(config)
     workbench = open_workbench(config, corpus, "cpu")
-    backbone = workbench.encoder.backbone
+    backbone = workbench.engine.backbone
     episodes = training_pool(corpus.dataset, corpus.split, config, 0).episodes(N_TASKS)
     theta = fresh_initialisation(workbench, 0).repeated(N_TASKS)
     loop = replace(training_loop(config), steps=N_STEPS)
-    adapt_in_groups(workbench.encoder, TaskBatch(theta, episodes, loop))
+    adapt_in_groups(workbench.engine, TaskBatch(theta, episodes, loop))
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
-        adapt_in_groups(workbench.encoder, TaskBatch(theta, episodes, loop))
+        adapt_in_groups(workbench.engine, TaskBatch(theta, episodes, loop))
     milliseconds: dict[str, float] = defaultdict(float)
     for event in recorded.key_averages():
         kind = next((kind for kind, names in KINDS.items() if re.search(names, event.key)), "the rest: calls and views")
         milliseconds[kind] += event.self_cpu_time_total / 1e3 / N_STEPS
-    packed = workbench.encoder.prepare([episode.support for episode in episodes]).packed
+    packed = workbench.engine.prepare([episode.support for episode in episodes]).packed
     products = inner_step_products(backbone, len(packed.token_ids), len(packed.lengths))
     floor, rate = floor_seconds(backbone, products)
     settings.pop("data_dir", None)  # a path of one machine says nothing to a reader

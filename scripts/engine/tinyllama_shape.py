@@ -80,24 +80,24 @@ def measure(settings: dict[str, Any], corpus: Corpus, device: str, cells: int) -
     """One row: a meta-step of `cells` cells, all their inner steps."""
     config = make_config({**settings, "cells_per_cohort": cells})
     workbench = open_workbench(config, corpus, device)
-    encoder = workbench.encoder
+    engine = workbench.engine
     episodes = training_pool(corpus.dataset, corpus.split, config, 0).episodes(config.tasks_per_step)
     theta = fresh_initialisation(workbench, 0).repeated(len(episodes))
     times = []
     for _ in range(3 if device != "cpu" else 2):
         began = time.perf_counter()
-        adapt_in_groups(encoder, TaskBatch(theta, episodes, training_loop(config)))
-        synchronize(encoder.backbone.device)
+        adapt_in_groups(engine, TaskBatch(theta, episodes, training_loop(config)))
+        synchronize(engine.backbone.device)
         times.append(time.perf_counter() - began)
     seconds = statistics.median(times[1:])
-    packed = encoder.prepare([episode.support for episode in episodes]).packed
-    backbone = encoder.backbone
+    packed = engine.prepare([episode.support for episode in episodes]).packed
+    backbone = engine.backbone
     floor, rate = floor_seconds(backbone, inner_step_products(backbone, len(packed.token_ids), len(packed.lengths)))
     per_task_step = seconds / len(episodes) / config.k_inner
     return {
         "cells": cells,
         "tasks_per_step": len(episodes),
-        "tasks_in_flight": encoder.tasks_in_flight,
+        "tasks_in_flight": engine.tasks_in_flight,
         "inner_steps": config.k_inner,
         "support_tokens_per_task": len(packed.token_ids) / len(episodes),
         "seconds_per_meta_step": seconds,
@@ -113,7 +113,7 @@ def measure(settings: dict[str, Any], corpus: Corpus, device: str, cells: int) -
 
 def peak_memory_gb(workbench: Workbench) -> float:
     """Of the whole process on the CPU, loading included; of the allocator on an accelerator."""
-    device = workbench.encoder.backbone.device
+    device = workbench.engine.backbone.device
     if is_accelerator(device):
         return peak_memory(device) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -155,8 +155,8 @@ class MetaTrainingKeys(Keys):
     """Meta-steps of each cell."""
     meta_batch_size: Count = 4
     """Tasks per meta-step."""
-    meta_optimizer: Literal["sgd", "adam"] = "sgd"
-    """Outer optimiser of the meta-gradient; Reptile's own update is `sgd`."""
+    meta_optimizer: str = "sgd"
+    """`sgd` or `adam`: outer optimiser of the meta-gradient; Reptile's own update is `sgd`."""
     meta_lr: Rate = 0.1
     """Learning rate of the outer optimiser; with Reptile and `sgd` its ε, the way towards the adapted mean."""
     meta_lr_schedule: Literal["constant", "linear"] = "constant"
@@ -167,8 +167,9 @@ class MetaTrainingKeys(Keys):
     """Inner steps per task at evaluation; null means k_inner."""
     inner_lr: Annotated[Rate, IN_ADAPTER] = 5e-4
     """Learning rate of the inner loop."""
-    inner_optimizer: Annotated[Literal["adam", "sgd"], IN_ADAPTER] = "adam"
-    """Inner optimiser; Adam has β1 = 0, as in the Reptile paper."""
+    inner_optimizer: Annotated[str, IN_ADAPTER] = "auto"
+    """Inner optimiser: `adam` (β1 = 0, as in the Reptile paper) or `sgd`; `auto` is SGD where the algorithm
+    differentiates the inner loop, else Adam."""
     keep_second_moments: bool = False
     """Inner Adam's second moments go on from task to task and to the test tasks, as in the Reptile paper's code; false
     starts every task afresh."""
@@ -281,7 +282,7 @@ class Config(MachineKeys, LoraKeys, MetaTrainingKeys, DataKeys, ModelKeys):
             raise ValueError(f"n_tasks_list has {len(self.n_tasks_list)} levels, but axis is {self.axis!r}: keep one N")
 
     @property
-    def levels(self) -> "tuple[Config, ...]":
+    def level_configs(self) -> "tuple[Config, ...]":
         """The configuration of each level of another axis than n_tasks; of that one, itself alone.
 
         InputError for a level that cannot work.

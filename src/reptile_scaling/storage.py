@@ -4,7 +4,7 @@ import csv
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import cache
@@ -24,7 +24,7 @@ class Fields(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
-Record = TypeVar("Record", bound=Fields)
+Record = TypeVar("Record")
 
 REFUSALS = {
     errno.ENOSPC: "free some space",
@@ -115,7 +115,7 @@ def _cell(value: object) -> str:
     return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\r\n') else text
 
 
-def columns(kind: type[Fields]) -> dict[str, str]:
+def columns(kind: type[Any]) -> dict[str, str]:
     """The columns of a table of `kind`, each with its field."""
     return {str(field.metadata.get("column", field.name)): field.name for field in fields(kind)}
 
@@ -150,9 +150,8 @@ RERUN = "delete it, then run the same command again"
 REDO = "delete the folder it lies in, then run the same command again"
 
 
-@cache
-def _reader(kind: Any) -> Any:
-    return TypeAdapter(kind)
+_reader: Callable[[Any], Any] = cache(TypeAdapter)
+"""Made once a type."""
 
 
 def _not_whole(path: Path, why: str, cure: str) -> InputError:

@@ -24,9 +24,9 @@ def test_planned_work_is_the_work_done(toy_settings, tmp_path, monkeypatch: pyte
         done["steps"] += support.n_tasks * batch.loop.steps
         return adapt(support, batch)
 
-    def counted_reading(encoder, batch, adapters):
+    def counted_reading(engine, batch, adapters):
         done["readings"] += len(batch)
-        return read(encoder, batch, adapters)
+        return read(engine, batch, adapters)
 
     monkeypatch.setattr(inner_loop, "adapt_support", counted_adaptation)
     monkeypatch.setattr(evaluation, "read_queries", counted_reading)

@@ -9,7 +9,7 @@ from reptile_scaling.data.dataset import IntentDataset
 from reptile_scaling.errors import InputError
 from reptile_scaling.model.adapters import Adapters, stack_adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
-from reptile_scaling.model.encoder import PromptEncoder, tokenize_prompts
+from reptile_scaling.model.engine import Engine, tokenize_prompts
 from reptile_scaling.model.heads import fresh_head
 from reptile_scaling.model.loading import LanguageModel
 from reptile_scaling.model.peft_io import lora_config
@@ -26,9 +26,7 @@ def random_adapters(backbone: Backbone, seed: int) -> Adapters:
     return fresh.map(lambda tensor: tensor + 0.1 * torch.randn(tensor.shape, generator=generator))
 
 
-def encoder_for(
-    family: str, tokenizer, dataset: IntentDataset, top: int | None = None, **options: bool
-) -> PromptEncoder:
+def encoder_for(family: str, tokenizer, dataset: IntentDataset, top: int | None = None, **options: bool) -> Engine:
     model = LanguageModel(tiny_model(family, len(tokenizer)), tokenizer, family)
     return encode(Backbone(model, LoraShape(4, 8.0, top), **options), dataset.texts)
 
@@ -36,24 +34,24 @@ def encoder_for(
 @pytest.mark.parametrize("top", [None, 1, 2])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_many_tasks_at_once_equal_padded_peft_one_by_one(family: str, top: int | None, tokenizer, toy_dataset) -> None:
-    encoder = encoder_for(family, tokenizer, toy_dataset, top)
-    adapters = [random_adapters(encoder.backbone, seed) for seed in range(len(TASKS))]
-    together = encoder.features(encoder.prepare(TASKS), stack_adapters(adapters))
-    peft = SequentialPeft(tiny_model(family, len(tokenizer)), lora_config(encoder.backbone, "tiny"))
+    engine = encoder_for(family, tokenizer, toy_dataset, top)
+    adapters = [random_adapters(engine.backbone, seed) for seed in range(len(TASKS))]
+    together = engine.features(engine.prepare(TASKS), stack_adapters(adapters))
+    peft = SequentialPeft(tiny_model(family, len(tokenizer)), lora_config(engine.backbone, "tiny"))
     alone = []
     for task, adapter in zip(TASKS, adapters, strict=True):
         peft.load(adapter)
-        alone.append(peft.features([encoder.token_ids[u] for u in task], pad_to=24).detach())
+        alone.append(peft.features([engine.token_ids[u] for u in task], pad_to=24).detach())
     torch.testing.assert_close(together, torch.cat(alone), **TOLERANCE)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_frozen_features_equal_plain_transformers(family: str, tokenizer, toy_dataset) -> None:
-    encoder = encoder_for(family, tokenizer, toy_dataset, top=1)
+    engine = encoder_for(family, tokenizer, toy_dataset, top=1)
     plain = tiny_model(family, len(tokenizer))
-    features = encoder.features(encoder.prepare([TASKS[0]]), None)
+    features = engine.features(engine.prepare([TASKS[0]]), None)
     for row, utterance in enumerate(TASKS[0]):
-        hidden = plain.base_model(torch.tensor([encoder.token_ids[utterance]])).last_hidden_state
+        hidden = plain.base_model(torch.tensor([engine.token_ids[utterance]])).last_hidden_state
         torch.testing.assert_close(features[row], hidden[0, -1], **TOLERANCE)
 
 
@@ -61,10 +59,10 @@ def test_frozen_features_equal_plain_transformers(family: str, tokenizer, toy_da
 def test_computing_answers_only_changes_nothing(family: str, tokenizer, toy_dataset) -> None:
     figures = []
     for answers_only in (True, False):
-        encoder = encoder_for(family, tokenizer, toy_dataset, 2, answers_only=answers_only)
-        adapters = stack_adapters([random_adapters(encoder.backbone, seed) for seed in range(len(TASKS))])
+        engine = encoder_for(family, tokenizer, toy_dataset, 2, answers_only=answers_only)
+        adapters = stack_adapters([random_adapters(engine.backbone, seed) for seed in range(len(TASKS))])
         variables = adapters.map(lambda tensor: tensor.detach().requires_grad_())
-        features = encoder.features(encoder.prepare(TASKS), variables)
+        features = engine.features(engine.prepare(TASKS), variables)
         names = [name for name in variables.tensors if "lora" in name]
         gradients = torch.autograd.grad(features.square().sum(), [variables.tensors[name] for name in names])
         figures.append((features.detach(), *gradients))
@@ -74,50 +72,50 @@ def test_computing_answers_only_changes_nothing(family: str, tokenizer, toy_data
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_cached_activations_equal_recomputed_ones(family: str, tokenizer, toy_dataset) -> None:
-    encoder = encoder_for(family, tokenizer, toy_dataset, top=1)
-    adapters = stack_adapters([random_adapters(encoder.backbone, seed) for seed in range(len(TASKS))])
+    engine = encoder_for(family, tokenizer, toy_dataset, top=1)
+    adapters = stack_adapters([random_adapters(engine.backbone, seed) for seed in range(len(TASKS))])
     # Filled in two halves and another order, so that places in the cache differ from places in the batch.
-    encoder.prepare([TASKS[2][::2]])
-    batch = encoder.prepare(TASKS)
-    cached = encoder.features(batch, adapters)
-    recomputed = encoder.backbone.features(batch.placed, adapters)
+    engine.prepare([TASKS[2][::2]])
+    batch = engine.prepare(TASKS)
+    cached = engine.features(batch, adapters)
+    recomputed = engine.backbone.features(batch.placed, adapters)
     torch.testing.assert_close(cached, recomputed, **TOLERANCE)
 
 
 def test_a_task_does_not_see_its_neighbours(tokenizer, toy_dataset) -> None:
-    encoder = encoder_for("llama", tokenizer, toy_dataset)
-    first, second, third = (random_adapters(encoder.backbone, seed) for seed in range(3))
-    a = encoder.features(encoder.prepare(TASKS[:2]), stack_adapters([first, second]))
-    b = encoder.features(encoder.prepare([TASKS[0], TASKS[2]]), stack_adapters([first, third]))
+    engine = encoder_for("llama", tokenizer, toy_dataset)
+    first, second, third = (random_adapters(engine.backbone, seed) for seed in range(3))
+    a = engine.features(engine.prepare(TASKS[:2]), stack_adapters([first, second]))
+    b = engine.features(engine.prepare([TASKS[0], TASKS[2]]), stack_adapters([first, third]))
     torch.testing.assert_close(a[: len(TASKS[0])], b[: len(TASKS[0])], **TOLERANCE)
 
 
 def test_gradient_of_the_sum_is_every_tasks_own(tokenizer, toy_dataset) -> None:
-    encoder = encoder_for("llama", tokenizer, toy_dataset, top=2)
-    adapters = [random_adapters(encoder.backbone, seed) for seed in range(len(TASKS))]
+    engine = encoder_for("llama", tokenizer, toy_dataset, top=2)
+    adapters = [random_adapters(engine.backbone, seed) for seed in range(len(TASKS))]
     stacked = stack_adapters(adapters).map(lambda tensor: tensor.requires_grad_())
     names = [name for name in stacked.tensors if "lora" in name]
-    features = encoder.features(encoder.prepare(TASKS), stacked)
+    features = engine.features(engine.prepare(TASKS), stacked)
     together = torch.autograd.grad(features.square().sum(), [stacked.tensors[n] for n in names])
     for t, task in enumerate(TASKS):
         own = stack_adapters([adapters[t]]).map(lambda tensor: tensor.requires_grad_())
-        alone = encoder.features(encoder.prepare([task]), own).square().sum()
+        alone = engine.features(engine.prepare([task]), own).square().sum()
         for gradient, single in zip(together, torch.autograd.grad(alone, [own.tensors[n] for n in names]), strict=True):
             torch.testing.assert_close(gradient[t], single[0], rtol=1e-3, atol=1e-4)
 
 
 def test_dropout_mask_of_a_task_does_not_depend_on_its_neighbours(tokenizer, toy_dataset) -> None:
-    encoder = encoder_for("llama", tokenizer, toy_dataset, top=2)
-    first, second = (random_adapters(encoder.backbone, seed) for seed in range(2))
+    engine = encoder_for("llama", tokenizer, toy_dataset, top=2)
+    first, second = (random_adapters(engine.backbone, seed) for seed in range(2))
 
     def features(tasks: list[np.ndarray], adapters: list[Adapters]) -> torch.Tensor:
         streams = [torch.Generator().manual_seed(7 + t) for t in range(len(tasks))]
-        return encoder.features(encoder.prepare(tasks), stack_adapters(adapters), (0.5, streams))
+        return engine.features(engine.prepare(tasks), stack_adapters(adapters), (0.5, streams))
 
     n_first = len(TASKS[0])
     pair, alone = features(TASKS[:2], [first, second]), features(TASKS[:1], [first])
     torch.testing.assert_close(pair[:n_first], alone, **TOLERANCE)
-    undropped = encoder.features(encoder.prepare(TASKS[:1]), stack_adapters([first]))
+    undropped = engine.features(engine.prepare(TASKS[:1]), stack_adapters([first]))
     assert (alone - undropped).abs().max() > 1e-3
 
 

@@ -47,20 +47,20 @@ def slow_features(model, token_ids: list[list[int]]) -> torch.Tensor:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_adapted_features_and_gradients_equal_peft(family: str, top: int | None, tokenizer, toy_dataset) -> None:
     model = LanguageModel(tiny_encoder(family, len(tokenizer)), tokenizer, family, is_encoder=True)
-    encoder = encode(Backbone(model, LoraShape(4, 8.0, top)), toy_dataset.texts)
-    lora = lora_config(encoder.backbone, "tiny")
+    engine = encode(Backbone(model, LoraShape(4, 8.0, top)), toy_dataset.texts)
+    lora = lora_config(engine.backbone, "tiny")
     lora.inference_mode, lora.base_model_name_or_path = False, None
     twin = get_peft_model(tiny_encoder(family, len(tokenizer)), lora)
     pool = TaskPool(toy_dataset, tuple(range(12)), 0, "train", n_way=3, k_support=4, k_query=2)
     generator = torch.Generator().manual_seed(3)
-    backbone = encoder.backbone
+    backbone = engine.backbone
     starts = [
         Adapters(backbone.fresh_lora(generator) | fresh_head(3, backbone.width, backbone.device)).map(
             lambda x: x + 0.05 * torch.randn(x.shape, generator=generator)
         )
         for _ in range(3)
     ]
-    together = adapt_in_groups(encoder, TaskBatch(stack_adapters(starts), pool.episodes(3), InnerLoop(2, 0.05, "sgd")))
+    together = adapt_in_groups(engine, TaskBatch(stack_adapters(starts), pool.episodes(3), InnerLoop(2, 0.05, "sgd")))
     weights = {n: p for n, p in twin.named_parameters() if p.requires_grad}
     for t, episode in enumerate(pool.episodes(3)):
         own = {
@@ -74,7 +74,7 @@ def test_adapted_features_and_gradients_equal_peft(family: str, top: int | None,
         labels = torch.arange(3).repeat_interleave(4)
         for step in range(2):
             optimizer.zero_grad()
-            features = slow_features(twin, [encoder.token_ids[u] for u in episode.support.ravel()])
+            features = slow_features(twin, [engine.token_ids[u] for u in episode.support.ravel()])
             loss = torch.nn.functional.cross_entropy(features @ head[HEAD_WEIGHT].T + head[HEAD_BIAS], labels)
             assert float(together.losses[step, t]) == pytest.approx(float(loss.detach()), rel=1e-4)
             loss.backward()

@@ -13,8 +13,7 @@ from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.lanes import LaneAbandoned, in_lanes, lane_count, leave_if_abandoned
 from reptile_scaling.model.loading import LanguageModel
 from reptile_scaling.model.stacked_lora import StackedLora
-from test_adaptation import initialisations
-from toy_models import encode, tiny_model
+from toy_models import encode, initialisations, tiny_model
 
 CPU = torch.device("cpu")
 
@@ -81,14 +80,14 @@ def test_adaptation_in_lanes_equals_adaptation_in_one(
     family: str, top: int | None, tokenizer, toy_dataset, two_threads
 ) -> None:
     backbone = Backbone(language_model_of(family, tokenizer), LoraShape(4, 8.0, top))
-    encoder = encode(backbone, toy_dataset.texts)
-    theta = initialisations(encoder, 1, n_way=3)[0].repeated(4)
+    engine = encode(backbone, toy_dataset.texts)
+    theta = initialisations(engine, 1, n_way=3)[0].repeated(4)
     episodes = TaskPool(toy_dataset, tuple(range(12)), 0, "train", n_way=3, k_support=4, k_query=4).episodes(4)
     loop = InnerLoop(3, 0.01, "sgd")
     assert lane_count(4, torch.get_num_threads()) == 2
-    side_by_side = adapt_in_groups(encoder, TaskBatch(theta, episodes, loop))
+    side_by_side = adapt_in_groups(engine, TaskBatch(theta, episodes, loop))
     torch.set_num_threads(1)
-    together = adapt_in_groups(encoder, TaskBatch(theta, episodes, loop))
+    together = adapt_in_groups(engine, TaskBatch(theta, episodes, loop))
     torch.testing.assert_close(side_by_side.losses, together.losses, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(side_by_side.adapters.tensors, together.adapters.tensors, rtol=1e-4, atol=1e-6)
 

@@ -16,9 +16,9 @@ from reptile_scaling.learning.inner_loop import adapt_in_groups
 from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.learning.workbench import fresh_initialisation, open_corpus, open_workbench
 from reptile_scaling.model.devices import free_memory
-from reptile_scaling.model.memory import MemoryPlan
+from reptile_scaling.model.memory import MemoryNeed
 
-PLAN = MemoryPlan(
+PLAN = MemoryNeed(
     program=0, weights=1000, cache=500, adapter=10, tokens_per_task=20.0, activations_per_token=3.75, slack=1.25
 )
 
@@ -45,10 +45,10 @@ def test_larger_cohort_is_cut_to_the_budget_and_gives_the_same(toy_settings) -> 
         config = make_config({**toy_settings, "memory_gb": memory_gb, "dtype": "float32", "cells_per_cohort": 4})
         corpus = open_corpus(config)
         workbench = open_workbench(config, corpus, "cpu")
-        in_flight.append(workbench.encoder.tasks_in_flight)
+        in_flight.append(workbench.engine.tasks_in_flight)
         episodes = training_pool(corpus.dataset, corpus.split, config, 0).episodes(8)
         theta = fresh_initialisation(workbench, 0).repeated(8)
-        results.append(adapt_in_groups(workbench.encoder, TaskBatch(theta, episodes, training_loop(config))).losses)
+        results.append(adapt_in_groups(workbench.engine, TaskBatch(theta, episodes, training_loop(config))).losses)
         memory_gb = (workbench.memory.peak(config.tasks_per_step, 3)) / 1e9
     assert 1 <= in_flight[1] < 8 <= in_flight[0]
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
@@ -63,14 +63,14 @@ def test_prediction_is_within_a_quarter_of_what_a_real_model_takes(banking77_fol
     config = make_config(settings)
     corpus = open_corpus(config)
     workbench = open_workbench(config, corpus, "cpu")
-    encoder, theta = workbench.encoder, fresh_initialisation(workbench, 0)
+    engine, theta = workbench.engine, fresh_initialisation(workbench, 0)
     for n_tasks in (2, 4):
         episodes = training_pool(corpus.dataset, corpus.split, config, 0).episodes(n_tasks)
-        n_tokens = sum(len(encoder.token_ids[u]) for e in episodes for u in e.support.ravel()) / n_tasks
+        n_tokens = sum(len(engine.token_ids[u]) for e in episodes for u in e.support.ravel()) / n_tasks
         plan = replace(workbench.memory, program=0, weights=0, cache=0, tokens_per_task=n_tokens)
 
         def work(episodes=episodes, n_tasks=n_tasks) -> None:
-            adapt_in_groups(encoder, TaskBatch(theta.repeated(n_tasks), episodes, training_loop(config)))
+            adapt_in_groups(engine, TaskBatch(theta.repeated(n_tasks), episodes, training_loop(config)))
 
         work()  # what is allocated once, such as the cache's rows, is there
         _, measured = with_peak_memory(work, torch.device("cpu"))
@@ -87,7 +87,7 @@ def test_hessian_vector_product_takes_no_more_than_its_factor(banking77_folder) 
     workbench = open_workbench(config, corpus, "cpu")
     episodes = training_pool(corpus.dataset, corpus.split, config, 0).episodes(4)
     theta = fresh_initialisation(workbench, 0).repeated(4)
-    support = support_examples(workbench.encoder, TaskBatch(theta, episodes, training_loop(config)))
+    support = support_examples(workbench.engine, TaskBatch(theta, episodes, training_loop(config)))
     once = with_peak_memory(lambda: loss_gradient(support, theta), torch.device("cpu"))[1]
     twice = with_peak_memory(lambda: hessian_times(support, theta, None, theta), torch.device("cpu"))[1]
     assert 2 < twice / once < SECOND_ORDER_FACTOR

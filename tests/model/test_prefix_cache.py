@@ -9,7 +9,7 @@ import torch
 
 from reptile_scaling.model import prefix_cache
 from reptile_scaling.model.backbone import Backbone, LoraShape
-from reptile_scaling.model.encoder import tokenize_prompts
+from reptile_scaling.model.engine import tokenize_prompts
 from reptile_scaling.model.loading import LanguageModel
 from reptile_scaling.model.packing import pack_tokens
 from reptile_scaling.model.prefix_cache import PrefixCache

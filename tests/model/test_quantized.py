@@ -35,8 +35,8 @@ def test_engine_over_a_quantised_base_equals_peft_over_it(key: str, tokenizer, t
     for module in (m for model in models for m in model.modules()):
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False  # a fast path of this processor that rounds to bf16
-    encoder = encode(Backbone(LanguageModel(models[0], tokenizer, "tiny"), LoraShape(4, 8.0)), toy_dataset.texts)
-    backbone = encoder.backbone
+    engine = encode(Backbone(LanguageModel(models[0], tokenizer, "tiny"), LoraShape(4, 8.0)), toy_dataset.texts)
+    backbone = engine.backbone
     wrapped = next(m for m in backbone.model.modules() if isinstance(m, StackedLora))
     assert not wrapped.base.weight.is_floating_point()
     generator = torch.Generator().manual_seed(0)
@@ -47,14 +47,14 @@ def test_engine_over_a_quantised_base_equals_peft_over_it(key: str, tokenizer, t
         for _ in TASKS
     ]
     stacked = stack_adapters(adapters).map(lambda tensor: tensor.requires_grad_())
-    together = encoder.features(encoder.prepare(TASKS), stacked)
+    together = engine.features(engine.prepare(TASKS), stacked)
     site = next(name for name in stacked.tensors if name.endswith("layers.0.mlp.up_proj.lora_B"))
     (gradients,) = torch.autograd.grad(together.sum(), [stacked.tensors[site]])
     peft = SequentialPeft(models[1], lora_config(backbone, "tiny"))
     start = 0
     for t, (task, adapter) in enumerate(zip(TASKS, adapters, strict=True)):
         peft.load(adapter)
-        alone = peft.features([encoder.token_ids[u] for u in task])
+        alone = peft.features([engine.token_ids[u] for u in task])
         torch.testing.assert_close(together[start : start + len(task)], alone, **TOLERANCE)
         weight = next(p for n, p in peft.named_weights() if n == site)
         (gradient,) = torch.autograd.grad(alone.sum(), [weight])

@@ -55,7 +55,7 @@ def run_baseline(workbench: Workbench, name: str, folder: Path) -> BaselineResul
     baseline = BASELINES[name]
     episodes = test_episodes(workbench)
     # The shared activations of the test utterances are not this baseline's cost.
-    workbench.encoder.remember(np.concatenate([part.ravel() for e in episodes for part in (e.support, e.query)]))
+    workbench.engine.remember(np.concatenate([part.ravel() for e in episodes for part in (e.support, e.query)]))
     began = time.perf_counter()
     scores = baseline.measure(workbench, episodes, folder)
     seconds = scores.seconds if scores.seconds is not None else time.perf_counter() - began
@@ -88,4 +88,4 @@ def _curve(workbench: Workbench, episodes: Sequence[Episode]) -> list[CurvePoint
     """Fine-tuning from the pretrained model, on the tasks that cells draw their curves on."""
     config = workbench.config
     shown = episodes[: config.num_validation_tasks]
-    return adaptation_curve(workbench.encoder, fresh_initialisation(workbench, 0), shown, test_loop(config))
+    return adaptation_curve(workbench.engine, fresh_initialisation(workbench, 0), shown, test_loop(config))

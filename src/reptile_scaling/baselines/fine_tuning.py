@@ -20,7 +20,7 @@ TUNING_STEPS = (1, 4)
 def zero_step(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
     """The pretrained model before any step: chance, or the slots leak, but for a head that knows the classes' words."""
     loop = replace(test_loop(workbench.config), steps=1)
-    figures = evaluate(workbench.encoder, fresh_initialisation(workbench, 0), episodes, loop)
+    figures = evaluate(workbench.engine, fresh_initialisation(workbench, 0), episodes, loop)
     return Scores(figures.zero_step_accuracy, None, {})
 
 
@@ -44,7 +44,7 @@ def no_meta_tuned(workbench: Workbench, episodes: Sequence[Episode], folder: Pat
 
 
 def _fine_tuned(workbench: Workbench, episodes: Sequence[Episode], loop: InnerLoop) -> Scores:
-    figures = evaluate(workbench.encoder, fresh_initialisation(workbench, 0), episodes, loop)
+    figures = evaluate(workbench.engine, fresh_initialisation(workbench, 0), episodes, loop)
     return Scores(figures.accuracy, figures.loss, {"inner_lr": loop.learning_rate, "inner_steps": loop.steps})
 
 

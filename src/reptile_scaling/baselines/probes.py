@@ -80,6 +80,6 @@ def frozen_features(workbench: Workbench, episodes: Sequence[Episode]) -> tuple[
     """Features of all utterances of the episodes, once each, and the row of each utterance."""
     used = np.unique(np.concatenate([np.concatenate([e.support.ravel(), e.query.ravel()]) for e in episodes]))
     parts = np.array_split(used, -(-len(used) // UTTERANCES_PER_FORWARD))
-    encoder = workbench.encoder
-    vectors = torch.cat([encoder.features(encoder.prepare([part]), None) for part in parts])
+    engine = workbench.engine
+    vectors = torch.cat([engine.features(engine.prepare([part]), None) for part in parts])
     return vectors, {int(u): row for row, u in enumerate(used)}

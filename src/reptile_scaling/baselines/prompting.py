@@ -65,7 +65,7 @@ def _prompted(workbench: Workbench, episodes: Sequence[Episode], shots: int) -> 
             rows.append((correct, float(task_losses(scores[None], labels[None])), used))
         return rows
 
-    lanes = in_lanes(of_tasks, range(len(episodes)), workbench.encoder.backbone.device)
+    lanes = in_lanes(of_tasks, range(len(episodes)), workbench.engine.backbone.device)
     accuracies, losses, used = zip(*(row for rows in lanes for row in rows), strict=True)
     settings = {"prompt": DEMONSTRATION, "fewest_shots": min(used), "calibrated_by": CONTENT_FREE}
     return Scores(np.array(accuracies), np.array(losses), settings)
@@ -73,7 +73,7 @@ def _prompted(workbench: Workbench, episodes: Sequence[Episode], shots: int) -> 
 
 def _task_scores(workbench: Workbench, episode: Episode, shots: int, number: int) -> tuple[torch.Tensor, int]:
     """Scores `[Q, W]` of a task's query set, and the shots of each class that had room."""
-    backbone, dataset = workbench.encoder.backbone, workbench.corpus.dataset
+    backbone, dataset = workbench.engine.backbone, workbench.corpus.dataset
     tokenizer = backbone.tokenizer
     words = [plain_words(dataset.class_names[c]) for c in episode.classes]
     labels = [label_tokens(tokenizer, label) for label in words]
@@ -97,23 +97,23 @@ def _context(workbench: Workbench, episode: Episode, words: Sequence[str], shots
     shown = [(int(u), words[w]) for w, row in enumerate(episode.support) for u in row[:shots]]
     order = stream(number, "demonstrations").permutation(len(shown))
     told = [DEMONSTRATION.format(text=_cut(workbench, texts[shown[i][0]]), label=shown[i][1]) for i in order.tolist()]
-    beginning: list[int] = workbench.encoder.backbone.tokenizer("")["input_ids"]
+    beginning: list[int] = workbench.engine.backbone.tokenizer("")["input_ids"]
     return beginning + [token for one in told for token in _tokens(workbench, one)]
 
 
 def _tokens(workbench: Workbench, text: str) -> list[int]:
-    tokens: list[int] = workbench.encoder.backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
+    tokens: list[int] = workbench.engine.backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
     return tokens
 
 
 def _cut(workbench: Workbench, text: str) -> str:
     """An utterance of `max_length` tokens at most."""
-    tokenizer, longest = workbench.encoder.backbone.tokenizer, workbench.config.max_length
+    tokenizer, longest = workbench.engine.backbone.tokenizer, workbench.config.max_length
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     shortened: str = text if len(tokens) <= longest else tokenizer.decode(tokens[:longest])
     return shortened
 
 
 def _positions(workbench: Workbench) -> int:
-    config = workbench.encoder.backbone.model.config.get_text_config()
+    config = workbench.engine.backbone.model.config.get_text_config()
     return int(getattr(config, "max_position_embeddings", 2048))

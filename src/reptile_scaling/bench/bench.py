@@ -146,14 +146,14 @@ def _first_line(program: _Program, seconds: dict[str, float]) -> str:
 
 def _ratios(seconds: dict[str, float], floors: dict[str, float | None]) -> dict[str, float]:
     """The figures of the contract: how many times faster the engine is, at which precision."""
-    engine, engine_floor = seconds["engine_all_fp32"], floors["engine_all_fp32"]
+    engine_seconds, engine_floor = seconds["engine_all_fp32"], floors["engine_all_fp32"]
     assert engine_floor is not None
     best_peer = min(value for name, value in seconds.items() if name in ALL_LAYER_PEERS)
     return {
-        "ratio_vs_best_peer": best_peer / engine,
-        "ratio_vs_sequential_peft": seconds["sequential_peft"] / engine,
-        "ratio_vs_padded_loop": seconds["padded_loop"] / engine,
-        "fraction_of_floor": engine_floor / engine,
+        "ratio_vs_best_peer": best_peer / engine_seconds,
+        "ratio_vs_sequential_peft": seconds["sequential_peft"] / engine_seconds,
+        "ratio_vs_padded_loop": seconds["padded_loop"] / engine_seconds,
+        "fraction_of_floor": engine_floor / engine_seconds,
         "ratio_topk_vs_sequential_peft": seconds["sequential_peft_topk"] / seconds["engine_topk_fp32"],
         "ratio_native_vs_best_peer": best_peer / seconds["engine_all_native"],
         "ratio_native_vs_sequential_peft": seconds["sequential_peft"] / seconds["engine_all_native"],
@@ -171,7 +171,7 @@ def _programs(config: Config, corpus: Corpus, work: Work) -> tuple[list[_Program
     native_config = config.model_copy(update={"dtype": str(native).removeprefix("torch.")})
     engine_native = open_workbench(native_config, corpus, "cpu")
     theta = {"all": fresh_initialisation(engine_all, 0), "top": fresh_initialisation(engine_top, 0)}
-    ids = engine_all.encoder.token_ids
+    ids = engine_all.engine.token_ids
     n_tokens = config.k_inner * sum(len(ids[u]) for episode in episodes for u in episode.support.ravel())
     all_peer = partial(run_peer, open_peer(engine_all), theta["all"], episodes, ids, config)
     top_peer = partial(run_peer, open_peer(engine_top), theta["top"], episodes, ids, config)
@@ -196,7 +196,7 @@ def _programs(config: Config, corpus: Corpus, work: Work) -> tuple[list[_Program
 
 
 def _open_vmap(engine: Workbench) -> VmapLora:
-    backbone = engine.encoder.backbone
+    backbone = engine.engine.backbone
     model = load_language_model(engine.config, "cpu").model
     return VmapLora(model, list(backbone.sites), backbone.lora.alpha / backbone.lora.rank)
 
@@ -222,9 +222,9 @@ def _engine(
     reference: str = REFERENCE,
 ) -> _Program:
     """The engine with all tasks in one forward, and its floor."""
-    config, backbone = workbench.config, workbench.encoder.backbone
+    config, backbone = workbench.config, workbench.engine.backbone
     loop = training_loop(config)
-    batch = workbench.encoder.prepare([episode.support for episode in episodes]).packed
+    batch = workbench.engine.prepare([episode.support for episode in episodes]).packed
     step_floor, _ = floor_seconds(backbone, inner_step_products(backbone, len(batch.token_ids), len(batch.lengths)))
 
     memory = replace(
@@ -232,8 +232,8 @@ def _engine(
     )
 
     def run() -> list[list[float]]:
-        workbench.encoder.tasks_in_flight = len(episodes)
-        losses = adapt_in_groups(workbench.encoder, TaskBatch(theta.repeated(len(episodes)), episodes, loop)).losses
+        workbench.engine.tasks_in_flight = len(episodes)
+        losses = adapt_in_groups(workbench.engine, TaskBatch(theta.repeated(len(episodes)), episodes, loop)).losses
         return [[float(x) for x in row] for row in losses.T]
 
     precision = str(backbone.dtype).removeprefix("torch.")
@@ -248,10 +248,10 @@ def _engine(
     )
 
 
-def open_peer(engine: Workbench) -> SequentialPeft:
+def open_peer(workbench: Workbench) -> SequentialPeft:
     """PEFT on a model of its own with the engine's LoRA."""
-    model = load_language_model(engine.config, "cpu").model
-    return SequentialPeft(model, lora_config(engine.encoder.backbone, engine.config.model_name))
+    model = load_language_model(workbench.config, "cpu").model
+    return SequentialPeft(model, lora_config(workbench.engine.backbone, workbench.config.model_name))
 
 
 def run_peer(

@@ -82,7 +82,7 @@ def work_on(model: Any, top: int | None, tasks: int, cells: int) -> Any:
     from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
     from reptile_scaling.model.adapters import Adapters
     from reptile_scaling.model.backbone import Backbone, LoraShape
-    from reptile_scaling.model.encoder import PromptEncoder
+    from reptile_scaling.model.engine import Engine
     from reptile_scaling.model.heads import fresh_head
     from reptile_scaling.model.loading import LanguageModel
     from reptile_scaling.model.prefix_cache import PrefixCache
@@ -90,8 +90,8 @@ def work_on(model: Any, top: int | None, tasks: int, cells: int) -> Any:
     rng = np.random.default_rng(0)
     ids = [rng.integers(3, 500, rng.integers(6, 20)).tolist() for _ in range(600)]
     backbone = Backbone(LanguageModel(model, None, "small"), LoraShape(8, 16.0, top))
-    encoder = PromptEncoder(backbone, ids, PrefixCache(backbone, ids, 10**9) if backbone.first_adapted else None)
-    encoder.tasks_in_flight = tasks * cells
+    engine = Engine(backbone, ids, PrefixCache(backbone, ids, 10**9) if backbone.first_adapted else None)
+    engine.tasks_in_flight = tasks * cells
     theta = Adapters(
         backbone.fresh_lora(torch.Generator().manual_seed(0)) | fresh_head(5, backbone.width, backbone.device)
     ).repeated(tasks * cells)
@@ -104,7 +104,7 @@ def work_on(model: Any, top: int | None, tasks: int, cells: int) -> Any:
     def adapt_once(steps: int, optimizer: str = "adam") -> Any:
         rate = {"adam": 1e-3, "sgd": 0.1}[optimizer]
         loop = InnerLoop(steps, rate, optimizer)
-        return adapt_in_groups(encoder, TaskBatch(theta, episodes, loop, owners=owners))
+        return adapt_in_groups(engine, TaskBatch(theta, episodes, loop, owners=owners))
 
     return adapt_once
 

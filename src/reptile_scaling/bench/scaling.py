@@ -30,18 +30,18 @@ def bench_scaling(settings: dict[str, Any], *, repeats: int) -> dict[str, Any]:
     native = str(choose_dtype("auto", "cpu")).removeprefix("torch.")
     config = make_config({**settings, "lora_layers": "all", "dtype": "float32", "k_inner": INNER_STEPS})
     corpus = open_corpus(config)
-    engine = open_workbench(config, corpus, "cpu")
-    peer = partial(_peer_step, engine, open_peer(engine))
+    workbench = open_workbench(config, corpus, "cpu")
+    peer = partial(_peer_step, workbench, open_peer(workbench))
     one_cell = [(1, tasks) for tasks in TASKS_PER_STEP]
     cohorts = [(cells, cells * config.meta_batch_size) for cells in CELLS_PER_COHORT]
-    rows, peer_seconds = _rows(engine, one_cell, repeats, peer)
+    rows, peer_seconds = _rows(workbench, one_cell, repeats, peer)
     if native != "float32":
-        engine = open_workbench(config.model_copy(update={"dtype": native}), corpus, "cpu")
-        rows += _rows(engine, one_cell, repeats)[0]
+        workbench = open_workbench(config.model_copy(update={"dtype": native}), corpus, "cpu")
+        rows += _rows(workbench, one_cell, repeats)[0]
     return {
         "sequential_peft_seconds_per_task_step": peer_seconds,
         "tasks": rows,
-        "cohorts": _rows(engine, cohorts, repeats)[0],
+        "cohorts": _rows(workbench, cohorts, repeats)[0],
     }
 
 
@@ -49,15 +49,15 @@ def _peer_step(workbench: Workbench, peer: SequentialPeft) -> None:
     """What the engine does at T = 1."""
     pool = training_pool(workbench.corpus.dataset, workbench.corpus.split, workbench.config, 0)
     theta = fresh_initialisation(workbench, 0)
-    run_peer(peer, theta, pool.episodes(1), workbench.encoder.token_ids, workbench.config, None)
+    run_peer(peer, theta, pool.episodes(1), workbench.engine.token_ids, workbench.config, None)
 
 
 def _rows(
     workbench: Workbench, settings: Sequence[tuple[int, int]], repeats: int, peer: Callable[[], None] | None = None
 ) -> tuple[list[dict[str, Any]], float]:
     """One row for each (cells, tasks of all cells); and the peer's seconds, taken in turns with them."""
-    encoder, theta, config = workbench.encoder, fresh_initialisation(workbench, 0), workbench.config
-    encoder.tasks_in_flight = max(tasks for _, tasks in settings)
+    engine, theta, config = workbench.engine, fresh_initialisation(workbench, 0), workbench.config
+    engine.tasks_in_flight = max(tasks for _, tasks in settings)
     pool = training_pool(workbench.corpus.dataset, workbench.corpus.split, config, 0)
     programs: dict[tuple[int, int], Callable[[], object]] = {(0, 0): peer} if peer else {}
     floors = {}
@@ -66,17 +66,17 @@ def _rows(
         owners = [task * cells // tasks for task in range(tasks)]
         programs[cells, tasks] = partial(
             adapt_in_groups,
-            encoder,
+            engine,
             TaskBatch(theta.repeated(tasks), episodes, training_loop(config), owners=owners),
         )
-        packed = encoder.prepare([e.support for e in episodes]).packed
-        products = inner_step_products(encoder.backbone, len(packed.token_ids), len(packed.lengths))
-        floors[cells, tasks], _ = floor_seconds(encoder.backbone, products)
+        packed = engine.prepare([e.support for e in episodes]).packed
+        products = inner_step_products(engine.backbone, len(packed.token_ids), len(packed.lengths))
+        floors[cells, tasks], _ = floor_seconds(engine.backbone, products)
     interleaved_seconds(programs, 1)  # warm-up
     seconds = interleaved_seconds(programs, repeats)
     rows = [
         {
-            "precision": str(encoder.backbone.dtype).removeprefix("torch."),
+            "precision": str(engine.backbone.dtype).removeprefix("torch."),
             "cells": cells,
             "tasks_per_step": tasks,
             "seconds_per_task_step": seconds[cells, tasks] / INNER_STEPS / tasks,

@@ -29,7 +29,7 @@ from reptile_scaling.learning.starts import starting_points
 from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import Workbench, fresh_initialisation, open_workbench
-from reptile_scaling.model.encoder import PromptEncoder
+from reptile_scaling.model.engine import Engine
 from reptile_scaling.model.packing import pack_tokens
 from reptile_scaling.runs.directory import RunDirectory
 
@@ -138,59 +138,59 @@ def _utterances_at_most(plan: Plan) -> int:
 
 def measure_pace(workbench: Workbench) -> Pace:
     """Times one cohort's meta-step of two inner steps, and one group of test tasks, each after a warm-up."""
-    config, encoder = workbench.config, workbench.encoder
+    config, engine = workbench.config, workbench.engine
     pool = training_pool(workbench.corpus.dataset, workbench.corpus.split, config, config.seeds[0])
     episodes = pool.episodes(config.tasks_per_step)
-    tested = test_episodes(workbench)[: encoder.tasks_in_flight]
+    tested = test_episodes(workbench)[: engine.tasks_in_flight]
     fresh = np.unique(np.concatenate([part.ravel() for e in (*episodes, *tested) for part in (e.support, e.query)]))
-    filling = _seconds(lambda: encoder.remember(fresh))
+    filling = _seconds(lambda: engine.remember(fresh))
     theta = fresh_initialisation(workbench, 0)
-    start = starting_points(encoder, theta, [episode.classes for episode in episodes], config.head)
+    start = starting_points(engine, theta, [episode.classes for episode in episodes], config.head)
     one_step = replace(training_loop(config), steps=1, batch_size=None)
     two_steps = replace(one_step, steps=2)
     rngs = [np.random.default_rng(i) for i in range(len(episodes))]
-    adapt_in_groups(encoder, TaskBatch(start, episodes, one_step, rngs))
+    adapt_in_groups(engine, TaskBatch(start, episodes, one_step, rngs))
     batch = TaskBatch(start, episodes, two_steps, rngs)
-    step = _seconds(lambda: adapt_in_groups(encoder, batch)) / (2 * len(episodes))
-    evaluate(encoder, theta, tested[:1], one_step)
-    reading = _seconds(lambda: evaluate(encoder, theta, tested, one_step)) / len(tested) - step
+    step = _seconds(lambda: adapt_in_groups(engine, batch)) / (2 * len(episodes))
+    evaluate(engine, theta, tested[:1], one_step)
+    reading = _seconds(lambda: evaluate(engine, theta, tested, one_step)) / len(tested) - step
     n_support = config.n_way * config.train_shots
     step *= min(1.0, (config.inner_batch_size or n_support) / n_support)
     reading = max(0.0, reading) / READINGS_PER_TASK
-    filling = filling / len(fresh) if encoder.has_cache else 0.0
+    filling = filling / len(fresh) if engine.has_cache else 0.0
     return Pace(
         seconds_per_visit=_visit_seconds(workbench, episodes, step),
         seconds_per_inner_step=step,
         seconds_per_reading=reading,
         seconds_per_utterance=filling,
-        seconds_per_whole_forward=_whole_forward_seconds(encoder, fresh),
+        seconds_per_whole_forward=_whole_forward_seconds(engine, fresh),
     )
 
 
 @torch.no_grad()
-def _whole_forward_seconds(encoder: PromptEncoder, utterances: np.ndarray) -> float:
+def _whole_forward_seconds(engine: Engine, utterances: np.ndarray) -> float:
     """One prompt through all layers of the frozen model: a prefix cache may lie on disk already, and would hide it."""
     some = utterances[:TIMED_FORWARDS]
-    placed = encoder.backbone.place(pack_tokens(encoder.token_ids, [some]))
-    encoder.backbone.features(placed)
-    return _seconds(lambda: encoder.backbone.features(placed)) / len(some)
+    placed = engine.backbone.place(pack_tokens(engine.token_ids, [some]))
+    engine.backbone.features(placed)
+    return _seconds(lambda: engine.backbone.features(placed)) / len(some)
 
 
 def _visit_seconds(workbench: Workbench, episodes: Sequence[Episode], inner_step: float) -> float:
     """One task's part of a meta-step. Where that is more than its inner steps, it is timed with one step and with two,
     since it grows by the same with every step."""
-    config, encoder = workbench.config, workbench.encoder
+    config, engine = workbench.config, workbench.engine
     algorithm = ALGORITHMS[config.algorithm]
     if not algorithm.reads_query:
         return config.k_inner * inner_step
     theta = fresh_state(workbench, seed=0).theta
-    starts = starting_points(encoder, theta, [episode.classes for episode in episodes], config.head)
+    starts = starting_points(engine, theta, [episode.classes for episode in episodes], config.head)
 
     def visit(n_steps: int) -> None:
         loop = replace(training_loop(config), steps=n_steps)
         rngs = [np.random.default_rng(i) for i in range(len(episodes))]
         batch = TaskBatch(starts, episodes, loop, rngs, train_classes=workbench.corpus.split.train)
-        batch_gradients(encoder, algorithm, batch)
+        batch_gradients(engine, algorithm, batch)
 
     visit(1)
     one, two = _seconds(lambda: visit(1)), _seconds(lambda: visit(2))

@@ -10,6 +10,9 @@ from reptile_scaling.data.class_split import check_class_counts, check_class_siz
 from reptile_scaling.errors import InputError
 from reptile_scaling.lab.executors import EXECUTORS
 from reptile_scaling.learning.algorithms import ALGORITHMS
+from reptile_scaling.learning.evaluation import inner_optimizer
+from reptile_scaling.learning.inner_optimizers import INNER_OPTIMIZERS
+from reptile_scaling.learning.outer_optimizers import OUTER_OPTIMIZERS
 from reptile_scaling.learning.workbench import Corpus, open_corpus
 from reptile_scaling.model.devices import choose_devices
 from reptile_scaling.model.heads import HEADS
@@ -72,11 +75,13 @@ def plan_sweep(config: Config, run: RunDirectory) -> Plan:
         check_event_files()
     _check_name("algorithm", config.algorithm, ALGORITHMS)
     _check_name("head", config.head, HEADS)
+    _check_name("inner_optimizer", config.inner_optimizer, ("auto", *INNER_OPTIMIZERS))
+    _check_name("meta_optimizer", config.meta_optimizer, OUTER_OPTIMIZERS)
     for name in config.baselines or ():
         _check_name("baselines", name, BASELINES)
     _check_algorithm(config)
     corpus = open_corpus(config)
-    for level in config.levels:
+    for level in config.level_configs:
         check_model(level)
         check_class_sizes(corpus.dataset, level)
         check_class_counts(corpus.dataset, corpus.split, level)
@@ -91,14 +96,14 @@ def baseline_names(config: Config) -> list[str]:
 
     InputError for a name that means nothing for this model and algorithm.
     """
-    applying = [name for name, baseline in BASELINES.items() if baseline.applies(config.levels[-1])]
+    applying = [name for name, baseline in BASELINES.items() if baseline.applies(config.level_configs[-1])]
     if config.baselines is None:
         return applying
     for name in config.baselines:
         if name not in applying:
             raise InputError(
                 f"baselines names {name!r}, which does not apply to algorithm {config.algorithm!r} on "
-                f"{config.levels[-1].model_name}: leave it out"
+                f"{config.level_configs[-1].model_name}: leave it out"
             )
     return [name for name in applying if name in config.baselines]
 
@@ -126,15 +131,15 @@ def _check_algorithm(config: Config) -> None:
         # At B = 0 a gradient is exactly zero, where the derivative of g / √g² is infinite.
         wanted = {"inner_optimizer": "sgd", "lora_dropout": 0.0, "load_in_8bit": False, "load_in_4bit": False}
         for key, value in wanted.items():
-            if (found := getattr(config, key)) != value:
+            if (found := getattr(config, key)) not in (value, "auto"):
                 raise InputError(
                     f"{key} = {found!r} cannot work with algorithm {config.algorithm!r}, which differentiates the "
                     f"inner loop: set {key} to {value!r}"
                 )
-    if config.keep_second_moments and (config.inner_optimizer != "adam" or not algorithm.keeps_moments):
+    if config.keep_second_moments and (inner_optimizer(config) != "adam" or not algorithm.keeps_moments):
         raise InputError(
             f"keep_second_moments = True needs an inner Adam that goes on from task to task, which algorithm "
-            f"{config.algorithm!r} with {config.inner_optimizer!r} has not: set it to false"
+            f"{config.algorithm!r} with {inner_optimizer(config)!r} has not: set it to false"
         )
     if HEADS[config.head].from_words is not None and config.label_words == "symbols" and config.n_way > MOST_SYMBOLS:
         raise InputError(

@@ -64,7 +64,7 @@ def write_pools(plan: Plan, run: RunDirectory) -> None:
     validation = evaluation_pool(corpus.dataset, corpus.split.validation, config, "validation")
     run.write_pool("test", _pool_tasks(test, config.num_meta_test_tasks))
     run.write_pool("validation", _pool_tasks(validation, config.num_validation_tasks))
-    for level in config.levels:
+    for level in config.level_configs:
         for seed in config.seeds:
             pool = training_pool(corpus.dataset, corpus.split, level, seed)
             value = None if config.axis == "n_tasks" else getattr(level, config.axis)

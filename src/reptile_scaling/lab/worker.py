@@ -30,8 +30,8 @@ class SweepWorker:
         self._run = RunDirectory(root)
         self._config, self._corpus, self._device = config, corpus, device
         self._opened: Workbench | None = None
-        workbench = self._workbench_at(config.levels[-1])
-        in_flight = workbench.encoder.tasks_in_flight
+        workbench = self._workbench_at(config.level_configs[-1])
+        in_flight = workbench.engine.tasks_in_flight
         worker = Worker(name, device, in_flight, workbench.peak_memory_bytes, workbench.memory_sentence)
         self._run.write_worker(worker)
         self._closed = threading.Event()
@@ -73,13 +73,13 @@ class SweepWorker:
     def _perform(self, job: Job) -> None:
         match job:
             case BaselineJob(name):
-                workbench = self._workbench_at(self._config.levels[-1])
+                workbench = self._workbench_at(self._config.level_configs[-1])
                 self._run.write_baseline(run_baseline(workbench, name, self._run.baseline_folder(name)))
             case CohortJob(cells):
                 train_cohort(self._workbench_at(self._level_of(cells[0])), cells, self._run)
 
     def _level_of(self, cell: Cell) -> Config:
-        levels = self._config.levels
+        levels = self._config.level_configs
         return levels[0] if cell.value is None else next(x for x in levels if getattr(x, cell.axis) == cell.value)
 
     def _workbench_at(self, level: Config) -> Workbench:
@@ -94,9 +94,9 @@ class SweepWorker:
         """Halves the tasks in flight; False where one at a time is already too much."""
         if self._opened is None:
             return False
-        encoder = self._opened.encoder
-        used = min(encoder.tasks_in_flight, self._config.tasks_per_step)
-        encoder.tasks_in_flight = max(1, used // 2)
+        engine = self._opened.engine
+        used = min(engine.tasks_in_flight, self._config.tasks_per_step)
+        engine.tasks_in_flight = max(1, used // 2)
         return used > 1
 
 

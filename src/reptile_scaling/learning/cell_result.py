@@ -28,10 +28,10 @@ def finish_cell(workbench: Workbench, training: CellTraining) -> None:
     config, folder, state = training.config, training.folder, training.state
     began = time.perf_counter()
     episodes, loop = test_episodes(workbench), test_loop(config)
-    figures = evaluate(workbench.encoder, state.initialisation, episodes, loop, state.inner_moments)
+    figures = evaluate(workbench.engine, state.initialisation, episodes, loop, state.inner_moments)
     if training.cell.seed == config.seeds[0]:
         shown = episodes[: config.num_validation_tasks]
-        curve = adaptation_curve(workbench.encoder, state.initialisation, shown, loop, state.inner_moments)
+        curve = adaptation_curve(workbench.engine, state.initialisation, shown, loop, state.inner_moments)
         folder.write_adaptation_curve(curve)
     training.wall_seconds += time.perf_counter() - began
     result = _result(workbench, training, figures)
@@ -91,6 +91,6 @@ def _place_on_axis(workbench: Workbench, cell: Cell) -> float | None:
 def _write_adapter(workbench: Workbench, training: CellTraining, result: CellResult) -> None:
     config, state, path = training.config, training.state, training.folder.adapter_folder
     with named_refusals(path):
-        backbone, facts = workbench.encoder.backbone, adaptation_facts(config)
+        backbone, facts = workbench.engine.backbone, adaptation_facts(config)
         save_adapter(path, backbone, state.initialisation, config.model_name, facts, state.inner_moments)
-        training.folder.write_card(config, workbench.corpus.dataset.name, result)
+        training.folder.write_card(config, workbench.corpus.dataset.name, result, backbone.is_encoder)

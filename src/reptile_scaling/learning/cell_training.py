@@ -1,7 +1,9 @@
 """One cell on its way: its tasks in order, what it has learned, what has been logged, and the files it keeps."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -13,11 +15,18 @@ from reptile_scaling.learning.meta_step import Outcome, Visit
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.randomness import stream
 from reptile_scaling.runs.cell_directory import CellDirectory
-from reptile_scaling.runs.event_files import EventFile
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.records import CellStatus, Checkpoint, EvalRow, TrainRow
 
 SECONDS_BETWEEN_STATUSES = 1.0
+
+
+@runtime_checkable
+class ScalarLog(Protocol):
+    """Where a cell's curves go besides its tables."""
+
+    def add(self, meta_step: int, scalars: Mapping[str, float]) -> None: ...
+    def close(self) -> None: ...
 
 
 @dataclass
@@ -36,7 +45,7 @@ class CellTraining:
     eval_rows: list[EvalRow]
     status: CellStatus = field(default_factory=CellStatus)
     is_diverged: bool = False
-    events: EventFile | None = None
+    events: ScalarLog | None = None
     told: float = 0.0
     """When the status was last written, by a clock that never jumps."""
 

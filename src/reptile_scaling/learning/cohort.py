@@ -67,7 +67,7 @@ def _evaluation_is_due(meta_step: int, config: Config) -> bool:
 def _validate(workbench: Workbench, training: CellTraining) -> None:
     began, state = time.perf_counter(), training.state
     episodes, loop = validation_episodes(workbench), test_loop(workbench.config)
-    figures = evaluate(workbench.encoder, state.initialisation, episodes, loop, state.inner_moments)
+    figures = evaluate(workbench.engine, state.initialisation, episodes, loop, state.inner_moments)
     training.validated(figures, time.perf_counter() - began)
 
 

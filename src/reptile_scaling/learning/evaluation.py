@@ -20,7 +20,7 @@ from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapters import Adapters
-from reptile_scaling.model.encoder import PromptEncoder
+from reptile_scaling.model.engine import Engine
 from reptile_scaling.model.heads import logits, task_losses
 from reptile_scaling.randomness import stream
 from reptile_scaling.runs.records import Confusion, CurvePoint
@@ -42,13 +42,21 @@ class QueryLosses:
     """The slot given to each query utterance after adaptation, in the order of the query set."""
 
 
+def inner_optimizer(config: Config) -> str:
+    """The name in INNER_OPTIMIZERS that `auto` stands for, or what is configured."""
+    if config.inner_optimizer != "auto":
+        return config.inner_optimizer
+    algorithm = ALGORITHMS.get(config.algorithm)
+    return "sgd" if algorithm and algorithm.differentiates_inner_loop else "adam"
+
+
 def training_loop(config: Config) -> InnerLoop:
     """The inner loop of meta-training."""
     algorithm = ALGORITHMS.get(config.algorithm)  # an adapter's may be one that was added elsewhere
     return InnerLoop(
         steps=config.k_inner,
         learning_rate=config.inner_lr,
-        optimizer=config.inner_optimizer,
+        optimizer=inner_optimizer(config),
         batch_size=config.inner_batch_size,
         dropout=config.lora_dropout,
         head=config.head,
@@ -90,9 +98,9 @@ class Reading:
 
 
 @torch.no_grad()
-def read_queries(encoder: PromptEncoder, batch: TaskBatch, adapters: Adapters) -> Reading:
+def read_queries(engine: Engine, batch: TaskBatch, adapters: Adapters) -> Reading:
     """Each task's query set under its own parameters `[T, …]`."""
-    query = query_examples(encoder, batch)
+    query = query_examples(engine, batch)
     labels, scores = query.labels(), logits(adapters, query.features(adapters))
     predicted = scores.argmax(-1)
     correct = (predicted == labels).float().mean(1)
@@ -101,7 +109,7 @@ def read_queries(encoder: PromptEncoder, batch: TaskBatch, adapters: Adapters) -
 
 
 def evaluate(
-    encoder: PromptEncoder,
+    engine: Engine,
     theta: Adapters,
     episodes: Sequence[Episode],
     loop: InnerLoop,
@@ -112,36 +120,36 @@ def evaluate(
     Zero-step accuracy is read before any adaptation: above chance means that slots leak.
     """
     readings: list[tuple[Reading, Reading]] = []
-    for start in range(0, len(episodes), encoder.tasks_in_flight):
+    for start in range(0, len(episodes), engine.tasks_in_flight):
         stop_if_requested()
-        group = episodes[start : start + encoder.tasks_in_flight]
+        group = episodes[start : start + engine.tasks_in_flight]
         batch = TaskBatch(
-            starting_points(encoder, theta, [episode.classes for episode in group], loop.head),
+            starting_points(engine, theta, [episode.classes for episode in group], loop.head),
             group,
             loop,
             # Mini-batches belong to the test task alone, so every initialisation meets the same ones.
             [stream(start + i, "test_batches") for i in range(len(group))],
             moments=moments.repeated(len(group)) if moments is not None else None,
         )
-        readings += _read_group(encoder, batch)
+        readings += _read_group(engine, batch)
     before, after = (Reading.join(side) for side in zip(*readings, strict=True))
     return QueryLosses(after.loss, after.accuracy, before.loss, before.accuracy, after.predicted)
 
 
-def _read_group(encoder: PromptEncoder, batch: TaskBatch) -> list[tuple[Reading, Reading]]:
+def _read_group(engine: Engine, batch: TaskBatch) -> list[tuple[Reading, Reading]]:
     """The query sets before and after the inner loop, of each share of the tasks."""
-    encoder.remember(batch.support_utterances())
-    encoder.remember(batch.query_utterances())
+    engine.remember(batch.support_utterances())
+    engine.remember(batch.query_utterances())
 
     def read(tasks: slice) -> tuple[Reading, Reading]:
         own = batch.rows(tasks)
-        return read_queries(encoder, own, own.theta), read_queries(encoder, own, adapt(encoder, own).adapters)
+        return read_queries(engine, own, own.theta), read_queries(engine, own, adapt(engine, own).adapters)
 
-    return encoder.in_groups(read, len(batch))
+    return engine.in_groups(read, len(batch))
 
 
 def adaptation_curve(
-    encoder: PromptEncoder,
+    engine: Engine,
     theta: Adapters,
     episodes: Sequence[Episode],
     loop: InnerLoop,
@@ -153,7 +161,7 @@ def adaptation_curve(
     """
     points: list[CurvePoint] = []
     for steps in CURVE_STEPS:
-        figures = evaluate(encoder, theta, episodes, replace(loop, steps=steps), moments)
+        figures = evaluate(engine, theta, episodes, replace(loop, steps=steps), moments)
         if not points:
             points.append(CurvePoint(0, float(figures.zero_step_loss.mean()), float(figures.zero_step_accuracy.mean())))
         points.append(CurvePoint(steps, float(figures.loss.mean()), float(figures.accuracy.mean())))

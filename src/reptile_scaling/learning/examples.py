@@ -9,7 +9,7 @@ from torch import Tensor
 
 from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.model.adapters import Adapters
-from reptile_scaling.model.encoder import PromptEncoder
+from reptile_scaling.model.engine import Engine
 from reptile_scaling.model.heads import logits, task_losses
 
 Dropout = tuple[float, list[torch.Generator]] | None
@@ -21,15 +21,15 @@ class Examples:
 
     def __init__(
         self,
-        encoder: PromptEncoder,
+        engine: Engine,
         utterances_of_task: Sequence[Int[np.ndarray, "S"]],
         labels_S: Int[Tensor, "S"],
         owners: Sequence[int] | None = None,
     ) -> None:
-        self._encoder = encoder
+        self._engine = engine
         self._utterances_of_task = utterances_of_task
         self._owners = owners
-        self._whole = encoder.prepare(utterances_of_task, owners)
+        self._whole = engine.prepare(utterances_of_task, owners)
         self.labels_S = labels_S
         self.n_tasks = len(utterances_of_task)
 
@@ -46,8 +46,8 @@ class Examples:
         batch = self._whole
         if chosen is not None:
             picked = [own[rows] for own, rows in zip(self._utterances_of_task, chosen, strict=True)]
-            batch = self._encoder.prepare(picked, self._owners)
-        features: Tensor = self._encoder.features(batch, adapters, dropout).unflatten(0, (self.n_tasks, -1))
+            batch = self._engine.prepare(picked, self._owners)
+        features: Tensor = self._engine.features(batch, adapters, dropout).unflatten(0, (self.n_tasks, -1))
         return features
 
     def losses(
@@ -57,18 +57,18 @@ class Examples:
         return task_losses(logits(adapters, self.features(adapters, chosen, dropout)), self.labels(chosen))
 
 
-def support_examples(encoder: PromptEncoder, batch: TaskBatch) -> Examples:
+def support_examples(engine: Engine, batch: TaskBatch) -> Examples:
     """The support sets of a batch."""
-    return _examples(encoder, [episode.support for episode in batch.episodes], batch.owners)
+    return _examples(engine, [episode.support for episode in batch.episodes], batch.owners)
 
 
-def query_examples(encoder: PromptEncoder, batch: TaskBatch) -> Examples:
+def query_examples(engine: Engine, batch: TaskBatch) -> Examples:
     """The query sets of a batch."""
-    return _examples(encoder, [episode.query for episode in batch.episodes], batch.owners)
+    return _examples(engine, [episode.query for episode in batch.episodes], batch.owners)
 
 
-def _examples(encoder: PromptEncoder, sets: Sequence[np.ndarray], owners: Sequence[int] | None) -> Examples:
-    return Examples(encoder, [own.ravel() for own in sets], slots(sets[0], encoder.backbone.device), owners)
+def _examples(engine: Engine, sets: Sequence[np.ndarray], owners: Sequence[int] | None) -> Examples:
+    return Examples(engine, [own.ravel() for own in sets], slots(sets[0], engine.backbone.device), owners)
 
 
 def slots(examples: Int[np.ndarray, "n_way per_class"], device: torch.device) -> Int[Tensor, "S"]:

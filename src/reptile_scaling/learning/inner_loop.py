@@ -13,7 +13,7 @@ from reptile_scaling.learning.inner_optimizers import InnerOptimizer, make_optim
 from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
 from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters, join_adapters
-from reptile_scaling.model.encoder import PromptEncoder
+from reptile_scaling.model.engine import Engine
 from reptile_scaling.model.heads import HEADS, logits, task_losses
 from reptile_scaling.model.lanes import leave_if_abandoned
 from reptile_scaling.model.stacked_lora import in_working_order
@@ -29,15 +29,15 @@ class Adapted:
     """Adam's, where the loop began with some."""
 
 
-def adapt(encoder: PromptEncoder, batch: TaskBatch) -> Adapted:
+def adapt(engine: Engine, batch: TaskBatch) -> Adapted:
     """Runs the inner loop of all tasks of a batch, in one group; `batch.theta` is left as it was."""
-    return adapt_support(support_examples(encoder, batch), batch)
+    return adapt_support(support_examples(engine, batch), batch)
 
 
-def adapt_in_groups(encoder: PromptEncoder, batch: TaskBatch) -> Adapted:
-    """Runs the inner loop of every task, `encoder.tasks_in_flight` at a time; grouping does not change the result."""
-    encoder.remember(batch.support_utterances())
-    groups = encoder.in_groups(lambda tasks: adapt(encoder, batch.rows(tasks)), len(batch))
+def adapt_in_groups(engine: Engine, batch: TaskBatch) -> Adapted:
+    """Runs the inner loop of every task, `engine.tasks_in_flight` at a time; grouping does not change the result."""
+    engine.remember(batch.support_utterances())
+    groups = engine.in_groups(lambda tasks: adapt(engine, batch.rows(tasks)), len(batch))
     return Adapted(
         join_adapters(g.adapters for g in groups),
         torch.cat([g.losses for g in groups], dim=1),

@@ -54,8 +54,8 @@ def fresh_state(workbench: Workbench, seed: int) -> MetaState:
     theta = fresh_initialisation(workbench, seed)
     inner_moments = AdamMoments.none_yet(theta) if config.keep_second_moments else None
     if (own := ALGORITHMS[config.algorithm].own_parameters) is not None:
-        extra = own(len(workbench.corpus.split.train), workbench.encoder.backbone.width)
-        device = workbench.encoder.backbone.device
+        extra = own(len(workbench.corpus.split.train), workbench.engine.backbone.width)
+        device = workbench.engine.backbone.device
         theta = Adapters(theta.tensors | {name: tensor.to(device) for name, tensor in extra.items()})
     return MetaState(theta, OUTER_OPTIMIZERS[config.meta_optimizer].first_moments(theta), inner_moments)
 

@@ -19,7 +19,7 @@ from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters, join_adapters
-from reptile_scaling.model.encoder import PromptEncoder
+from reptile_scaling.model.engine import Engine
 from reptile_scaling.model.heads import HEADS
 
 
@@ -51,7 +51,7 @@ def meta_step(
     began = time.perf_counter()
     config = workbench.config
     batch = _batch(workbench, states, visits_of_cell)
-    found = batch_gradients(workbench.encoder, ALGORITHMS[config.algorithm], batch)
+    found = batch_gradients(workbench.engine, ALGORITHMS[config.algorithm], batch)
     size, outcomes = len(visits_of_cell[0]), []
     for r, state in enumerate(states):
         own = found.rows(slice(r * size, (r + 1) * size))
@@ -68,19 +68,19 @@ def scheduled_meta_lr(config: Config, meta_step: int) -> float:
     return config.meta_lr * (1 - meta_step / config.num_meta_steps)
 
 
-def batch_gradients(encoder: PromptEncoder, algorithm: Algorithm, batch: TaskBatch) -> TaskGradients:
+def batch_gradients(engine: Engine, algorithm: Algorithm, batch: TaskBatch) -> TaskGradients:
     """Of the tasks of all cells, as many at a time as the device holds; grouping does not change them."""
-    encoder.remember(batch.support_utterances())
+    engine.remember(batch.support_utterances())
     if algorithm.reads_query:
-        encoder.remember(batch.query_utterances())
-    groups = encoder.in_groups(lambda tasks: algorithm.task_gradients(encoder, batch.rows(tasks)), len(batch))
+        engine.remember(batch.query_utterances())
+    groups = engine.in_groups(lambda tasks: algorithm.task_gradients(engine, batch.rows(tasks)), len(batch))
     return TaskGradients.join(groups)
 
 
 def _batch(workbench: Workbench, states: Sequence[MetaState], visits_of_cell: Sequence[Sequence[Visit]]) -> TaskBatch:
-    config, encoder = workbench.config, workbench.encoder
+    config, engine = workbench.config, workbench.engine
     starts = [
-        starting_points(encoder, state.theta, [visit.episode.classes for visit in visits], config.head)
+        starting_points(engine, state.theta, [visit.episode.classes for visit in visits], config.head)
         for state, visits in zip(states, visits_of_cell, strict=True)
     ]
     kept = [

@@ -13,11 +13,11 @@ from reptile_scaling.data.readers import load_dataset
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
-from reptile_scaling.model.encoder import PromptEncoder, tokenize_prompts
+from reptile_scaling.model.engine import Engine, tokenize_prompts
 from reptile_scaling.model.heads import HEADS, fresh_head
 from reptile_scaling.model.label_words import label_vectors_of
 from reptile_scaling.model.loading import LanguageModel, load_language_model, prefix_folder
-from reptile_scaling.model.memory import MemoryPlan, plan_memory, usable_memory
+from reptile_scaling.model.memory import MemoryNeed, memory_need, usable_memory
 from reptile_scaling.model.prefix_cache import PrefixCache
 from reptile_scaling.model.rms_norm import FrozenRmsNorm
 from reptile_scaling.randomness import stream_seed
@@ -40,22 +40,22 @@ class Workbench:
 
     config: Config
     corpus: Corpus
-    encoder: PromptEncoder
+    engine: Engine
     language_model: LanguageModel
     device: str
-    memory: MemoryPlan
+    memory: MemoryNeed
 
     @property
     def peak_memory_bytes(self) -> float:
         """What a meta-step of a whole cohort needs, by the formula."""
-        return self.memory.peak(self.config.tasks_per_step, self.encoder.tasks_in_flight)
+        return self.memory.peak(self.config.tasks_per_step, self.engine.tasks_in_flight)
 
     @property
     def tokens_per_inner_step(self) -> float:
         """Support tokens of one task in one inner step, on average."""
         n_support = self.config.n_way * self.config.train_shots
         utterances = min(self.config.inner_batch_size or n_support, n_support)
-        return utterances * float(np.mean([len(ids) for ids in self.encoder.token_ids]))
+        return utterances * float(np.mean([len(ids) for ids in self.engine.token_ids]))
 
     @property
     def n_parameters(self) -> int:
@@ -67,7 +67,7 @@ class Workbench:
     @property
     def memory_sentence(self) -> str:
         """The formula with its figures."""
-        return self.memory.sentence(self.config.tasks_per_step, self.encoder.tasks_in_flight)
+        return self.memory.sentence(self.config.tasks_per_step, self.engine.tasks_in_flight)
 
 
 def open_corpus(config: Config) -> Corpus:
@@ -91,17 +91,17 @@ def open_workbench(config: Config, corpus: Corpus, device: str) -> Workbench:
     token_ids = tokenize_prompts(backbone.tokenizer, corpus.dataset.texts, config.template, config.max_length)
     budget = config.memory_gb * 1e9 if config.memory_gb else usable_memory(backbone.device)
     theta = _fresh(backbone, config.n_way, seed=0)
-    memory = plan_memory(backbone, theta, token_ids, _most_utterances(config))
+    memory = memory_need(backbone, theta, token_ids, _most_utterances(config))
     cache = None
     if backbone.first_adapted > 0:
         cache = PrefixCache(backbone, token_ids, int(max(0, budget - memory.peak(0, 0)) * CACHE_SHARE))
         cache.share(Path(config.prefix_cache_dir).expanduser() if config.prefix_cache_dir else prefix_folder())
         memory = replace(memory, cache=cache.nbytes)
-    encoder = PromptEncoder(backbone, token_ids, cache)
+    engine = Engine(backbone, token_ids, cache)
     if HEADS[config.head].from_words is not None:
-        encoder.label_vectors = label_vectors_of(backbone, corpus.dataset.class_names, config.label_words)
-    encoder.tasks_in_flight = min(config.max_tasks_in_flight, memory.tasks_within(budget, config.tasks_per_step))
-    return Workbench(config, corpus, encoder, language_model, device, memory)
+        engine.label_vectors = label_vectors_of(backbone, corpus.dataset.class_names, config.label_words)
+    engine.tasks_in_flight = min(config.max_tasks_in_flight, memory.tasks_within(budget, config.tasks_per_step))
+    return Workbench(config, corpus, engine, language_model, device, memory)
 
 
 def _most_utterances(config: Config) -> int:
@@ -113,7 +113,7 @@ def _most_utterances(config: Config) -> int:
 
 def fresh_initialisation(workbench: Workbench, seed: int) -> Adapters:
     """θ before meta-training: random LoRA A of this seed, B = 0 and a head of zeros."""
-    return _fresh(workbench.encoder.backbone, workbench.config.n_way, seed)
+    return _fresh(workbench.engine.backbone, workbench.config.n_way, seed)
 
 
 def _fresh(backbone: Backbone, n_way: int, seed: int) -> Adapters:

@@ -27,7 +27,7 @@ HOST_SLACK, ACCELERATOR_SLACK = 1.4, 1.1
 
 
 @dataclass(frozen=True)
-class MemoryPlan:
+class MemoryNeed:
     """The terms of the formula, in bytes."""
 
     program: int
@@ -77,14 +77,14 @@ def amount(n_bytes: float | int) -> str:
     return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
 
 
-def plan_memory(
+def memory_need(
     backbone: Backbone, theta: Adapters, token_ids: Sequence[Sequence[int]], prompts_per_task: int
-) -> MemoryPlan:
+) -> MemoryNeed:
     """The formula's terms for tasks of so many support prompts, without a prefix cache."""
     lengths = np.array([len(ids) for ids in token_ids])
     weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
     on_host = not is_accelerator(backbone.device)
-    return MemoryPlan(
+    return MemoryNeed(
         program=max(0, resident_bytes() - weights) if on_host else 0,
         weights=weights,
         cache=0,

@@ -65,9 +65,9 @@ class CellDirectory:
         """TensorBoard's curves of this cell; what was written past `resumed_at` is superseded."""
         return EventFile(self.events_folder, resumed_at)
 
-    def write_card(self, config: Config, dataset: str, result: CellResult) -> None:
+    def write_card(self, config: Config, dataset: str, result: CellResult, is_encoder: bool) -> None:
         """The README.md that travels with the adapter."""
-        write_bytes(self.adapter_folder / "README.md", model_card(config, dataset, result).encode())
+        write_bytes(self.adapter_folder / "README.md", model_card(config, dataset, result, is_encoder).encode())
 
     def write_config(self, config: Config) -> None:
         write_json(self.path / "config.json", {**config.model_dump(mode="json"), **asdict(self.cell)})

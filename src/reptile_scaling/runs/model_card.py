@@ -1,7 +1,6 @@
 """The README.md that travels with an adapter: what it is, how it was measured, how to load it."""
 
 from reptile_scaling.config import Config
-from reptile_scaling.model.loading import is_encoder
 from reptile_scaling.runs.records import CellResult
 
 CARD = """---
@@ -37,12 +36,11 @@ meta-learned classifier (`head.weight [n_way, width]`, `head.bias [n_way]`).
 """
 
 
-def model_card(config: Config, dataset: str, result: CellResult) -> str:
-    """The card of one cell's adapter."""
-    reads_both_ways = is_encoder(config.model_name, config.model_revision)
+def model_card(config: Config, dataset: str, result: CellResult, is_encoder: bool) -> str:
+    """The card of one cell's adapter, whose base is an encoder or a causal LM."""
     return CARD.format(
-        auto_class="AutoModel" if reads_both_ways else "AutoModelForCausalLM",
-        features="the mean of its tokens" if reads_both_ways else "read at its last token after the final norm",
+        auto_class="AutoModel" if is_encoder else "AutoModelForCausalLM",
+        features="the mean of its tokens" if is_encoder else "read at its last token after the final norm",
         base=config.model_name,
         steps=config.test_steps,
         algorithm=config.algorithm,

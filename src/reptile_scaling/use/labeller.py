@@ -24,7 +24,7 @@ from reptile_scaling.model.adapter_facts import adaptation_facts
 from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.devices import choose_devices
-from reptile_scaling.model.encoder import PromptEncoder, tokenize_prompts
+from reptile_scaling.model.engine import Engine, tokenize_prompts
 from reptile_scaling.model.heads import HEADS, logits
 from reptile_scaling.model.label_words import label_vectors_of
 from reptile_scaling.model.loading import check_model, load_language_model
@@ -103,9 +103,9 @@ class Labeller:
             raise InputError(f"text {folded.index('') + 1} of {len(texts)} is empty: fill it in or leave it out")
         probabilities = [np.zeros((0, len(self.labels)))]
         for start in range(0, len(texts), TEXTS_PER_FORWARD):
-            encoder = engine_for_texts(self.backbone, folded[start : start + TEXTS_PER_FORWARD], self.config)
-            batch = encoder.prepare([np.arange(len(encoder.token_ids))])
-            scores = logits(self.adapters, encoder.features(batch, self.adapters)[None])[0]
+            engine = engine_for_texts(self.backbone, folded[start : start + TEXTS_PER_FORWARD], self.config)
+            batch = engine.prepare([np.arange(len(engine.token_ids))])
+            scores = logits(self.adapters, engine.features(batch, self.adapters)[None])[0]
             probabilities.append(scores.double().softmax(-1).cpu().numpy())
         return np.concatenate(probabilities)
 
@@ -170,18 +170,18 @@ def adapt_to_labels(
         raise InputError(f"adapter {str(adapter)!r} is adapted to {', '.join(labels)} already: give its initialisation")
     backbone, theta = _open(adapter, config, device)
     n_classes = len(support.class_names)
-    encoder = engine_for_texts(backbone, support.texts, config)
+    engine = engine_for_texts(backbone, support.texts, config)
     if HEADS[config.head].from_words is not None:
-        encoder.label_vectors = label_vectors_of(backbone, support.class_names, config.label_words)
-    start = starting_points(encoder, _head_for(theta, n_classes), [range(n_classes)], config.head)
+        engine.label_vectors = label_vectors_of(backbone, support.class_names, config.label_words)
+    start = starting_points(engine, _head_for(theta, n_classes), [range(n_classes)], config.head)
     moments = load_moments(adapter, backbone.device)
     if moments is not None:
         moments = AdamMoments(_head_for(moments.squares, n_classes), moments.steps).repeated(1)
     loop = _loop(config, len(support.texts), steps, learning_rate)
     utterances = np.concatenate(support.utterances_by_class)
-    encoder.remember(utterances)
+    engine.remember(utterances)
     labels_S = torch.from_numpy(support.labels[utterances]).to(backbone.device)
-    shots = Examples(encoder, [utterances], labels_S)
+    shots = Examples(engine, [utterances], labels_S)
     adapted = adapt_support(shots, TaskBatch(start, (), loop, [stream(0, "test_batches")], moments=moments))
     single = adapted.adapters.map(lambda tensor: tensor[0])
     if not single.is_finite():
@@ -255,6 +255,6 @@ def _loop(config: Config, n_support: int, steps: int | None, learning_rate: floa
     return replace(loop, steps=steps or loop.steps, learning_rate=learning_rate or loop.learning_rate)
 
 
-def engine_for_texts(backbone: Backbone, texts: tuple[str, ...] | list[str], config: Config) -> PromptEncoder:
+def engine_for_texts(backbone: Backbone, texts: tuple[str, ...] | list[str], config: Config) -> Engine:
     token_ids = tokenize_prompts(backbone.tokenizer, texts, config.template, config.max_length)
-    return PromptEncoder(backbone, token_ids, PrefixCache(backbone, token_ids) if backbone.first_adapted > 0 else None)
+    return Engine(backbone, token_ids, PrefixCache(backbone, token_ids) if backbone.first_adapted > 0 else None)

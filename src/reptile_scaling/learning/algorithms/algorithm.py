@@ -11,7 +11,7 @@ from torch import Tensor
 from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapters import Adapters, join_adapters
-from reptile_scaling.model.encoder import PromptEncoder
+from reptile_scaling.model.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class TaskGradients:
 class Algorithm:
     """How tasks move θ, and what that asks for."""
 
-    task_gradients: Callable[[PromptEncoder, TaskBatch], TaskGradients]
+    task_gradients: Callable[[Engine, TaskBatch], TaskGradients]
     """Of a batch that fits the device; the trainer forms the batches."""
     reads_query: bool = False
     """Whether training uses the query sets too."""

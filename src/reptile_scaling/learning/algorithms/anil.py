@@ -7,16 +7,16 @@ from reptile_scaling.learning.examples import query_examples, support_examples
 from reptile_scaling.learning.inner_loop import head_of, mini_batches, pick
 from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.model.adapters import HEAD_BIAS, Adapters
-from reptile_scaling.model.encoder import PromptEncoder
+from reptile_scaling.model.engine import Engine
 from reptile_scaling.model.heads import HEADS, logits, task_losses
 
 
-def task_gradients(encoder: PromptEncoder, batch: TaskBatch) -> TaskGradients:
+def task_gradients(engine: Engine, batch: TaskBatch) -> TaskGradients:
     """d/dθ of L_query after the head's inner loop, second derivatives included.
 
     The features do not move in the inner loop, so one forward and one backward of the model serve all its steps.
     """
-    support, query = support_examples(encoder, batch), query_examples(encoder, batch)
+    support, query = support_examples(engine, batch), query_examples(engine, batch)
     theta = batch.theta.map(lambda tensor: tensor.detach().clone().requires_grad_())
     features = support.features(theta)
     head, losses = head_of(theta), []

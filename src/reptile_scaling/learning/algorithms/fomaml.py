@@ -7,13 +7,13 @@ from reptile_scaling.learning.examples import Examples, query_examples
 from reptile_scaling.learning.inner_loop import adapt
 from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.model.adapters import Adapters
-from reptile_scaling.model.encoder import PromptEncoder
+from reptile_scaling.model.engine import Engine
 
 
-def task_gradients(encoder: PromptEncoder, batch: TaskBatch) -> TaskGradients:
+def task_gradients(engine: Engine, batch: TaskBatch) -> TaskGradients:
     """∇L_query(φ_t) at φ_t: MAML's gradient with dφ_t/dθ taken as the identity."""
-    adapted = adapt(encoder, batch)
-    gradients = loss_gradient(query_examples(encoder, batch), adapted.adapters)
+    adapted = adapt(engine, batch)
+    gradients = loss_gradient(query_examples(engine, batch), adapted.adapters)
     return TaskGradients(gradients, adapted.losses, adapted.moments)
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from reptile_scaling.learning.algorithms.algorithm import TaskGradients
 from reptile_scaling.learning.examples import Examples
 from reptile_scaling.learning.task_batch import TaskBatch
-from reptile_scaling.model.encoder import PromptEncoder
+from reptile_scaling.model.engine import Engine
 
 CLASS_WEIGHT, CLASS_BIAS = "joint.weight", "joint.bias"
 
@@ -19,7 +19,7 @@ def class_head(n_classes: int, width: int) -> dict[str, torch.Tensor]:
     return {CLASS_WEIGHT: torch.zeros(n_classes, width), CLASS_BIAS: torch.zeros(n_classes)}
 
 
-def task_gradients(encoder: PromptEncoder, batch: TaskBatch) -> TaskGradients:
+def task_gradients(engine: Engine, batch: TaskBatch) -> TaskGradients:
     """∇ of the cross-entropy over all training classes, on a task's support and query utterances alike."""
     row_of = {class_id: row for row, class_id in enumerate(batch.train_classes)}
     utterances, classes = [], []
@@ -27,8 +27,8 @@ def task_gradients(encoder: PromptEncoder, batch: TaskBatch) -> TaskGradients:
         both = np.concatenate([episode.support, episode.query], axis=1)
         utterances.append(both.ravel())
         classes.append(np.repeat([row_of[c] for c in episode.classes], both.shape[1]))
-    labels_TS = torch.from_numpy(np.stack(classes)).to(encoder.backbone.device)
-    examples = Examples(encoder, utterances, labels_TS[0], batch.owners)
+    labels_TS = torch.from_numpy(np.stack(classes)).to(engine.backbone.device)
+    examples = Examples(engine, utterances, labels_TS[0], batch.owners)
     theta = batch.theta.map(lambda tensor: tensor.detach().clone().requires_grad_())
     scores = torch.baddbmm(
         theta.tensors[CLASS_BIAS][:, None], examples.features(theta), theta.tensors[CLASS_WEIGHT].transpose(1, 2)

@@ -14,7 +14,7 @@ from reptile_scaling.learning.examples import Examples, query_examples, support_
 from reptile_scaling.learning.inner_loop import first_parameters, mini_batches
 from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
 from reptile_scaling.model.adapters import HEAD_BIAS, Adapters
-from reptile_scaling.model.encoder import PromptEncoder
+from reptile_scaling.model.engine import Engine
 from reptile_scaling.model.heads import HEADS
 
 SECOND_ORDER_FACTOR = 4
@@ -22,9 +22,9 @@ SECOND_ORDER_FACTOR = 4
 measures, 3.9 with all thirty; rounded up."""
 
 
-def task_gradients(encoder: PromptEncoder, batch: TaskBatch) -> TaskGradients:
+def task_gradients(engine: Engine, batch: TaskBatch) -> TaskGradients:
     """d/dθ of L_query(φ_t(θ)): the inner loop there, and back over its steps."""
-    support, query, loop = support_examples(encoder, batch), query_examples(encoder, batch), batch.loop
+    support, query, loop = support_examples(engine, batch), query_examples(engine, batch), batch.loop
     phi = first_parameters(support, batch.theta, loop)
     trail: list[tuple[Adapters, np.ndarray | None]] = []
     losses = []

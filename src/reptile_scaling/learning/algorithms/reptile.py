@@ -10,7 +10,7 @@ from reptile_scaling.learning.algorithms.algorithm import TaskGradients
 from reptile_scaling.learning.inner_loop import adapt
 from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.model.adapters import Adapters
-from reptile_scaling.model.encoder import PromptEncoder
+from reptile_scaling.model.engine import Engine
 
 
 def reptile(theta: Adapters, adapted: Adapters) -> Adapters:
@@ -26,7 +26,7 @@ def outer_step(theta: Adapters, gradient: Adapters, meta_lr: float) -> Adapters:
     return theta.combine(gradient, lambda x, g: x - meta_lr * g)
 
 
-def task_gradients(encoder: PromptEncoder, batch: TaskBatch) -> TaskGradients:
+def task_gradients(engine: Engine, batch: TaskBatch) -> TaskGradients:
     """Reptile's gradient of every task of the batch; query sets are not read."""
-    adapted = adapt(encoder, batch)
+    adapted = adapt(engine, batch)
     return TaskGradients(reptile(batch.theta, adapted.adapters), adapted.losses, adapted.moments)

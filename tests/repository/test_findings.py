@@ -15,7 +15,7 @@ from reptile_scaling.api import load_experiment
 from reptile_scaling.report import draw_charts
 from reptile_scaling.runs.directory import RunDirectory
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
 SCRIPTS = ROOT / "scripts" / "experiment"
 

@@ -126,10 +126,10 @@ def test_adapter_on_disk_is_the_initialisation_in_peft_format(toy_config, tmp_pa
     folder = run.cell(Cell(2, 0)).adapter_folder
     workbench = open_toy(toy_config)
     theta = load_adapter(folder, torch.device("cpu"))
-    encoder = workbench.encoder
-    ours = encoder.features(encoder.prepare([np.arange(6)]), theta.repeated(1))
+    engine = workbench.engine
+    ours = engine.features(engine.prepare([np.arange(6)]), theta.repeated(1))
     theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_folder), folder)
     for row in range(6):
-        hidden = theirs.get_base_model().base_model(torch.tensor([encoder.token_ids[row]])).last_hidden_state
+        hidden = theirs.get_base_model().base_model(torch.tensor([engine.token_ids[row]])).last_hidden_state
         torch.testing.assert_close(ours[row], hidden[0, -1].detach(), rtol=1e-4, atol=1e-5)
     assert "query accuracy" in (folder / "README.md").read_text()

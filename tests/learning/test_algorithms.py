@@ -27,7 +27,7 @@ from reptile_scaling.learning.workbench import fresh_initialisation, open_corpus
 from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters, stack_adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
-from reptile_scaling.model.encoder import PromptEncoder
+from reptile_scaling.model.engine import Engine
 from reptile_scaling.model.heads import fresh_head, prototype_head
 from reptile_scaling.model.loading import LanguageModel
 from reptile_scaling.model.peft_io import PEFT_PREFIX, lora_config
@@ -42,13 +42,13 @@ Parameters = dict[str, Tensor]
 class Twin:
     """The loss of one task as a plain function of its parameters, in double precision."""
 
-    def __init__(self, family: str, encoder: PromptEncoder, vocab_size: int, rate: float = RATE) -> None:
-        lora = lora_config(encoder.backbone, "tiny")
+    def __init__(self, family: str, engine: Engine, vocab_size: int, rate: float = RATE) -> None:
+        lora = lora_config(engine.backbone, "tiny")
         lora.inference_mode, lora.base_model_name_or_path = False, None
         model = tiny_model(family, vocab_size)
         model.set_attn_implementation("eager")  # torch's fused attention has no second derivative
         self._model = get_peft_model(model, lora).double()
-        self._token_ids = encoder.token_ids
+        self._token_ids = engine.token_ids
         self._rate = rate
 
     def features(self, parameters: Parameters, utterances: np.ndarray) -> Tensor:
@@ -123,9 +123,9 @@ TWINS = {
 }  # fmt: skip
 
 
-def starts(encoder: PromptEncoder, with_classes: bool, head: str = "classifier") -> list[Adapters]:
+def starts(engine: Engine, with_classes: bool, head: str = "classifier") -> list[Adapters]:
     """A θ of its own for each task, away from the symmetric start."""
-    backbone, generator = encoder.backbone, torch.Generator().manual_seed(7)
+    backbone, generator = engine.backbone, torch.Generator().manual_seed(7)
     sets = []
     for _ in range(N_TASKS):
         tensors = backbone.fresh_lora(generator) | fresh_head(N_WAY, backbone.width, backbone.device)
@@ -137,15 +137,15 @@ def starts(encoder: PromptEncoder, with_classes: bool, head: str = "classifier")
 
 
 def engine_gradients(
-    name: str, encoder: PromptEncoder, theta: Sequence[Adapters], head: str, rate: float = RATE
+    name: str, engine: Engine, theta: Sequence[Adapters], head: str, rate: float = RATE
 ) -> TaskGradients:
     loop = InnerLoop(STEPS, rate, "sgd", head=head, adapts=ALGORITHMS[name].adapts)
     rngs = [np.random.default_rng(t) for t in range(N_TASKS)]
-    batch = TaskBatch(stack_adapters(theta), episodes_of(encoder), loop, rngs, [0, 0, 1], tuple(range(12)))
-    return batch_gradients(encoder, ALGORITHMS[name], batch)
+    batch = TaskBatch(stack_adapters(theta), episodes_of(engine), loop, rngs, [0, 0, 1], tuple(range(12)))
+    return batch_gradients(engine, ALGORITHMS[name], batch)
 
 
-def episodes_of(encoder: PromptEncoder) -> tuple[Episode, ...]:
+def episodes_of(engine: Engine) -> tuple[Episode, ...]:
     return TaskPool(encoder_dataset[0], tuple(range(12)), 0, "train", N_WAY, 3, 2).episodes(N_TASKS)
 
 
@@ -170,11 +170,11 @@ def assert_close(found: Adapters, t: int, expected: Parameters, tolerance: float
 @pytest.mark.parametrize("top", [None, 1])
 @pytest.mark.parametrize("name", TWINS)
 def test_meta_gradient_equals_the_twin(name: str, top: int | None, tokenizer, toy_dataset, language_model) -> None:
-    encoder = encode(Backbone(language_model, LoraShape(4, 8.0, top)), toy_dataset.texts)
-    twin = Twin("llama", encoder, len(tokenizer))
-    theta = starts(encoder, with_classes=name == "joint")
-    found = engine_gradients(name, encoder, theta, "classifier")
-    for t, episode in enumerate(episodes_of(encoder)):
+    engine = encode(Backbone(language_model, LoraShape(4, 8.0, top)), toy_dataset.texts)
+    twin = Twin("llama", engine, len(tokenizer))
+    theta = starts(engine, with_classes=name == "joint")
+    found = engine_gradients(name, engine, theta, "classifier")
+    for t, episode in enumerate(episodes_of(engine)):
         parameters = {n: x.double().requires_grad_() for n, x in theta[t].tensors.items()}
         assert_close(found.gradients, t, TWINS[name](twin, parameters, episode), 2e-3)
 
@@ -182,20 +182,20 @@ def test_meta_gradient_equals_the_twin(name: str, top: int | None, tokenizer, to
 @pytest.mark.parametrize("family", ["qwen2", "gemma2", "mistral", "gpt2"])
 def test_second_derivatives_of_every_family(family: str, tokenizer, toy_dataset) -> None:
     model = LanguageModel(tiny_model(family, len(tokenizer)), tokenizer, family)
-    encoder = encode(Backbone(model, LoraShape(4, 8.0)), toy_dataset.texts)
-    twin = Twin(family, encoder, len(tokenizer))
-    theta = starts(encoder, with_classes=False)
-    found = engine_gradients("maml", encoder, theta, "classifier")
-    episode = episodes_of(encoder)[0]
+    engine = encode(Backbone(model, LoraShape(4, 8.0)), toy_dataset.texts)
+    twin = Twin(family, engine, len(tokenizer))
+    theta = starts(engine, with_classes=False)
+    found = engine_gradients("maml", engine, theta, "classifier")
+    episode = episodes_of(engine)[0]
     parameters = {n: x.double().requires_grad_() for n, x in theta[0].tensors.items()}
     assert_close(found.gradients, 0, maml_gradient(twin, parameters, episode), 2e-3)
 
 
 def test_maml_equals_finite_differences(tokenizer, toy_dataset, language_model) -> None:
     """(L(θ + hd) − L(θ − hd)) / 2h of the hand-written inner loop, along random directions d."""
-    encoder = encode(Backbone(language_model, LoraShape(4, 8.0)), toy_dataset.texts)
-    twin, theta, episode = Twin("llama", encoder, len(tokenizer)), starts(encoder, False), episodes_of(encoder)[1]
-    found = engine_gradients("maml", encoder, theta, "classifier").gradients
+    engine = encode(Backbone(language_model, LoraShape(4, 8.0)), toy_dataset.texts)
+    twin, theta, episode = Twin("llama", engine, len(tokenizer)), starts(engine, False), episodes_of(engine)[1]
+    found = engine_gradients("maml", engine, theta, "classifier").gradients
     generator, h = torch.Generator().manual_seed(1), 1e-5
     for _ in range(3):
         directions = {n: torch.randn(x.shape, generator=generator).double() for n, x in theta[1].tensors.items()}
@@ -209,19 +209,19 @@ def test_maml_equals_finite_differences(tokenizer, toy_dataset, language_model) 
 
 def test_second_order_is_not_first_order(toy_dataset, language_model) -> None:
     """The comparison above could not tell them apart where the curvature is small."""
-    encoder = encode(Backbone(language_model, LoraShape(4, 8.0)), toy_dataset.texts)
-    theta = starts(encoder, False)
-    second, first = (engine_gradients(name, encoder, theta, "classifier").gradients for name in ("maml", "fomaml"))
+    engine = encode(Backbone(language_model, LoraShape(4, 8.0)), toy_dataset.texts)
+    theta = starts(engine, False)
+    second, first = (engine_gradients(name, engine, theta, "classifier").gradients for name in ("maml", "fomaml"))
     gaps = [float((second.tensors[n] - first.tensors[n]).norm() / first.tensors[n].norm()) for n in first.tensors]
     assert np.median(gaps) > 0.05
 
 
 def test_prototypes_pass_their_gradient_on(tokenizer, toy_dataset, language_model) -> None:
     """Proto-MAML: the first head is a function of θ through the support features, in MAML and in ANIL."""
-    encoder = encode(Backbone(language_model, LoraShape(4, 8.0)), toy_dataset.texts)
+    engine = encode(Backbone(language_model, LoraShape(4, 8.0)), toy_dataset.texts)
     rate = 0.01  # prototypes are steep: at 0.3 the inner loop is chaotic, and precision decides where it ends
-    twin, theta = Twin("llama", encoder, len(tokenizer), rate), starts(encoder, False)
-    episode = episodes_of(encoder)[2]
+    twin, theta = Twin("llama", engine, len(tokenizer), rate), starts(engine, False)
+    episode = episodes_of(engine)[2]
     labels = torch.arange(N_WAY).repeat_interleave(3)
     for name, moving in (("maml", everything), ("anil", head_only)):
         own = {n: x.double().requires_grad_() for n, x in theta[2].tensors.items()}
@@ -231,17 +231,17 @@ def test_prototypes_pass_their_gradient_on(tokenizer, toy_dataset, language_mode
         start = {n: x.clone() for n, x in body.items()} | {n: x[0] for n, x in head.items()}
         loss = twin.loss(twin.adapted(start, episode, moving), episode.query)
         expected = dict(zip(body, torch.autograd.grad(loss, list(body.values())), strict=True))
-        found = engine_gradients(name, encoder, theta, "prototype", rate).gradients
+        found = engine_gradients(name, engine, theta, "prototype", rate).gradients
         assert_close(Adapters({n: found.tensors[n] for n in body}), 2, expected, 5e-3)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_gradients_do_not_depend_on_how_many_tasks_are_in_flight(name: str, toy_dataset, language_model) -> None:
-    encoder = encode(Backbone(language_model, LoraShape(4, 8.0, 2)), toy_dataset.texts)
-    theta = starts(encoder, with_classes=name == "joint")
-    together = engine_gradients(name, encoder, theta, "classifier")
-    encoder.tasks_in_flight = 1
-    alone = engine_gradients(name, encoder, theta, "classifier")
+    engine = encode(Backbone(language_model, LoraShape(4, 8.0, 2)), toy_dataset.texts)
+    theta = starts(engine, with_classes=name == "joint")
+    together = engine_gradients(name, engine, theta, "classifier")
+    engine.tasks_in_flight = 1
+    alone = engine_gradients(name, engine, theta, "classifier")
     torch.testing.assert_close(together.losses, alone.losses, rtol=1e-4, atol=1e-5)
     for n, tensor in together.gradients.tensors.items():
         error = float((tensor - alone.gradients.tensors[n]).norm())
@@ -249,10 +249,10 @@ def test_gradients_do_not_depend_on_how_many_tasks_are_in_flight(name: str, toy_
 
 
 def test_anil_moves_the_head_alone_at_meta_test(toy_dataset, language_model) -> None:
-    encoder = encode(Backbone(language_model, LoraShape(4, 8.0)), toy_dataset.texts)
-    theta = stack_adapters(starts(encoder, False))
+    engine = encode(Backbone(language_model, LoraShape(4, 8.0)), toy_dataset.texts)
+    theta = stack_adapters(starts(engine, False))
     loop = InnerLoop(STEPS, RATE, "sgd", adapts="head")
-    adapted = adapt_in_groups(encoder, TaskBatch(theta, episodes_of(encoder), loop)).adapters
+    adapted = adapt_in_groups(engine, TaskBatch(theta, episodes_of(engine), loop)).adapters
     still = {n for n, x in adapted.tensors.items() if torch.equal(x, theta.tensors[n])}
     assert still == {n for n in theta.tensors if "lora_" in n}
 
@@ -260,12 +260,12 @@ def test_anil_moves_the_head_alone_at_meta_test(toy_dataset, language_model) -> 
 @pytest.mark.parametrize("adapts", ["all", "head"])
 def test_mini_batches_are_the_same_whatever_moves(adapts: str, toy_dataset, language_model) -> None:
     """The first step's loss is before any change, so it tells which utterances a stream of random numbers chose."""
-    encoder = encode(Backbone(language_model, LoraShape(4, 8.0)), toy_dataset.texts)
-    theta = stack_adapters(starts(encoder, False))
+    engine = encode(Backbone(language_model, LoraShape(4, 8.0)), toy_dataset.texts)
+    theta = stack_adapters(starts(engine, False))
     losses = [
         adapt_in_groups(
-            encoder,
-            TaskBatch(theta, episodes_of(encoder), InnerLoop(1, RATE, "sgd", batch_size=4, adapts=moving),
+            engine,
+            TaskBatch(theta, episodes_of(engine), InnerLoop(1, RATE, "sgd", batch_size=4, adapts=moving),
                       [np.random.default_rng(t) for t in range(N_TASKS)]),
         ).losses
         for moving in ("all", adapts)
@@ -315,8 +315,8 @@ ALL_ALGORITHMS = {
     },
     "reptile_adam": {"algorithm": "reptile", "meta_optimizer": "adam", "meta_lr": 0.01},
     "fomaml": {"algorithm": "fomaml", "meta_optimizer": "adam", "meta_lr": 0.01},
-    "maml": {"algorithm": "maml", "inner_optimizer": "sgd", "inner_lr": 0.1, "head": "prototype"},
-    "anil": {"algorithm": "anil", "inner_optimizer": "sgd", "inner_lr": 0.1, "meta_optimizer": "adam", "meta_lr": 0.01},
+    "maml": {"algorithm": "maml", "inner_lr": 0.1, "head": "prototype"},
+    "anil": {"algorithm": "anil", "inner_lr": 0.1, "meta_optimizer": "adam", "meta_lr": 0.01},
     "joint": {"algorithm": "joint", "meta_optimizer": "adam", "meta_lr": 0.01, "head": "zero"},
     "label_words": {"algorithm": "reptile", "head": "label_words"},
     "label_symbols": {"algorithm": "reptile", "head": "label_words", "label_words": "symbols"},
@@ -365,12 +365,12 @@ def test_head_that_is_not_meta_learned_stays(toy_settings, tmp_path) -> None:
 def test_label_words_score_what_the_language_model_does(toy_settings) -> None:
     config = make_config({**toy_settings, "head": "label_words"})
     workbench = open_workbench(config, open_corpus(config), "cpu")
-    names, encoder = workbench.corpus.dataset.class_names, workbench.encoder
-    assert encoder.label_vectors is not None
-    vectors = encoder.label_vectors([(3, 0), (5, 1)])
+    names, engine = workbench.corpus.dataset.class_names, workbench.engine
+    assert engine.label_vectors is not None
+    vectors = engine.label_vectors([(3, 0), (5, 1)])
     unembedding = workbench.language_model.model.get_output_embeddings()
-    tokens = encoder.backbone.tokenizer(" " + names[5].replace("_", " "), add_special_tokens=False)["input_ids"]
-    features = encoder.features(encoder.prepare([np.arange(4)]), None)
+    tokens = engine.backbone.tokenizer(" " + names[5].replace("_", " "), add_special_tokens=False)["input_ids"]
+    features = engine.features(engine.prepare([np.arange(4)]), None)
     torch.testing.assert_close(features @ vectors[1, 0], unembedding(features)[:, tokens].mean(1))
     assert fresh_initialisation(workbench, 0).tensors[HEAD_WEIGHT].shape == (3, 32)
 
@@ -379,12 +379,14 @@ def test_label_words_score_what_the_language_model_does(toy_settings) -> None:
     "settings, complaint",
     [
         (
-            {"algorithm": "maml"},
+            {"algorithm": "maml", "inner_optimizer": "adam"},
             "inner_optimizer = 'adam' cannot work with algorithm 'maml'.*set inner_optimizer to 'sgd'",
         ),
         ({"algorithm": "anil", "inner_optimizer": "sgd", "lora_dropout": 0.1}, "lora_dropout = 0.1 cannot work"),
         ({"algorithm": "joint", "keep_second_moments": True}, "keep_second_moments = True needs"),
         ({"inner_optimizer": "sgd", "keep_second_moments": True}, "keep_second_moments = True needs"),
+        ({"inner_optimizer": "adamw"}, "inner_optimizer = 'adamw' is unknown: use auto or adam or sgd"),
+        ({"meta_optimizer": "lion"}, "meta_optimizer = 'lion' is unknown: use sgd or adam"),
         ({"algorithm": "mamel"}, "algorithm = 'mamel' is unknown: use reptile or fomaml or maml or anil or joint"),
         ({"k_support_train": 40}, "k_support \\+ k_query = 43"),
     ],

@@ -12,7 +12,7 @@ from reptile_scaling.lab.executors import EXECUTORS
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.model.heads import HEADS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
 # Names that others rely on: the mission's, and ours.
 PROMISED = {

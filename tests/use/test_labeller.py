@@ -66,9 +66,9 @@ def test_same_shape_as_in_training_is_the_loop_of_evaluation(
     pool = TaskPool(support, (0, 1, 2), 0, "train", n_way=3, k_support=1, k_query=1)
     rows = np.stack([support.utterances_by_class[c] for c in range(3)])
     episode = replace(pool.episode(0), classes=(0, 1, 2), support=rows, query=rows)
-    encoder = engine_for_texts(workbench.encoder.backbone, support.texts, config)
-    theta = starting_points(encoder, load_adapter(copy, torch.device("cpu")), [(0, 1, 2)], head)
-    expected = adapt_in_groups(encoder, TaskBatch(theta, [episode], loop_of(config)))
+    engine = engine_for_texts(workbench.engine.backbone, support.texts, config)
+    theta = starting_points(engine, load_adapter(copy, torch.device("cpu")), [(0, 1, 2)], head)
+    expected = adapt_in_groups(engine, TaskBatch(theta, [episode], loop_of(config)))
     torch.testing.assert_close(labeller.adapters.tensors, expected.adapters.tensors, rtol=1e-5, atol=1e-6)
     assert done.steps == 3 and done.first_loss == pytest.approx(float(expected.losses[0, 0]), abs=1e-6)
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,15 +13,18 @@ from reptile_scaling.baselines import BASELINES
 from reptile_scaling.config import make_config
 from reptile_scaling.data.readers import READERS
 from reptile_scaling.errors import InputError
+from reptile_scaling.lab.executors import EXECUTORS
 from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.laws import LossTable, fit_law
+from reptile_scaling.laws.forms import FORMS
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.workbench import open_corpus
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.heads import HEADS
 from reptile_scaling.runs.directory import RunDirectory
 
-PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
-DICTS = (READERS, ALGORITHMS, HEADS, BASELINES)
+PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
+DICTS = (READERS, ALGORITHMS, HEADS, BASELINES, EXECUTORS, FORMS)
 
 
 @pytest.fixture
@@ -49,6 +53,7 @@ def lines_folder(toy_rows, tmp_path) -> Path:
 def test_page_adds_one_entry_to_each_dict(names) -> None:
     assert {"lines"} <= READERS.keys() and {"clipped_reptile"} <= ALGORITHMS.keys()
     assert {"direction"} <= HEADS.keys() and {"ridge_probe"} <= BASELINES.keys()
+    assert {"fresh"} <= EXECUTORS.keys() and {"root_linear"} <= FORMS.keys()
 
 
 def test_data_set_is_read_and_tidied(names, lines_folder, toy_settings, toy_dataset) -> None:
@@ -99,3 +104,19 @@ def test_figure_has_a_mark_and_a_row_for_each_cell(names, tmp_path) -> None:
 def test_name_that_was_not_added_is_refused(key: str, value: str, toy_settings, tmp_path) -> None:
     with pytest.raises(InputError, match=f"{key} = '{value}' is unknown: use "):
         plan_sweep(make_config({**toy_settings, key: value}), RunDirectory(tmp_path))
+
+
+def test_executor_makes_a_worker_for_every_job(names, toy_settings, tmp_path) -> None:
+    experiment = run_experiment(
+        {**toy_settings, "executor": "fresh", "n_tasks_list": [2, 4], "seeds": [0], "cells_per_cohort": 1},
+        tmp_path / "out",
+    )
+    assert experiment.failures == {} and len(experiment.results) == 2
+    assert {"fresh_0", "fresh_1"} <= {worker.name for worker in RunDirectory(tmp_path / "out").read_workers()}
+
+
+def test_law_form_finds_its_own_parameters(names) -> None:
+    x = np.array([1.0, 4.0, 9.0, 25.0, 64.0])
+    table = LossTable(x, 5 - 0.25 * np.sqrt(x), np.zeros(5, dtype=int))
+    found = fit_law(table, n_bootstrap=20).candidates["root_linear"].parameters
+    assert found == pytest.approx({"a": 5.0, "b": 0.25}, rel=1e-6)

@@ -26,7 +26,7 @@ class PreparedBatch:
     entering_P: Tensor | None
 
 
-class PromptEncoder:
+class Engine:
     """Features of a data set's utterances under the adapters of many tasks."""
 
     def __init__(self, backbone: Backbone, token_ids: list[list[int]], cache: PrefixCache | None = None) -> None:

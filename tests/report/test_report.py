@@ -134,7 +134,7 @@ def test_confusions_and_curve_equal_slow_twins(toy_settings) -> None:
     workbench = open_workbench(config, corpus, "cpu")
     episodes, theta = episodes_of(workbench), fresh_initialisation(workbench, 0)
     loop = loop_of(config)
-    figures = evaluate(workbench.encoder, theta, episodes, loop)
+    figures = evaluate(workbench.engine, theta, episodes, loop)
     names = corpus.dataset.class_names
     counted = count_confusions(episodes, figures.predicted, names)
     slow: Counter[tuple[str, str]] = Counter()
@@ -144,8 +144,8 @@ def test_confusions_and_curve_equal_slow_twins(toy_settings) -> None:
                 guess = figures.predicted[t, way * config.k_query + q]
                 slow[names[episode.classes[way]], names[episode.classes[guess]]] += 1
     assert {(pair.true_class, pair.predicted): pair.n for pair in counted} == slow
-    curve = {point.inner_step: point for point in adaptation_curve(workbench.encoder, theta, episodes, loop)}
-    alone = evaluate(workbench.encoder, theta, episodes, replace(loop, steps=5))
+    curve = {point.inner_step: point for point in adaptation_curve(workbench.engine, theta, episodes, loop)}
+    alone = evaluate(workbench.engine, theta, episodes, replace(loop, steps=5))
     assert curve[5].loss == pytest.approx(alone.loss.mean(), abs=1e-6)
     assert curve[0].loss == pytest.approx(np.log(config.n_way), abs=1e-6), "a head of zeros knows nothing"
     assert curve[0].accuracy == pytest.approx(alone.zero_step_accuracy.mean())

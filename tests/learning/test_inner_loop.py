@@ -14,13 +14,12 @@ from reptile_scaling.data.readers import load_dataset
 from reptile_scaling.learning.examples import slots
 from reptile_scaling.learning.inner_loop import adapt_in_groups
 from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
-from reptile_scaling.model.adapters import Adapters, stack_adapters
+from reptile_scaling.model.adapters import stack_adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
-from reptile_scaling.model.encoder import PromptEncoder
-from reptile_scaling.model.heads import fresh_head
+from reptile_scaling.model.engine import Engine
 from reptile_scaling.model.loading import load_language_model
 from reptile_scaling.model.peft_io import lora_config
-from toy_models import encode, tiny_model
+from toy_models import encode, initialisations, tiny_model
 
 OPTIMIZERS: dict[str, Callable] = {
     "sgd": lambda lr: lambda parameters: torch.optim.SGD(parameters, lr=lr),
@@ -32,26 +31,14 @@ def toy_pool(dataset) -> TaskPool:
     return TaskPool(dataset, tuple(range(12)), 0, "train", n_way=3, k_support=4, k_query=4)
 
 
-def initialisations(encoder: PromptEncoder, n_tasks: int, n_way: int) -> list[Adapters]:
-    backbone = encoder.backbone
-    fresh = [
-        Adapters(
-            backbone.fresh_lora(torch.Generator().manual_seed(t)) | fresh_head(n_way, backbone.width, backbone.device)
-        )
-        for t in range(n_tasks)
-    ]
-    generator = torch.Generator().manual_seed(99)
-    return [one.map(lambda x: x + 0.02 * torch.randn(x.shape, generator=generator)) for one in fresh]
-
-
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("top", [None, 1])
 def test_tasks_adapted_together_equal_tasks_adapted_one_by_one(
     optimizer: str, top: int | None, tokenizer, toy_dataset, language_model
 ) -> None:
-    encoder = encode(Backbone(language_model, LoraShape(4, 8.0, top)), toy_dataset.texts)
-    peft = SequentialPeft(tiny_model("llama", len(tokenizer)), lora_config(encoder.backbone, "tiny"))
-    assert_same_adaptation(encoder, peft, toy_pool(toy_dataset), n_tasks=5, optimizer=optimizer, lr=0.01, steps=4)
+    engine = encode(Backbone(language_model, LoraShape(4, 8.0, top)), toy_dataset.texts)
+    peft = SequentialPeft(tiny_model("llama", len(tokenizer)), lora_config(engine.backbone, "tiny"))
+    assert_same_adaptation(engine, peft, toy_pool(toy_dataset), n_tasks=5, optimizer=optimizer, lr=0.01, steps=4)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -62,21 +49,21 @@ def test_real_model_on_real_utterances_equals_peft(optimizer: str, banking77_fol
     )
     dataset = load_dataset("banking77", str(banking77_folder))
     pool = evaluation_pool(dataset, split_classes(dataset, config).train, config, "test")
-    encoder = encode(Backbone(load_language_model(config, "cpu"), LoraShape(8, 16.0)), dataset.texts, max_length=64)
-    peft = SequentialPeft(load_language_model(config, "cpu").model, lora_config(encoder.backbone, "smollm2"))
-    assert_same_adaptation(encoder, peft, pool, n_tasks=2, optimizer=optimizer, lr=1e-4, steps=2)
+    engine = encode(Backbone(load_language_model(config, "cpu"), LoraShape(8, 16.0)), dataset.texts, max_length=64)
+    peft = SequentialPeft(load_language_model(config, "cpu").model, lora_config(engine.backbone, "smollm2"))
+    assert_same_adaptation(engine, peft, pool, n_tasks=2, optimizer=optimizer, lr=1e-4, steps=2)
 
 
 def assert_same_adaptation(
-    encoder: PromptEncoder, peft: SequentialPeft, pool: TaskPool, *, n_tasks: int, optimizer: str, lr: float, steps: int
+    engine: Engine, peft: SequentialPeft, pool: TaskPool, *, n_tasks: int, optimizer: str, lr: float, steps: int
 ) -> None:
     """Losses to 1e-4 relative; the whole adapted parameters as far as the optimiser's own arithmetic allows."""
     episodes = pool.episodes(n_tasks)
-    starts = initialisations(encoder, n_tasks, pool.n_way)
-    together = adapt_in_groups(encoder, TaskBatch(stack_adapters(starts), episodes, InnerLoop(steps, lr, optimizer)))
+    starts = initialisations(engine, n_tasks, pool.n_way)
+    together = adapt_in_groups(engine, TaskBatch(stack_adapters(starts), episodes, InnerLoop(steps, lr, optimizer)))
     labels = slots(episodes[0].support, torch.device("cpu")).tolist()
     for t, episode in enumerate(episodes):
-        task = PeerTask([encoder.token_ids[u] for u in episode.support.ravel()], labels)
+        task = PeerTask([engine.token_ids[u] for u in episode.support.ravel()], labels)
         alone, losses = peft.adapt(starts[t], task, steps, OPTIMIZERS[optimizer](lr))
         np.testing.assert_allclose(together.losses[:, t], losses, rtol=1e-4)
         assert alone.keys() == together.adapters.tensors.keys()
@@ -90,15 +77,15 @@ def assert_same_adaptation(
 
 
 def test_result_does_not_depend_on_how_many_tasks_are_in_flight(toy_dataset, language_model) -> None:
-    encoder = encode(Backbone(language_model, LoraShape(4, 8.0, 2)), toy_dataset.texts)
+    engine = encode(Backbone(language_model, LoraShape(4, 8.0, 2)), toy_dataset.texts)
     episodes = toy_pool(toy_dataset).episodes(5)
-    theta = stack_adapters(initialisations(encoder, 5, 3))
+    theta = stack_adapters(initialisations(engine, 5, 3))
     results = []
     for in_flight in (1, 2, 5):
         rngs = [np.random.default_rng(t) for t in range(5)]
-        encoder.tasks_in_flight = in_flight
+        engine.tasks_in_flight = in_flight
         loop = InnerLoop(3, 0.01, "sgd", batch_size=5, dropout=0.2)
-        results.append(adapt_in_groups(encoder, TaskBatch(theta, episodes, loop, rngs)))
+        results.append(adapt_in_groups(engine, TaskBatch(theta, episodes, loop, rngs)))
     for other in results[1:]:
         torch.testing.assert_close(results[0].losses, other.losses, rtol=1e-4, atol=1e-5)
         for name, tensor in results[0].adapters.tensors.items():
@@ -106,20 +93,20 @@ def test_result_does_not_depend_on_how_many_tasks_are_in_flight(toy_dataset, lan
 
 
 def test_theta_is_left_as_it_was(toy_dataset, language_model) -> None:
-    encoder = encode(Backbone(language_model, LoraShape(4, 8.0, 1)), toy_dataset.texts)
-    theta = initialisations(encoder, 1, 3)[0]
+    engine = encode(Backbone(language_model, LoraShape(4, 8.0, 1)), toy_dataset.texts)
+    theta = initialisations(engine, 1, 3)[0]
     before = theta.map(torch.clone)
-    adapt_in_groups(encoder, TaskBatch(theta.repeated(2), toy_pool(toy_dataset).episodes(2), InnerLoop(2, 0.01)))
+    adapt_in_groups(engine, TaskBatch(theta.repeated(2), toy_pool(toy_dataset).episodes(2), InnerLoop(2, 0.01)))
     for name, tensor in theta.tensors.items():
         assert torch.equal(tensor, before.tensors[name])
 
 
 def test_mini_batches_differ_from_the_full_batch(toy_dataset, language_model) -> None:
-    encoder = encode(Backbone(language_model, LoraShape(4, 8.0, 1)), toy_dataset.texts)
-    theta = stack_adapters(initialisations(encoder, 1, 3))
+    engine = encode(Backbone(language_model, LoraShape(4, 8.0, 1)), toy_dataset.texts)
+    theta = stack_adapters(initialisations(engine, 1, 3))
     episodes = toy_pool(toy_dataset).episodes(1)
-    full = adapt_in_groups(encoder, TaskBatch(theta, episodes, InnerLoop(3, 0.01)))
+    full = adapt_in_groups(engine, TaskBatch(theta, episodes, InnerLoop(3, 0.01)))
     mini = adapt_in_groups(
-        encoder, TaskBatch(theta, episodes, InnerLoop(3, 0.01, batch_size=4), [np.random.default_rng(0)])
+        engine, TaskBatch(theta, episodes, InnerLoop(3, 0.01, batch_size=4), [np.random.default_rng(0)])
     )
     assert not torch.allclose(full.losses, mini.losses)

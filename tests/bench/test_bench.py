@@ -28,7 +28,7 @@ def test_every_program_does_the_same_work(settings) -> None:
 
 def test_last_layer_counts_keys_and_values_for_all_tokens_and_the_rest_for_answers(settings) -> None:
     config = make_config({**settings, "lora_layers": "top-1"})
-    backbone = open_workbench(config, open_corpus(config), "cpu").encoder.backbone
+    backbone = open_workbench(config, open_corpus(config), "cpu").engine.backbone
     # Width 32, 2 of 4 heads for keys and values (16), inner 64; 100 tokens in 10 prompts.
     products = inner_step_products(backbone, n_tokens=100, n_prompts=10)
     assert sorted(p.rows for p in products) == [10] * 5 + [100] * 2

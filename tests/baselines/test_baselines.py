@@ -40,10 +40,10 @@ def test_zero_step_is_exactly_chance(workbench, tmp_path) -> None:
 
 
 def test_nearest_mean_equals_distances_written_out(workbench, tmp_path) -> None:
-    encoder, expected = workbench.encoder, []
+    engine, expected = workbench.engine, []
     for episode in shared_test_episodes(workbench):
         support, query = (
-            np.stack([encoder.features(encoder.prepare([row]), None).numpy() for row in part])
+            np.stack([engine.features(engine.prepare([row]), None).numpy() for row in part])
             for part in (episode.support, episode.query)
         )
         distances = np.linalg.norm(query[:, :, None] - support.mean(1), axis=-1)
@@ -68,9 +68,9 @@ def test_tuned_fine_tuning_chooses_on_validation_tasks(workbench, tmp_path, monk
 def test_logistic_regression_equals_its_penalised_likelihood(workbench, tmp_path) -> None:
     """Minimised here by plain gradient descent in double precision, at the penalty that was chosen."""
     result = run_baseline(workbench, "logistic_regression", tmp_path)
-    encoder, episode = workbench.encoder, shared_test_episodes(workbench)[0]
+    engine, episode = workbench.engine, shared_test_episodes(workbench)[0]
     support, query = (
-        encoder.features(encoder.prepare([part.ravel()]), None).double() for part in (episode.support, episode.query)
+        engine.features(engine.prepare([part.ravel()]), None).double() for part in (episode.support, episode.query)
     )
     inputs_S, inputs_Q = (F.normalize(part - support.mean(0), dim=1) for part in (support, query))
     labels_S, labels_Q = (slots(part, torch.device("cpu")) for part in (episode.support, episode.query))
@@ -96,7 +96,7 @@ def test_prompts_show_the_support_set_and_no_query_label(workbench, tmp_path, mo
     score = prompting.continuation_scores
     monkeypatch.setattr(prompting, "continuation_scores", lambda *a: (asked.append(a[1:]), score(*a))[1])
     result = run_baseline(workbench, "in_context", tmp_path)
-    dataset, tokenizer = workbench.corpus.dataset, workbench.encoder.backbone.tokenizer
+    dataset, tokenizer = workbench.corpus.dataset, workbench.engine.backbone.tokenizer
     episode, (context, prompts, labels) = shared_test_episodes(workbench)[0], asked[0]
     words = [plain_words(dataset.class_names[c]) for c in episode.classes]
 

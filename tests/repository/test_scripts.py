@@ -11,7 +11,7 @@ from reptile_scaling.baselines.joint import joint_config
 from reptile_scaling.config import load_config, make_config
 from reptile_scaling.lab.plan import baseline_names
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "scripts").glob("*/*.py"))
 EXPERIMENT = ROOT / "scripts" / "experiment"
 # What a script must be given; the others measure their defaults.
