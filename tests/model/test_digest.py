@@ -4,11 +4,18 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
-from reptile_scaling.config import make_config
+from reptile_scaling.config import Config, make_config
+from reptile_scaling.errors import InputError
 from reptile_scaling.model import digest as module
+from reptile_scaling.model.adapters import Adapters
+from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.digest import weights_digest
+from reptile_scaling.model.heads import fresh_head
 from reptile_scaling.model.loading import base_digest, load_language_model
+from reptile_scaling.model.peft_io import check_base, save_adapter
+from reptile_scaling.runs.directory import RunDirectory
 from toy_models import tiny_model
 
 
@@ -53,3 +60,34 @@ def test_loaded_model_says_what_it_is(tokenizer, tmp_path: Path) -> None:
 
 def test_a_hub_model_that_was_never_downloaded_has_no_digest_yet() -> None:
     assert base_digest(make_config({"model_name": "nobody/never-downloaded"})) == ""
+
+
+def test_an_adapter_is_refused_on_another_base_of_the_same_name(tokenizer, tmp_path: Path) -> None:
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    tiny_model("llama", len(tokenizer)).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    config = make_config({"model_name": str(base), "dtype": "float32"})
+
+    def opened() -> Backbone:
+        return Backbone(load_language_model(config, "cpu"), LoraShape(4, 8.0))
+
+    backbone = opened()
+    theta = Adapters(backbone.fresh_lora(torch.Generator()) | fresh_head(3, backbone.width, backbone.device))
+    save_adapter(adapter, backbone, theta, str(base), {"config": {}, "labels": None})
+    check_base(adapter, opened())
+    other = tiny_model("llama", len(tokenizer))
+    other.lm_head.weight += 1
+    other.save_pretrained(base)
+    os.utime(base / "model.safetensors", (0, 0))
+    with pytest.raises(InputError, match=f"SHA-256 {backbone.digest[:12]}, and this one has .*: give --model the base"):
+        check_base(adapter, opened())
+
+
+def test_a_run_goes_on_with_its_own_base_alone(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.begin(Config(), "f" * 64, {}, "")  # not downloaded yet
+    run.begin(Config(), "f" * 64, {}, "a" * 64)
+    run.begin(Config(), "f" * 64, {}, "")
+    assert run.experiment().base_sha256 == "a" * 64
+    with pytest.raises(InputError, match="another base called .*SHA-256 aaaaaaaaaaaa, now bbbbbbbbbbbb"):
+        run.begin(Config(), "f" * 64, {}, "b" * 64)

@@ -73,7 +73,7 @@ class Backbone:
         self.device = next(self.model.parameters()).device
         self.dtype = next(self.model.parameters()).dtype
         self.is_encoder = language_model.is_encoder
-        self.digest = language_model.digest
+        self.digest, self.revision = language_model.digest, language_model.revision
         self.width = int(self.model.config.get_text_config().hidden_size)
         self.lora = lora
         self._decoder = decoder_of(self.model)
