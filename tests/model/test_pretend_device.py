@@ -13,7 +13,7 @@ from reptile_scaling.bench.launches import LAYERS, count_launches
 
 @pytest.fixture(scope="module")
 def launches() -> list[dict[str, Any]]:
-    return count_launches()
+    return count_launches()["rows"]
 
 
 def test_adaptation_equals_that_on_the_cpu_and_never_waits() -> None:

@@ -21,11 +21,11 @@ WORKS = ((1, 1), (4, 1), (16, 1), (4, 4), (4, 16))
 MORE_STEPS = 2
 
 
-def count_launches() -> list[dict[str, Any]]:
-    """Rows by work and by adapted layers, from a process of its own."""
+def count_launches() -> dict[str, Any]:
+    """`rows` by work and by adapted layers, and what sequential PEFT launches; from a process of its own."""
     done = subprocess.run([sys.executable, "-m", __spec__.name], check=True, capture_output=True, text=True)
-    rows: list[dict[str, Any]] = json.loads(done.stdout)["rows"]
-    return rows
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def main() -> None:
@@ -37,7 +37,9 @@ def main() -> None:
     model = small_llama()
     with PretendDevice():
         rows = [_row(model, top, tasks, cells) for top in (None, 1) for tasks, cells in WORKS]
-    print(json.dumps({"layers": LAYERS, "rows": rows}), flush=True)
+        peer = _peer_launches(model)
+    found = {"layers": LAYERS, "rows": rows, "sequential_peft_launches_per_task_and_inner_step": peer}
+    print(json.dumps(found), flush=True)
     os._exit(0)
 
 
@@ -73,6 +75,26 @@ def _row(model: Any, top: int | None, tasks: int, cells: int) -> dict[str, Any]:
         "copies_per_inner_step": per_step[1],
         "launches_per_meta_step_beside": asked[0] - (asked[1] - asked[0]) / MORE_STEPS,
     }
+
+
+def _peer_launches(model: Any) -> int:
+    """Of one inner step of one task by PEFT, LoRA on all layers, padded to its batch, torch's fused Adam."""
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    from reptile_scaling.bench.pretend_device import counts, device, move
+
+    lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type=TaskType.CAUSAL_LM)
+    peer = move(get_peft_model(copy.deepcopy(model), lora))
+    weights = [p.requires_grad_() for name, p in peer.named_parameters() if "lora" in name]
+    ids, mask = (torch.ones(25, 20, dtype=torch.long).to(device()) for _ in range(2))
+    optimizer = torch.optim.Adam(weights, lr=1e-3, fused=True)
+    for _ in range(2):  # the first step makes the optimiser's state
+        counts.clear()
+        hidden = peer.get_base_model().model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        hidden[:, -1].float().square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return sum(counts.launches.values())
 
 
 def work_on(model: Any, top: int | None, tasks: int, cells: int) -> Any:
