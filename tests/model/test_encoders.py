@@ -130,4 +130,4 @@ def test_real_encoder_beats_chance_by_far(banking77_folder, tmp_path) -> None:
         }
     )  # fmt: skip
     workbench = open_workbench(config, open_corpus(config), "cpu")
-    assert np.mean(run_baseline(workbench, "nearest_mean").task_accuracies) > 0.85
+    assert np.mean(run_baseline(workbench, "nearest_mean", tmp_path).task_accuracies) > 0.85
