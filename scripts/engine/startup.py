@@ -34,6 +34,8 @@ def measured(settings: dict[str, Any]) -> dict[str, Any]:
     from reptile_scaling.learning.evaluation import training_loop
     from reptile_scaling.learning.inner_loop import adapt_in_groups
     from reptile_scaling.learning.task_batch import TaskBatch
+    from reptile_scaling.model.backbone import Backbone, LoraShape
+    from reptile_scaling.model.loading import load_language_model
 
     seconds, last = {}, BEGAN
 
@@ -47,9 +49,9 @@ def measured(settings: dict[str, Any]) -> dict[str, Any]:
     config = make_config({"lora_layers": "top-4", **settings})
     corpus = room.open_corpus(config)
     lap("data")
-    model = room.load_language_model(config, "cpu")
+    model = load_language_model(config, "cpu")
     lap("model")
-    room.Backbone(model, room.LoraShape(config.lora_r, config.lora_alpha, config.top_layers))
+    Backbone(model, LoraShape(config.lora_r, config.lora_alpha, config.top_layers))
     lap("check against the Hub's forward")
     workbench = room.open_workbench(config, corpus, "cpu")
     again = seconds["model"] + seconds["check against the Hub's forward"]

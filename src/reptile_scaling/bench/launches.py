@@ -84,7 +84,7 @@ def _peer_launches(model: Any) -> int:
     from reptile_scaling.bench.pretend_device import counts, device, move
 
     lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type=TaskType.CAUSAL_LM)
-    peer = move(get_peft_model(copy.deepcopy(model), lora))
+    peer: Any = move(get_peft_model(copy.deepcopy(model), lora))
     weights = [p.requires_grad_() for name, p in peer.named_parameters() if "lora" in name]
     ids, mask = (torch.ones(25, 20, dtype=torch.long).to(device()) for _ in range(2))
     optimizer = torch.optim.Adam(weights, lr=1e-3, fused=True)
