@@ -9,10 +9,9 @@ over the shared test tasks, with 95 % intervals; a level's accuracy on a task is
 import argparse
 from pathlib import Path
 
-import numpy as np
-
 from reptile_scaling.analysis.levels import best_cells
-from reptile_scaling.analysis.standing import paired_gain, task_accuracies
+from reptile_scaling.analysis.paired import paired_gain
+from reptile_scaling.analysis.standing import classes_of_tests, standing, task_accuracies
 from reptile_scaling.api import load_experiment
 from reptile_scaling.errors import InputError
 from reptile_scaling.runs.directory import RunDirectory
@@ -44,15 +43,15 @@ def rows(folder: Path) -> list[tuple[str, bool, str]]:
         (f"R² of the power law above {R2}", power.r2 > R2, f"{power.r2:.3f}"),
     ]
     levels = {n: [cell for cell in run.cells() if cell.n_tasks == n] for n in GAIN_LEVELS}
-    gain, error = paired_gain(*(task_accuracies(run, levels[n]) for n in reversed(GAIN_LEVELS)))
+    few, many = (task_accuracies(run, levels[n]) for n in GAIN_LEVELS)
+    gain = paired_gain(many, few, classes_of_tests(run))
     what = f"{GAIN[0]:g} to {GAIN[1]:g} points of accuracy from N = {GAIN_LEVELS[0]} to {GAIN_LEVELS[1]}"
-    found.append((what, GAIN[0] <= gain <= GAIN[1], f"{gain:+.1f} ± {error:.1f}"))
+    found.append((what, GAIN[0] <= gain.points <= GAIN[1], f"{gain.points:+.1f} ± {gain.half_width:.1f}"))
     best = task_accuracies(run, best_cells(run))
-    for baseline in run.read_baselines().values():
-        if baseline.is_rival:
-            gain, error = paired_gain(best, np.array(baseline.task_accuracies))
-            number = f"{best.mean():.1%} against {baseline.accuracy:.1%}: {gain:+.1f} ± {error:.1f} points"
-            found.append((f"meta-training beats: {baseline.label}", gain > error, number))
+    for baseline, gain in standing(run):
+        points = f"{gain.points:+.1f} ± {gain.half_width:.1f} points"
+        number = f"{best.mean():.1%} against {baseline.accuracy:.1%}: {points}"
+        found.append((f"meta-training beats: {baseline.label}", gain.verb == "beats", number))
     return found
 
 

@@ -376,7 +376,8 @@ def _cost_lines(plan: "Plan", folder: RunDirectory) -> list[str]:
 def _conclude(folder: RunDirectory) -> int:
     """Fit, figures and page of what is done; says the verdict, the table and where everything is."""
     from reptile_scaling.analysis.standing import standing_sentence
-    from reptile_scaling.analysis.training_facts import overtraining_sentence
+    from reptile_scaling.analysis.steps_worth import worth_sentence
+    from reptile_scaling.analysis.training_facts import overtraining_sentence, selection_sentence, slots_sentence
     from reptile_scaling.lab.progress import count_states, read_statuses, status_table
     from reptile_scaling.report import write_report
     from reptile_scaling.report.tables import results_table
@@ -390,7 +391,16 @@ def _conclude(folder: RunDirectory) -> int:
     law = write_report(folder)
     console.print(results_table(folder))
     _print_law(law)
-    for sentence in filter(None, (overtraining_sentence(folder, law), standing_sentence(folder))):
+    for sentence in filter(
+        None,
+        (
+            slots_sentence(folder),
+            overtraining_sentence(folder, law),
+            selection_sentence(folder),
+            standing_sentence(folder),
+            worth_sentence(folder),
+        ),
+    ):
         console.print(sentence, soft_wrap=True, markup=False)
     for path in (folder.plot_path, folder.baseline_plot_path, folder.report_path):
         console.print(f"  {path}", soft_wrap=True)

@@ -1,6 +1,7 @@
 """The law of a run: its finished cells as a table of losses, fitted."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,18 @@ from reptile_scaling.runs.directory import RunDirectory
 def law_of_run(run: RunDirectory) -> Law:
     """The law of a run's finished cells."""
     return fit_law(losses_of_run(run))
+
+
+def law_of_last_points(run: RunDirectory) -> Law | None:
+    """The law of the initialisations after the last meta-step; None where those are what is tested, or not kept."""
+    table, results = losses_of_run(run), run.results()
+    last = [r.last_meta_test_loss for r in results]
+    if any(loss is None for loss in last) or all(
+        loss == r.meta_test_loss for loss, r in zip(last, results, strict=True)
+    ):
+        return None
+    losses = np.array(last, dtype=float)
+    return fit_law(replace(table, loss=losses, task_losses=None, task_classes=None, y_name="loss of the last points"))
 
 
 def read_losses(path: Path, x: str, y: str, group: str | None) -> LossTable:

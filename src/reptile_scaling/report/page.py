@@ -9,7 +9,9 @@ import yaml
 from markupsafe import Markup
 
 from reptile_scaling.analysis.difficulty import class_difficulties, task_difficulties
+from reptile_scaling.analysis.law_of_run import law_of_last_points
 from reptile_scaling.analysis.standing import standing_sentence
+from reptile_scaling.analysis.steps_worth import at_steps, laws_at_steps, worth_sentence
 from reptile_scaling.analysis.training_facts import (
     best_name,
     convergence_sentence,
@@ -18,6 +20,7 @@ from reptile_scaling.analysis.training_facts import (
     level_coverage,
     meaning_sentence,
     overtraining_sentence,
+    slots_sentence,
 )
 from reptile_scaling.config import Config
 from reptile_scaling.laws import Law, verdict_sentence
@@ -55,7 +58,16 @@ def _words(run: RunDirectory, law: Law) -> dict[str, str]:
         "standing": standing_sentence(run),
         "convergence": convergence_sentence(run),
         "overtraining": overtraining_sentence(run, law),
+        "slots": slots_sentence(run),
+        "worth": worth_sentence(run),
+        "last_law": _last_law(run),
     }
+
+
+def _last_law(run: RunDirectory) -> str:
+    """The verdict that the last meta-steps' initialisations would give, where others are tested."""
+    law = law_of_last_points(run)
+    return f"At the last meta-step instead: {verdict_sentence(law)}" if law is not None else ""
 
 
 def _tables(run: RunDirectory) -> dict[str, Any]:
@@ -78,6 +90,8 @@ def _tables(run: RunDirectory) -> dict[str, Any]:
         "classes": class_difficulties(run),
         "hardest_tasks": task_difficulties(run)[:HARDEST_TASKS],
         "cost": cost_of_run(run),
+        "at_steps": at_steps(run),
+        "laws_at_steps": {n: verdict_sentence(law) for n, law in laws_at_steps(run).items()},
     }
 
 
