@@ -120,8 +120,8 @@ def slots_sentence(run: RunDirectory) -> str:
     loss, level = max(worst)
     return (
         f"Slots are remembered: before any inner step the classifier of {level} has {loss:.2f} nats on validation "
-        f"tasks, more than a uniform guess (ln {config.n_way} = {chance:.2f}). With slots {config.slots!r} a curve over "
-        "tasks may show that memory; `slots: permuted` draws them anew at every visit."
+        f"tasks, more than a uniform guess (ln {config.n_way} = {chance:.2f}). With slots {config.slots!r} a curve "
+        "over tasks may show that memory; `slots: permuted` draws them anew at every visit."
     )
 
 
