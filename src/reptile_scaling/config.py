@@ -1,6 +1,7 @@
 """Every knob: its type, unit, default and one sentence. Defaults live here and nowhere else."""
 
 import difflib
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -51,6 +52,13 @@ class Fact(Enum):
 
 
 MAY_CHANGE, IN_ADAPTER = Fact
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What a folder from before the key, or before its present default, stands for."""
+
+    value: str
 
 
 class Keys(BaseModel):
@@ -116,7 +124,7 @@ class DataKeys(Keys):
     """Support utterances per class of the training tasks; null means k_support (Reptile's paper trains on more)."""
     task_examples: Literal["fixed", "resampled"] = "fixed"
     """`fixed`: a task owns its utterances. `resampled`: a task is its classes, utterances are drawn at each visit."""
-    slots: Literal["permuted", "fixed"] = "permuted"
+    slots: Annotated[Literal["permuted", "fixed"], Earlier("fixed")] = "permuted"
     """`permuted`: the classes of a training task get their slots anew at each visit. `fixed`: they keep them, so that
     few tasks visited often teach which slot a class has. Test tasks keep theirs either way."""
     n_classes: Count | None = None
@@ -181,7 +189,7 @@ class MetaTrainingKeys(Keys):
     starts every task afresh."""
     inner_batch_size: Annotated[Count | None, IN_ADAPTER] = None
     """Utterances per inner step; null takes the whole support set each time."""
-    select: Literal["best", "last", "mean"] = "best"
+    select: Annotated[Literal["best", "last", "mean"], Earlier("last")] = "best"
     """Which initialisation of a cell is tested and kept: the one of lowest validation loss, the last one, or the
     running mean of θ (0.98 a meta-step). The last one's figures stay beside it."""
     patience: Count | None = None
@@ -307,6 +315,17 @@ class Config(MachineKeys, LoraKeys, MetaTrainingKeys, DataKeys, ModelKeys):
         """`axis_values`: numbers rising, names as they are given."""
         numbers = [value for value in self.axis_values if isinstance(value, int)]
         return tuple(sorted(numbers)) if len(numbers) == len(self.axis_values) else self.axis_values
+
+
+def as_recorded(config: "Config") -> "Config":
+    """A configuration read from a folder: keys it does not name are what they were when it was written."""
+    younger = {
+        key: fact.value
+        for key, field in Config.model_fields.items()
+        for fact in field.metadata
+        if isinstance(fact, Earlier) and key not in config.model_fields_set
+    }
+    return config.model_copy(update=younger)
 
 
 def keys_with(fact: Fact) -> tuple[str, ...]:

@@ -123,6 +123,7 @@ def test_folder_of_version_0_1_is_read(tmp_path) -> None:
     run = RunDirectory(tmp_path)
     settings = Config().model_dump(mode="json")
     young = settings.pop("k_support_train")
+    del settings["slots"], settings["select"]
     experiment = {"config": settings, "data_fingerprint": "f" * 64, "versions": {"reptile-scaling-law": "0.1.0"}}
     (tmp_path / "experiment.json").write_text(json.dumps(experiment, indent=2))
     cell = run.cell(Cell(2, 0))
@@ -137,7 +138,9 @@ def test_folder_of_version_0_1_is_read(tmp_path) -> None:
     }
     for name, content in rows.items():
         (cell.path / name).write_text(content)
-    run.begin(Config(), "f" * 64, {})
+    with pytest.raises(InputError, match="slots = 'fixed', and this one has 'permuted': choose another --out"):
+        run.begin(Config(), "f" * 64, {})
+    run.begin(Config(slots="fixed", select="last"), "f" * 64, {})
     assert run.config().k_support_train == young
     assert (run.results(), cell.read_confusions(), cell.read_eval_stats()) == ([RESULT], [], [])
     assert cell.read_train_stats() == [TrainRow(1, 1.6, 0.5, 0.1, 0.25)]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reptile_scaling.config import MAY_CHANGE, Config, keys_with
+from reptile_scaling.config import MAY_CHANGE, Config, as_recorded, keys_with
 from reptile_scaling.errors import InputError
 from reptile_scaling.runs.cell_directory import CellDirectory, read_status
 from reptile_scaling.runs.grid import Cell, grid
@@ -121,7 +121,8 @@ class RunDirectory:
         return self._read_experiment() is not None
 
     def _read_experiment(self) -> Provenance | None:
-        return read_record(self.path / "experiment.json", Provenance)
+        found = read_record(self.path / "experiment.json", Provenance)
+        return replace(found, config=as_recorded(found.config)) if found is not None else None
 
     def experiment(self) -> Provenance:
         """What the folder belongs to. InputError where it holds no run."""
