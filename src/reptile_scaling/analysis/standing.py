@@ -1,10 +1,39 @@
 """How the meta-trained initialisation stands against the baselines, paired over the shared test tasks."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from reptile_scaling.analysis.levels import best_cells
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The best level on validation tasks against one rival; `gain` in points of accuracy, with its half-width."""
+
+    name: str
+    label: str
+    accuracy: float
+    """Of the rival."""
+    gain: float
+    error: float
+
+    @property
+    def verb(self) -> str:
+        """What the best level does to the rival."""
+        return "is level with" if abs(self.gain) <= self.error else "beats" if self.gain > 0 else "falls short of"
+
+
+def standings(run: RunDirectory) -> list[Standing]:
+    """The best level against every rival among the baselines, by 95 % intervals paired over test tasks."""
+    accuracies = task_accuracies(run, best_cells(run))
+    return [
+        Standing(b.name, b.label, b.accuracy, *paired_gain(accuracies, np.array(b.task_accuracies)))
+        for b in run.read_baselines().values()
+        if b.is_rival
+    ]
 
 
 def standing_sentence(run: RunDirectory) -> str:
@@ -15,12 +44,8 @@ def standing_sentence(run: RunDirectory) -> str:
     cells = best_cells(run)
     accuracies = task_accuracies(run, cells)
     verdicts: dict[str, list[str]] = {"beats": [], "is level with": [], "falls short of": []}
-    for baseline in run.read_baselines().values():
-        if not baseline.is_rival:
-            continue
-        gain, error = paired_gain(accuracies, np.array(baseline.task_accuracies))
-        verb = "is level with" if abs(gain) <= error else "beats" if gain > 0 else "falls short of"
-        verdicts[verb].append(f"{baseline.label} ({baseline.accuracy:.1%}, {gain:+.1f} ± {error:.1f} points)")
+    for s in standings(run):
+        verdicts[s.verb].append(f"{s.label} ({s.accuracy:.1%}, {s.gain:+.1f} ± {s.error:.1f} points)")
     clauses = [f"{verb} {'; '.join(found)}" for verb, found in verdicts.items() if found]
     if not clauses:
         return ""

@@ -15,7 +15,7 @@ import numpy as np
 import typer
 
 from reptile_scaling import __version__
-from reptile_scaling.cli import adapters, presets
+from reptile_scaling.cli import adapters, compare, presets
 from reptile_scaling.cli.options import JsonFlag, OutFolder, RunFolder, console
 from reptile_scaling.config import Config, load_config
 from reptile_scaling.errors import InputError
@@ -31,7 +31,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for commands in (presets.app, adapters.app):
+for commands in (presets.app, compare.app, adapters.app):
     app.add_typer(commands)
 
 
@@ -148,8 +148,9 @@ def fit(
     as_json: JsonFlag = False,
 ) -> None:
     """Fit a law with honest uncertainty to any table, or to a run; predict, plan and compare with it."""
+    from reptile_scaling.analysis.beside import compare_losses
     from reptile_scaling.analysis.law_of_run import read_losses
-    from reptile_scaling.laws import compare_arms, fit_law, plan_levels
+    from reptile_scaling.laws import fit_law, plan_levels
     from reptile_scaling.report.tables import answer_lines
 
     losses = read_losses(table, x, y, group)
@@ -162,7 +163,7 @@ def fit(
     if plan is not None:
         answers["plans"] = [proposal.as_json() for proposal in plan_levels(law, budget=plan)]
     if versus is not None:
-        answers["comparison"] = compare_arms(losses, read_losses(versus, x, y, group)).as_json()
+        answers["comparison"] = compare_losses(table, versus, x, y, group).as_json()
     if as_json:
         print(json.dumps({**law.as_json(), **answers}, allow_nan=False))
         return
@@ -172,10 +173,21 @@ def fit(
 
 
 @app.command()
-def report(folder: RunFolder) -> None:
+def report(
+    folder: RunFolder,
+    tables: Annotated[
+        bool, typer.Option("--tables", help="Also tables as Markdown and LaTeX, and figures as PDF, in DIR/paper/.")
+    ] = False,
+) -> None:
     """Draw the figures and report.html again."""
+    run_folder = RunDirectory(folder)
+    code = _conclude(run_folder)
+    if tables and run_folder.results():
+        from reptile_scaling.report.paper import write_paper
 
-    sys.exit(_conclude(RunDirectory(folder)))
+        for path in write_paper(run_folder):
+            console.print(f"  {path}", soft_wrap=True)
+    sys.exit(code)
 
 
 @app.command()
