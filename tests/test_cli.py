@@ -7,13 +7,43 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer.main
 import yaml
 
-from reptile_scaling.cli import main
+from reptile_scaling.cli import app, main
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 
 COMMAND = [sys.executable, "-c", "from reptile_scaling.cli import main; main()"]
+
+
+# A new option is a reviewed line here (a policy of torchtitan's).
+OPTIONS = {
+    "adapt": {"--adapter", "--support", "--out", "--evaluate", "--steps", "--lr", "--model"},
+    "bench": {"--model", "--dataset", "--data-dir", "--tasks", "--repeats", "--sweep", "--json"},
+    "compare": {"--markdown", "--latex", "--json"},
+    "data": {"--data-dir", "--n-way", "--class-split"},
+    "export": {"--adapter", "--out", "--model"},
+    "fit": {"--x", "--y", "--group", "--transform", "--at", "--target", "--plan", "--versus", "--json"},
+    "init": set(),
+    "predict": {"--adapter", "--input", "--out", "--evaluate", "--abstain-below", "--model", "--json"},
+    "presets": {"--json"},
+    "push": {"--adapter", "--to", "--private"},
+    "report": {"--tables"},
+    "run": {"--out", "--set", "--executor", "--dry-run"},
+    "schema": set(),
+    "status": {"--json"},
+}
+
+
+def test_commands_and_options_are_these_and_no_others() -> None:
+    door = typer.main.get_command(app)
+    found = {
+        name: {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+        for name, command in door.commands.items()
+    }
+    assert found == OPTIONS
+    assert {option for parameter in door.params for option in parameter.opts} >= {"--version", "--install-completion"}
 
 
 def call(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

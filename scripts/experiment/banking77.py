@@ -66,7 +66,7 @@ def run_parts(base: Config, runs: Path, results: Path) -> None:
     """Each part in turn, its report, and what is kept of it."""
     console = Console(highlight=False)
     for name, settings in PARTS.items():
-        run = RunDirectory(runs / f"{CONFIG.stem}{name}")
+        run = RunDirectory(runs / f"{CONFIG}{name}")
         plan = plan_sweep(make_config({**base.model_dump(), **settings}), run)
         show_plan(plan, console)
         with performed(plan, run, console):

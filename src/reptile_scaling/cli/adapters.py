@@ -15,7 +15,7 @@ from reptile_scaling.errors import InputError
 from reptile_scaling.storage import csv_text, write_bytes
 
 if TYPE_CHECKING:
-    from reptile_scaling.use.labeller import Evaluation
+    from reptile_scaling.use.agreement import Evaluation
 
 app = typer.Typer()
 
@@ -28,13 +28,16 @@ def adapt(
     evaluate: Annotated[
         Path | None, typer.Option("--evaluate", metavar="FILE", help="Labelled texts to measure it on.")
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Inner steps; by default as evaluated.")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Inner steps; else chosen on the support set.")
+    ] = None,
     lr: Annotated[float | None, typer.Option("--lr", min=1e-9, help="Inner learning rate; as evaluated.")] = None,
     model: ModelOption = None,
 ) -> None:
     """Adapt a meta-trained initialisation to labels of one's own: any number of classes and shots."""
     from reptile_scaling.data.files import read_file
-    from reptile_scaling.use.labeller import adapt_to_labels, check_truth
+    from reptile_scaling.use.agreement import check_truth
+    from reptile_scaling.use.labeller import adapt_to_labels
 
     labelled = read_file(support)
     held_out = _labelled_texts(evaluate) if evaluate else None
@@ -46,8 +49,9 @@ def adapt(
         began = time.perf_counter()
         labeller, done = adapt_to_labels(adapter, labelled, out, steps=steps, learning_rate=lr, model=model)
     console.print(
-        f"{done.n_support} utterances of {len(labeller.labels)} labels, {done.steps} inner steps: support loss "
-        f"{done.first_loss:.3f} → {done.last_loss:.3f} nats; {time.perf_counter() - began:.1f} s with loading.",
+        f"{done.n_support} utterances of {len(labeller.labels)} labels, {done.steps} inner steps, {done.how}: "
+        f"support loss {done.first_loss:.3f} → {done.last_loss:.3f} nats, temperature {done.temperature:.2f}; "
+        f"{time.perf_counter() - began:.1f} s with loading.",
         soft_wrap=True,
     )
     console.print(
@@ -65,11 +69,16 @@ def predict(
     ],
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write here, not to the screen.")] = None,
     evaluate: Annotated[bool, typer.Option("--evaluate", help="The input has labels too: say how many agree.")] = False,
+    abstain_below: Annotated[
+        float | None,
+        typer.Option("--abstain-below", metavar="P", min=0, max=1, help="No label below this probability."),
+    ] = None,
     model: ModelOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line, with all probabilities.")] = False,
 ) -> None:
     """Label texts, with probabilities: CSV with text, label, probability."""
-    from reptile_scaling.use.labeller import LabelledText, check_truth, open_labeller
+    from reptile_scaling.use.agreement import check_truth
+    from reptile_scaling.use.labeller import LabelledText, label_texts, open_labeller
 
     texts, truth = _texts_to_label(source, evaluate)
     with errors.status("loading the model and labelling"):
@@ -77,10 +86,7 @@ def predict(
         if truth is not None:
             check_truth(truth, labeller.labels)
         probabilities = labeller.predict(texts)
-    labelled = [
-        LabelledText(text, labeller.labels[p.argmax()], round(float(p.max()), 6))
-        for text, p in zip(texts, probabilities, strict=True)
-    ]
+    labelled = label_texts(labeller.labels, texts, probabilities, abstain_below or 0.0)
     if as_json:
         all_of = [dict(zip(labeller.labels, p.tolist(), strict=True)) for p in probabilities]
         lines = [{**asdict(row), "probabilities": each} for row, each in zip(labelled, all_of, strict=True)]
@@ -92,7 +98,12 @@ def predict(
     else:
         sys.stdout.write(content)
     if truth is not None:
-        _print_evaluation(labeller.compare(probabilities, truth), errors)
+        answered = probabilities.max(1) >= (abstain_below or 0.0)
+        if abstain_below is not None:
+            errors.print(f"answered {answered.sum()} of {len(texts)} texts ({answered.mean():.1%})", soft_wrap=True)
+        if answered.any():
+            kept = [label for label, is_answered in zip(truth, answered, strict=True) if is_answered]
+            _print_evaluation(labeller.compare(probabilities[answered], kept), errors)
 
 
 def _labelled_texts(path: Path) -> tuple[list[str], list[str]]:
@@ -128,8 +139,36 @@ def _print_evaluation(found: "Evaluation", where: Console) -> None:
     low, high = found.accuracy_ci95
     where.print(
         f"accuracy {found.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}) on {found.n} texts, "
-        f"loss {found.loss:.3f} nats",
+        f"loss {found.loss:.3f} nats, expected calibration error {found.calibration_error:.3f}",
         soft_wrap=True,
     )
     for label, recall in found.recall.items():
         where.print(f"  {label}: recall {recall:.1%}", soft_wrap=True, markup=False)
+
+
+@app.command()
+def export(
+    adapter: Annotated[Path, typer.Option("--adapter", metavar="DIR", help="What `adapt` wrote.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the export goes; a new folder.")],
+    model: ModelOption = None,
+) -> None:
+    """A folder that labels texts with transformers and PEFT alone: adapter, head, labels and a script."""
+    from reptile_scaling.use.export import SCRIPT, export_labeller
+
+    for path in export_labeller(adapter, out, model=model):
+        console.print(f"  {path}", soft_wrap=True, markup=False)
+    console.print(f"Label texts without this package: python {out / SCRIPT} < texts.txt", soft_wrap=True, markup=False)
+
+
+@app.command()
+def push(
+    adapter: Annotated[Path, typer.Option("--adapter", metavar="DIR", help="Of a cell, or what `adapt` wrote.")],
+    to: Annotated[str, typer.Option("--to", metavar="USER/NAME", help="Repository on the Hub; made if need be.")],
+    private: Annotated[bool, typer.Option("--private", help="Make it a private one.")] = False,
+) -> None:
+    """Upload an adapter to the Hub, its card filled with base, data set, metrics and law."""
+    from huggingface_hub import HfApi
+
+    from reptile_scaling.use.publish import push_adapter
+
+    console.print(push_adapter(adapter, to, private=private, api=HfApi()), soft_wrap=True, markup=False)

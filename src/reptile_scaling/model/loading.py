@@ -45,7 +45,7 @@ def load_language_model(config: Config, device: str) -> LanguageModel:
     check_model(config)
     if device == "cpu":
         keep_freed_memory()
-    source, options = _source(config)
+    source, options = source_of(config)
     options["dtype"] = choose_dtype(config.dtype, device)
     if config.quantization:
         options |= quantization_options(config, options["dtype"], device)
@@ -94,7 +94,7 @@ def quantization_options(config: Config, compute: torch.dtype, device: str) -> d
     return {"quantization_config": bits, "device_map": device}
 
 
-def _source(config: Config) -> tuple[str, dict[str, Any]]:
+def source_of(config: Config) -> tuple[str, dict[str, Any]]:
     """What `from_pretrained` is given: a folder or a Hub id, and its options."""
     if config.model_name == EMBEDDED_MODEL:
         return str(converted(embedded_gguf())), {}

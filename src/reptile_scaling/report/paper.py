@@ -93,7 +93,8 @@ def results_table(run: RunDirectory) -> PlainTable:
             cells, losses, half_widths(losses), accuracies, half_widths(accuracies), strict=True
         )
     ]
-    caption = f"Meta-test loss in nats per query utterance, accuracies in %; {facts_of_run(run)}; {intervals_over_seeds(run)}."
+    units = "Meta-test loss in nats per query utterance, accuracies in %"
+    caption = f"{units}; {facts_of_run(run)}; {intervals_over_seeds(run)}."
     columns = ("level", "seeds", "loss", "accuracy", "zero-step", "utterances")
     return PlainTable("results", caption, columns, tuple(rows))
 
