@@ -18,7 +18,7 @@ ALONE = "import runpy, sys; sys.modules['reptile_scaling'] = None; runpy.run_pat
 
 def test_script_gives_the_same_probabilities_without_this_package(adapter, support_of, toy_dataset, tmp_path) -> None:
     support = support_of((0, 2, 3), (3, 2, 2))
-    labeller, _ = adapt_to_labels(adapter, support, tmp_path / "out")
+    labeller, _ = adapt_to_labels(adapter, support, tmp_path / "out", steps=3)
     assert labeller.temperature != 1
     export_labeller(tmp_path / "out", tmp_path / "exported")
     # The second is longer than max_length, the third has blanks to fold.

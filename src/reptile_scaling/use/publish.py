@@ -50,7 +50,7 @@ def card_for_hub(adapter: Path) -> str:
     path = adapter / "README.md"
     if not path.is_file():
         raise InputError(f"adapter folder {str(adapter)!r} has no README.md: give one that `run` or `adapt` wrote")
-    card = ModelCard(path.read_text(encoding="utf-8"))
+    card: Any = ModelCard(path.read_text(encoding="utf-8"))
     card.data.base_model = _base_on_hub(str(facts["config"]["model_name"]))
     card.data.pipeline_tag = "text-classification"
     result = read_record(adapter.parent / "final_result.json", CellResult)
