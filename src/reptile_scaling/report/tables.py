@@ -42,14 +42,19 @@ def law_table(law: Law) -> Table:
     table = Table(title="laws", title_justify="left")
     for column in ("form", "parameters [95 % interval]", "hold-out error", "weight", "R²"):
         table.add_column(column)
-    for name, form in law.as_json()["forms"].items():
-        if form["identified"]:
-            table.add_row(
-                name, _parameters(form), _number(form["holdout_error"]), _number(form["weight"]), _number(form["r2"])
-            )
-        else:
-            table.add_row(name, f"not identified: {form['reason']}", "", "", "")
+    for row in law_rows(law):
+        table.add_row(*row)
     return table
+
+
+def law_rows(law: Law) -> list[tuple[str, ...]]:
+    """Form, parameters with intervals, hold-out error, weight and R² of each form as text."""
+    return [
+        (name, _parameters(form), *(_number(form[figure]) for figure in ("holdout_error", "weight", "r2")))
+        if form["identified"]
+        else (name, f"not identified: {form['reason']}", "", "", "")
+        for name, form in law.as_json()["forms"].items()
+    ]
 
 
 def _parameters(form: dict[str, Any]) -> str:

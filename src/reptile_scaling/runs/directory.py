@@ -58,6 +58,11 @@ class RunDirectory:
         return self.path / "figures" / f"{name}.png"
 
     @property
+    def paper_folder(self) -> Path:
+        """Tables and figures for a paper."""
+        return self.path / "paper"
+
+    @property
     def report_path(self) -> Path:
         return self.path / "report.html"
 
