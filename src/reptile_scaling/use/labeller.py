@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from reptile_scaling.config import Config, make_config
 from reptile_scaling.data.dataset import IntentDataset
+from reptile_scaling.disk import named_refusals
 from reptile_scaling.errors import InputError
 from reptile_scaling.learning.evaluation import test_loop
 from reptile_scaling.learning.examples import Examples
@@ -31,7 +32,7 @@ from reptile_scaling.model.loading import check_model, load_language_model
 from reptile_scaling.model.peft_io import load_adapter, load_moments, read_facts, save_adapter
 from reptile_scaling.model.prefix_cache import PrefixCache
 from reptile_scaling.randomness import stream
-from reptile_scaling.storage import named_refusals, write_bytes
+from reptile_scaling.storage import write_bytes
 
 TEXTS_PER_FORWARD = 256
 
