@@ -73,9 +73,10 @@ def check_tensors(content: bytes) -> None:
 
 
 def _header_end(content: bytes) -> int:
-    if len(content) < 8:
+    end = 8 + int.from_bytes(content[:8], "little")
+    if len(content) < end:
         raise BrokenSeal("it is shorter than its own header")
-    return 8 + int.from_bytes(content[:8], "little")
+    return end
 
 
 def sums_text(digests: Mapping[str, str]) -> str:

@@ -71,7 +71,9 @@ def is_encoder(model_name: str, revision: str | None = None) -> bool:
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     try:
-        config = AutoConfig.from_pretrained(str(Path(model_name).expanduser()), revision=revision or "main")
+        config = AutoConfig.from_pretrained(
+            str(Path(model_name).expanduser()), revision=revision or "main", trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError):
         return False
     is_causal = any("CausalLM" in name or "LMHeadModel" in name for name in config.architectures or ())
@@ -169,8 +171,9 @@ def _from_pretrained(source: str, options: dict[str, Any]) -> tuple[Any, Any]:
     )
     for_tokenizer = {key: value for key, value in options.items() if key in ("revision", "gguf_file")}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **for_tokenizer)
-        model = kind.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **for_tokenizer)
+        # Weights that are pickles may run anything when they are read, and so may a repository's own code.
+        model = kind.from_pretrained(source, trust_remote_code=False, use_safetensors=True, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
