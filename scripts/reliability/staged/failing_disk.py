@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 from reptile_scaling import disk
 
@@ -53,8 +54,5 @@ class _Module:
 def failing(refused: int, error: int) -> Iterator[FailingDisk]:
     """Inside the block one call of `disk` is refused with an `errno`."""
     found = FailingDisk(refused, error)
-    disk.os, disk.fcntl = _Module(os, found), _Module(fcntl, found)  # type: ignore[assignment]
-    try:
+    with patch.object(disk, "os", _Module(os, found)), patch.object(disk, "fcntl", _Module(fcntl, found)):
         yield found
-    finally:
-        disk.os, disk.fcntl = os, fcntl

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from reptile_scaling import disk
 
@@ -222,8 +223,5 @@ class RecordingOs:
 def recorded(root: Path) -> Iterator[Recording]:
     """What is written below an existing folder inside the block; nothing is really flushed meanwhile: it is faster."""
     recording = Recording(root)
-    disk.os = RecordingOs(recording)  # type: ignore[assignment]
-    try:
+    with patch.object(disk, "os", RecordingOs(recording)):
         yield recording
-    finally:
-        disk.os = os
