@@ -56,6 +56,7 @@ def with_facts(adapter: Path, folder: Path, **changed: object) -> Path:
         (folder / file.name).write_bytes(file.read_bytes())
     facts = json.loads((folder / "adaptation.json").read_text())
     facts["config"] |= changed
+    (folder / "SHA256SUMS").unlink(missing_ok=True)  # the change is ours
     (folder / "adaptation.json").write_text(json.dumps(facts))
     return folder
 
@@ -180,6 +181,7 @@ def test_refusals_name_value_and_cure(adapter, toy_dataset, tmp_path, monkeypatc
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n")))
     assert "is not UTF-8" in predicting(adapted, "-", monkeypatch, capsys)
     for content, message in (("{}", "names no config"), ("[1]", "names no config"), ('{"con', "is not whole")):
+        (other / "SHA256SUMS").unlink(missing_ok=True)  # the change is ours
         (other / "adaptation.json").write_text(content)
         assert message in adapting(start=other) and "copy it again" in adapting(start=other)
     (adapted / "head.safetensors").write_bytes(b"torn")

