@@ -28,7 +28,7 @@ def rows(folder: Path) -> list[tuple[str, bool, str]]:
     run, record = RunDirectory(folder), load_experiment(folder)
     power = record.law.candidates["power"]
     beta, (low, high) = power.parameters["beta"], power.interval["beta"]
-    chosen = record.law.candidates[record.law.verdict.form]
+    chosen = record.law.candidates.get(record.law.verdict.form, power)
     if chosen is not power and "beta" in chosen.interval:
         a, b = chosen.interval["beta"]
         also = f"; {record.law.verdict.form}, the verdict: {chosen.parameters['beta']:.2f} ({a:.2f} to {b:.2f})"

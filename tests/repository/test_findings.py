@@ -1,7 +1,6 @@
 """What README.md and docs/findings.md claim of Banking77 is what the committed tables say, computed anew."""
 
 import filecmp
-import re
 import runpy
 import sys
 from pathlib import Path
@@ -79,10 +78,8 @@ def test_readme_quotes_the_tables(runs: Path) -> None:
     for name in ("no_meta", "no_meta_tuned", "logistic_regression", "nearest_mean"):
         assert f"{100 * record.baselines.accuracy[name]:.1f} %" in page
     short = load_experiment(runs / "banking77_smollm2_short")
-    assert not short.law.verdict.scaling_detected
-    change = re.search(r"the change is between (\S+) % and (\S+) %", short.sentence)
-    assert change is not None
-    assert f"changes by between {change[1]} % and {change[2]} %".replace("-", "−") in page
+    assert short.law.verdict.form == "not_resolved"
+    assert "what is left is not resolved from a constant" in page
 
 
 def test_tables_of_a_part_survive_the_way_through_run_folders(
