@@ -241,7 +241,8 @@ class MachineKeys(Keys):
     tensorboard: Annotated[bool, MAY_CHANGE] = False
     """Write each cell's curves as TensorBoard event files too (extra `tensorboard`)."""
     prefix_cache_dir: Annotated[str | None, MAY_CHANGE] = None
-    """Folder that keeps the activations below the first adapted layer for later runs; null keeps them in memory."""
+    """Folder that keeps the activations below the first adapted layer for later runs, 4 GB at most; null is the user's
+    cache folder."""
 
 
 # The last base comes first in the order of the keys.

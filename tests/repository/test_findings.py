@@ -1,5 +1,6 @@
 """What README.md and docs/findings.md claim of Banking77 is what the committed tables say, computed anew."""
 
+import filecmp
 import runpy
 import sys
 from pathlib import Path
@@ -75,3 +76,44 @@ def test_readme_quotes_the_tables(runs: Path) -> None:
     short = load_experiment(runs / "banking77_smollm2_short")
     assert short.law.verdict.form == "not_resolved"
     assert "what is left is not resolved from a constant" in page
+
+
+def test_tables_of_a_part_survive_the_way_through_run_folders(
+    tables: dict[str, Any], runs: Path, tmp_path: Path
+) -> None:
+    parts = sorted(table.parent for table in RESULTS.glob("*/final_results.csv"))
+    assert len(parts) == 7
+    for part in parts:
+        again = tmp_path / part.name
+        tables["pack"](runs / part.name, again)
+        names = [str(file.relative_to(part)) for file in part.rglob("*") if file.is_file()]
+        assert filecmp.cmpfiles(part, again, names, shallow=False) == (names, [], [])
+
+
+def test_packing_a_run_keeps_every_cell_to_the_last_digit(tables: dict[str, Any], runs: Path, tmp_path: Path) -> None:
+    main = RunDirectory(RESULTS / "banking77_smollm2")
+    tables["pack"](main.path, tmp_path / "packed")
+    (tmp_path / "banking77_smollm2" / "task_pools").mkdir(parents=True)
+    pool = (main.path / "task_pools" / "test.jsonl").read_bytes()
+    (tmp_path / "banking77_smollm2" / "task_pools" / "test.jsonl").write_bytes(pool)
+    again = RunDirectory(tables["unpack"](tmp_path / "packed", tmp_path / "again"))
+    assert again.results() == main.results()
+    assert again.read_baselines() == main.read_baselines()
+    for cell in main.cells():
+        ours, theirs = main.cell(cell), again.cell(cell)
+        assert theirs.read_test_tasks() == ours.read_test_tasks()
+        assert theirs.read_eval_stats() == ours.read_eval_stats()
+        assert theirs.read_adaptation_curve() == ours.read_adaptation_curve()
+
+
+@pytest.mark.parametrize("name", ["banking77_smollm2", "banking77_smollm2_classes"])
+def test_names_of_lines_do_not_overlap(name: str, runs: Path) -> None:
+    run = RunDirectory(runs / name)
+    charts = draw_charts(run, law_of_run(run))
+    for chart in charts.values():
+        chart.figure.draw_without_rendering()
+        names = [artist for artist in chart.axes.get_children() if isinstance(artist, Annotation)]
+        assert len(names) > 2 or chart is not charts["scaling"]
+        boxes = sorted((artist.get_window_extent() for artist in names), key=lambda box: box.y0)
+        for below, above in zip(boxes, boxes[1:], strict=False):
+            assert below.y1 <= above.y0 + 1 or below.x1 <= above.x0 or above.x1 <= below.x0, chart.name

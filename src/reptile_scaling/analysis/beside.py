@@ -27,7 +27,8 @@ class Level:
 
 @dataclass(frozen=True)
 class AccuracyGap:
-    """Points of accuracy at one level, second run minus first; half-width of its 95 % interval over test tasks."""
+    """Points of accuracy at one level, second run minus first; half-width of its 95 % interval over test classes,
+    tasks and seeds."""
 
     x: float
     points: float

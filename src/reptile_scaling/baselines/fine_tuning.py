@@ -52,7 +52,7 @@ def _curve_of(workbench: Workbench, seed: int, folder: Path) -> Curve:
     return curve
 
 
-def _alone(choices: Sequence[float]) -> float | list[float]:
+def _alone(choices: Sequence[float | int]) -> float | list[float]:
     """What all initialisations chose, or each one's own."""
     return choices[0] if len(set(choices)) == 1 else list(choices)
 

@@ -157,21 +157,18 @@ def fit(
     from reptile_scaling.analysis.beside import compare_losses
     from reptile_scaling.analysis.law_of_run import read_losses
     from reptile_scaling.laws import fit_law, plan_levels
-    from reptile_scaling.report.tables import answer_lines
+    from reptile_scaling.report.tables import Answers, answer_lines
 
     losses = read_losses(table, x, y, group)
     law = fit_law(losses, transform=transform)
-    answers: dict[str, Any] = {}
-    if at:
-        answers["predictions"] = law.predict(np.array(at)).as_json()
-    if target is not None:
-        answers["tasks_needed"] = law.tasks_needed(target).as_json()
-    if plan is not None:
-        answers["plans"] = [proposal.as_json() for proposal in plan_levels(law, budget=plan)]
-    if versus is not None:
-        answers["comparison"] = compare_losses(table, versus, x, y, group).as_json()
+    answers = Answers(
+        predictions=law.predict(np.array(at)) if at else None,
+        tasks_needed=law.tasks_needed(target) if target is not None else None,
+        plans=plan_levels(law, budget=plan) if plan is not None else None,
+        comparison=compare_losses(table, versus, x, y, group) if versus is not None else None,
+    )
     if as_json:
-        print(json.dumps({**law.as_json(), **answers}, allow_nan=False))
+        print(json.dumps({**law.as_json(), **answers.as_json()}, allow_nan=False))
         return
     _print_law(law)
     for line in answer_lines(answers, law.table.x_symbol):

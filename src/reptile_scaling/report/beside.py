@@ -59,7 +59,7 @@ def _standing(found: Beside) -> PlainTable:
     ]
     caption = (
         "Points of accuracy that the best level on validation tasks has beyond each baseline; 95 % intervals of paired "
-        "differences over test tasks."
+        "differences over test classes, tasks and seeds."
     )
     return PlainTable("standing", caption, ("baseline", *found.names), tuple(rows))
 

@@ -25,6 +25,7 @@ from reptile_scaling.analysis.training_facts import (
 from reptile_scaling.config import Config
 from reptile_scaling.laws import Law, verdict_sentence
 from reptile_scaling.report.drawing import Chart
+from reptile_scaling.report.tables import form_rows
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.storage import write_bytes
 
@@ -42,7 +43,8 @@ def render_page(run: RunDirectory, law: Law, charts: dict[str, Chart]) -> None:
     page = template.render(
         charts={name: Markup(chart.inline()) for name, chart in charts.items()},
         data_links={name: chart.data_link() for name, chart in charts.items()},
-        law=law.as_json(),
+        law=law,
+        forms=form_rows(law),
         **_words(run, law),
         **_tables(run),
     )

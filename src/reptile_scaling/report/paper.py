@@ -11,7 +11,7 @@ from reptile_scaling.laws import Law
 from reptile_scaling.report import draw_charts
 from reptile_scaling.report.figures import half_widths
 from reptile_scaling.report.plain_table import PlainTable, for_latex
-from reptile_scaling.report.tables import law_rows
+from reptile_scaling.report.tables import form_rows
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.storage import write_bytes
 
@@ -108,7 +108,7 @@ def standing_table(run: RunDirectory) -> PlainTable:
     ]
     caption = (
         f"Accuracies in %, and how many points {name}, the best level on validation tasks, has beyond each; "
-        f"{facts_of_run(run)}; intervals: 95 %, of paired differences over test tasks."
+        f"{facts_of_run(run)}; intervals: 95 %, of paired differences over test classes, tasks and seeds."
     )
     return PlainTable("standing", caption, ("baseline", "accuracy", "difference", "standing"), tuple(rows))
 
@@ -120,7 +120,7 @@ def laws_table(run: RunDirectory, law: Law) -> PlainTable:
         f"seeds and test tasks; verdict: {law.verdict.form}."
     )
     columns = ("form", "parameters [95 % interval]", "hold-out error", "weight", "R²")
-    return PlainTable("laws", caption, columns, tuple(law_rows(law)))
+    return PlainTable("laws", caption, columns, tuple(row.as_texts() for row in form_rows(law)))
 
 
 def _latex_figure(name: str, caption: str) -> str:
