@@ -7,6 +7,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a test mu
 # Tiny models gain nothing from threads, and on a busy machine their barriers made one test take 288 s instead of 8.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
+
+import jaxtyping
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -20,6 +23,16 @@ from toy_models import tiny_model
 N_CLASSES, PER_CLASS = 12, 12
 VERBS = ("open", "close", "find", "move", "wash", "paint", "lift", "drop", "lock", "scan", "fold", "ship")
 THINGS = ("door", "car", "box", "letter", "window", "chair", "book", "lamp", "coat", "plate", "ball", "phone")
+
+SHAPES_CHECKED = ("analysis", "baselines", "data", "laws", "learning", "model")
+"""Wings whose tests check every array's shape at every call; whole sweeps go through the same calls, twice as slowly."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
+    wing = item.path.relative_to(Path(__file__).parent).parts[0]
+    jaxtyping.config.update("jaxtyping_disable", wing not in SHAPES_CHECKED)
+    return (yield)
 
 
 def data_folder() -> Path:
