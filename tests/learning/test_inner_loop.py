@@ -50,7 +50,8 @@ def both_ways(banking77_folder) -> tuple[Engine, SequentialPeft, TaskPool]:
     dataset = load_dataset("banking77", str(banking77_folder))
     pool = evaluation_pool(dataset, split_classes(dataset, config).train, config, "test")
     engine = encode(Backbone(load_language_model(config, "cpu"), LoraShape(8, 16.0)), dataset.texts, max_length=64)
-    return engine, SequentialPeft(load_language_model(config, "cpu").model, lora_config(engine.backbone, "smollm2")), pool
+    peft = SequentialPeft(load_language_model(config, "cpu").model, lora_config(engine.backbone, "smollm2"))
+    return engine, peft, pool
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
