@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.text import Annotation
 
+from reptile_scaling.analysis.law_of_run import law_of_run
 from reptile_scaling.api import load_experiment
+from reptile_scaling.report import draw_charts
+from reptile_scaling.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"

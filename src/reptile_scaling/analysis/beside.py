@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from reptile_scaling.analysis.law_of_run import law_of_run, losses_of_run, read_losses
-from reptile_scaling.analysis.paired import paired_gain
+from reptile_scaling.analysis.paired import Gain, paired_gain
 from reptile_scaling.analysis.standing import Standing, classes_of_tests, standings, task_accuracies
 from reptile_scaling.errors import InputError
 from reptile_scaling.laws import Comparison, Law, LossTable, compare_arms, verdict_sentence
@@ -118,15 +118,17 @@ def _difference(first: RunDirectory, second: RunDirectory) -> Difference:
     losses = compare_arms(*_losses_of_both(first, second))
     if not share_test_tasks(first, second):
         return Difference(losses, ())
-    by_level = [{x: _accuracies(run, x) for x in losses.x.tolist()} for run in (first, second)]
-    classes = classes_of_tests(first)
-    gains = {x: paired_gain(by_level[1][x], by_level[0][x], classes) for x in losses.x.tolist()}
+    gains = {x: _gain(first, second, x) for x in losses.x.tolist()}
     return Difference(losses, tuple(AccuracyGap(x, gain.points, gain.half_width) for x, gain in gains.items()))
 
 
-def _accuracies(run: RunDirectory, x: float) -> np.ndarray:
-    """On each test task, a row for each cell of a level."""
-    return task_accuracies(run, [r.cell for r in run.results() if r.level == x])
+def _gain(first: RunDirectory, second: RunDirectory, x: float) -> Gain:
+    """Second minus first at a level, seed by seed where both have the same ones."""
+    cells = [[r.cell for r in run.results() if r.level == x] for run in (first, second)]
+    theirs, ours = (task_accuracies(run, own) for run, own in zip((first, second), cells, strict=True))
+    if [cell.seed for cell in cells[0]] == [cell.seed for cell in cells[1]]:
+        theirs, ours = np.zeros_like(theirs[:1]), ours - theirs
+    return paired_gain(ours, theirs, classes_of_tests(first))
 
 
 def _levels(run: RunDirectory) -> tuple[Level, ...]:

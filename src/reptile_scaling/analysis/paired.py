@@ -34,18 +34,19 @@ class Gain:
 def paired_gain(ours: Float[np.ndarray, "S T"], theirs: Float[np.ndarray, "R T"], classes: TaskClasses | None) -> Gain:
     """Ours minus theirs on the same T test tasks, from S and R initialisations; `classes` are those of each task.
 
-    The degrees of freedom are Welch and Satterthwaite's of the parts that were estimated: classes (as many as there
-    are, less one), and the initialisations of either side where there are several.
+    The degrees of freedom are Welch and Satterthwaite's of the parts that were estimated: classes, tasks, and the
+    initialisations of either side where there are several.
     """
     points = 100 * (ours.mean(0) - theirs.mean(0))
     if len(points) < 2:
         return Gain(float(points.mean()), float("inf"))
-    n_units = len({name for names in classes for name in names}) if classes is not None else len(points)
-    parts = [(float(task_effects(points[:, None], classes).variance[0]), max(1, n_units - 1))]
+    effects = task_effects(points[:, None], classes)
+    parts = [(float((effects.by_class**2).sum()), max(1.0, effects.class_df))]
+    parts.append((float((effects.by_task**2).sum()), len(points) - 1.0))
     for side in (ours, theirs):
         if len(side) > 1:
             means = 100 * side.mean(1)
-            parts.append((float(means.var(ddof=1)) / len(means), len(means) - 1))
+            parts.append((float(means.var(ddof=1)) / len(means), len(means) - 1.0))
     variance = sum(part for part, _ in parts)
     df = variance**2 / max(sum(part**2 / n for part, n in parts), 1e-300)
     return Gain(float(points.mean()), float(student.ppf(0.975, max(df, 1.0)) * variance**0.5))

@@ -18,12 +18,14 @@ class TaskEffects:
 
     A task's loss is μ + mean over its classes of u + e. `by_class[C, K]` is u's share in a level mean once a class's
     sign is drawn, `by_task[T, K]` that of e; both keep the correlation between levels, since common tasks move a whole
-    curve. `class_share` is the part of the variance of a level mean that classes carry.
+    curve. `class_share` is the part of the variance of a level mean that classes carry; `class_df` are the degrees of
+    freedom that the variance of classes is known with, which are few where tasks scatter more than classes do.
     """
 
     by_class: Float[np.ndarray, "C K"]
     by_task: Float[np.ndarray, "T K"]
     class_share: float
+    class_df: float = 0.0
 
     @property
     def variance(self) -> Float[np.ndarray, " K"]:
@@ -60,7 +62,7 @@ def task_effects(losses: Float[np.ndarray, "T K"], task_classes: tuple[tuple[str
     assert len(task_classes) == n_tasks
     z = membership(task_classes)
     unit = np.where(centred.any(axis=0), centred.std(axis=0), 1.0)
-    ratio, sigma2 = _variances(centred / unit, z)
+    ratio, sigma2, class_df = _variances(centred / unit, z)
     sigma = np.sqrt(sigma2) * unit
     own = centred / np.maximum(np.sqrt(np.mean(centred**2, axis=0)), 1e-300)
     if ratio == 0.0:
@@ -74,11 +76,14 @@ def task_effects(losses: Float[np.ndarray, "T K"], task_classes: tuple[tuple[str
     by_class *= wanted / np.maximum(np.sqrt((by_class**2).sum(axis=0)), 1e-300)
     by_task = rest / np.maximum(np.sqrt((rest**2).sum(axis=0)), 1e-300) * sigma / np.sqrt(n_tasks)
     classes, tasks = (by_class**2).sum(axis=0), (by_task**2).sum(axis=0)
-    return TaskEffects(by_class, by_task, float(np.mean(classes / np.maximum(classes + tasks, 1e-300))))
+    return TaskEffects(by_class, by_task, float(np.mean(classes / np.maximum(classes + tasks, 1e-300))), class_df)
 
 
-def _variances(scaled: Float[np.ndarray, "T K"], z: Float[np.ndarray, "T C"]) -> tuple[float, Float[np.ndarray, " K"]]:
-    """(σ_u² / σ_e², σ_e² of each level) by restricted likelihood: the mean is projected out, then one eigenproblem."""
+def _variances(
+    scaled: Float[np.ndarray, "T K"], z: Float[np.ndarray, "T C"]
+) -> tuple[float, Float[np.ndarray, " K"], float]:
+    """(σ_u² / σ_e², σ_e² of each level, degrees of freedom of σ_u²) by restricted likelihood: the mean projected out,
+    then one eigenproblem. The degrees are Satterthwaite's, 2 σ_u⁴ times the information on σ_u²."""
     n_tasks = len(scaled)
     # An orthonormal basis of what is orthogonal to the mean; there the covariance is σ_e² (I + ratio · P Z Zᵀ Pᵀ).
     basis = np.linalg.qr(np.column_stack([np.ones(n_tasks), np.eye(n_tasks)[:, 1:]]))[0][:, 1:]
@@ -92,4 +97,6 @@ def _variances(scaled: Float[np.ndarray, "T K"], z: Float[np.ndarray, "T C"]) ->
         deviances.append(float(((n_tasks - 1) * np.log(sigma2)).sum() + scaled.shape[1] * np.log(spread).sum()))
     # Levels share their tasks, so their likelihoods are no independent evidence: only the best ratio is taken of them.
     ratio = float(_RATIOS[int(np.argmin(deviances))])
-    return ratio, np.asarray(np.mean(rotated**2 / (1.0 + ratio * values)[:, None], axis=0))
+    spread = 1.0 + ratio * values
+    class_df = float(((ratio * values / spread) ** 2).sum())
+    return ratio, np.asarray(np.mean(rotated**2 / spread[:, None], axis=0)), class_df
