@@ -12,6 +12,9 @@ from reptile_scaling.data.episodes import Episode
 from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import Workbench
 
+Tell = Callable[[int, int], None]
+"""Told how many of how many equal parts of its work a baseline has done, by any of its threads."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -41,7 +44,7 @@ class Baseline:
     """How a baseline is named in figures, what measures it, what that costs, and where it stands in the report."""
 
     label: str
-    measure: Callable[[Workbench, Sequence[Episode], Path], Scores]
+    measure: Callable[[Workbench, Sequence[Episode], Path, Tell], Scores]
     """From the shared test tasks; the folder is its own, for work that it resumes."""
     work: Callable[[Config], Work]
     """At most; for estimates."""

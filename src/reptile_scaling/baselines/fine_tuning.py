@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from reptile_scaling.baselines.baseline import Scores, mean_loss
+from reptile_scaling.baselines.baseline import Scores, Tell, mean_loss
 from reptile_scaling.config import Config
 from reptile_scaling.data.episodes import Episode
 from reptile_scaling.learning.evaluation import READINGS_PER_TASK, curve_work, evaluate, test_loop, validation_episodes
@@ -17,19 +17,19 @@ TUNING_RATES = (0.5, 1.0, 2.0, 4.0)
 TUNING_STEPS = (1, 4)
 
 
-def zero_step(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
+def zero_step(workbench: Workbench, episodes: Sequence[Episode], folder: Path, tell: Tell) -> Scores:
     """The pretrained model before any step: chance, or the slots leak, but for a head that knows the classes' words."""
     loop = replace(test_loop(workbench.config), steps=1)
     figures = evaluate(workbench.engine, fresh_initialisation(workbench, 0), episodes, loop)
     return Scores(figures.zero_step_accuracy, None, {})
 
 
-def no_meta(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
+def no_meta(workbench: Workbench, episodes: Sequence[Episode], folder: Path, tell: Tell) -> Scores:
     """The cells' own inner loop from the pretrained model."""
     return _fine_tuned(workbench, episodes, test_loop(workbench.config))
 
 
-def no_meta_tuned(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
+def no_meta_tuned(workbench: Workbench, episodes: Sequence[Episode], folder: Path, tell: Tell) -> Scores:
     """Fine-tuning from the pretrained model with rate and steps chosen by loss on the validation tasks."""
     own = test_loop(workbench.config)
     choices = [
@@ -38,7 +38,13 @@ def no_meta_tuned(workbench: Workbench, episodes: Sequence[Episode], folder: Pat
         for rate in TUNING_RATES
     ]
     validation = validation_episodes(workbench)
-    losses = [mean_loss(_fine_tuned(workbench, validation, choice)) for choice in choices]
+    longest = max(choice.steps for choice in choices) * len(episodes)
+    n_steps = [choice.steps * len(validation) for choice in choices]
+    losses = []
+    for number, choice in enumerate(choices):
+        tell(sum(n_steps[:number]), sum(n_steps) + longest)
+        losses.append(mean_loss(_fine_tuned(workbench, validation, choice)))
+    tell(sum(n_steps), sum(n_steps) + longest)
     best = min(range(len(choices)), key=lambda i: losses[i])
     return _fine_tuned(workbench, episodes, choices[best])
 

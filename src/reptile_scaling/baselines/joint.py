@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reptile_scaling.baselines.baseline import Scores
+from reptile_scaling.baselines.baseline import Scores, Tell
 from reptile_scaling.baselines.fine_tuning import fine_tuning_work
 from reptile_scaling.config import Config
 from reptile_scaling.data.episodes import Episode
@@ -20,8 +20,11 @@ from reptile_scaling.runs.grid import Cell
 ALGORITHM = "joint"
 
 
-def joint_training(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
-    """Trains one cell in the baseline's folder, resumable as all are; its meta-test reads these same episodes."""
+def joint_training(workbench: Workbench, episodes: Sequence[Episode], folder: Path, tell: Tell) -> Scores:
+    """Trains one cell in the baseline's folder, resumable as all are; its meta-test reads these same episodes.
+
+    The cell's own status tells how far it is.
+    """
     config = joint_config(workbench.config)
     cell = Cell(max(config.n_tasks_list), config.seeds[0])
     rival = RunDirectory(folder)
