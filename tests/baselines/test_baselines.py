@@ -219,7 +219,10 @@ def test_baseline_that_trains_resumes_in_its_own_folder_and_says_where_it_is(wor
         run_baseline(workbench, "joint", folder, silent) == first
     )  # nothing is trained again, and the seconds are the cell's
     assert (cell / "final_result.json").stat().st_mtime_ns == done
-    assert baselines_line(run, ["joint"]) == "baselines 0/1 done"
+    run.expect_baselines(["joint", "no_meta"])
+    assert baselines_line(run) == "baselines 0/2 done"
     (cell / "final_result.json").unlink()
-    (cell / "status.json").write_text(json.dumps({"state": "running", "meta_step": 3, "num_meta_steps": 4}))
-    assert baselines_line(run, ["joint", "no_meta"]) == "baselines 0/2 done, joint at step 3/4"
+    status = {"state": "running", "meta_step": 3, "num_meta_steps": 4, "wall_seconds": 6}
+    (cell / "status.json").write_text(json.dumps(status))
+    assert baselines_line(run) == "baselines 0/2 done, joint at 75% after 6 s, ETA 2 s, left: no_meta"
+    assert run.read_baselines_left()["joint"].seconds_left == pytest.approx(2.0)

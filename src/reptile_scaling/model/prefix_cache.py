@@ -10,7 +10,7 @@ import hashlib
 import os
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +26,18 @@ from reptile_scaling.model.packing import PackedTokens, pack_tokens
 # Bounds the memory of one prefix forward; more utterances are done in several.
 TOKENS_PER_FORWARD = 4096
 
+Told = Callable[[int, int], None]
+"""Hears how many utterances and tokens each forward has computed, and 0, 0 before the first of a fill."""
+
 
 class PrefixCache:
     """One `[tokens, D]` tensor in the base's precision, filled as utterances are first asked for."""
 
-    def __init__(self, backbone: Backbone, token_ids: Sequence[Sequence[int]], most_bytes: int = 2**62) -> None:
+    def __init__(
+        self, backbone: Backbone, token_ids: Sequence[Sequence[int]], most_bytes: int = 2**62, told: Told | None = None
+    ) -> None:
         """`most_bytes` bounds the tensor; what does not fit is computed anew each time."""
+        self._told = told or (lambda n_utterances, n_tokens: None)
         self._backbone = backbone
         self._token_ids = token_ids
         self._lengths = np.array([len(ids) for ids in token_ids], dtype=np.int64)
@@ -119,7 +125,11 @@ class PrefixCache:
         ends = np.cumsum(self._lengths[ordered])
         groups = np.split(ordered, np.flatnonzero(np.diff(ends // TOKENS_PER_FORWARD)) + 1)
         packed = [pack_tokens(self._token_ids, [group]) for group in groups if group.size]
-        parts = [self._backbone.entering_activations(self._backbone.place(part)) for part in packed]
+        self._told(0, 0)
+        parts = []
+        for part in packed:
+            parts.append(self._backbone.entering_activations(self._backbone.place(part)))
+            self._told(len(part.lengths), len(part.token_ids))
         starts = ends - self._lengths[ordered]
         return torch.cat(parts), dict(zip(ordered.tolist(), starts.tolist(), strict=True))
 

@@ -9,6 +9,7 @@ import yaml
 from markupsafe import Markup
 
 from reptile_scaling.analysis.difficulty import class_difficulties, task_difficulties
+from reptile_scaling.analysis.missing import missing_sentence
 from reptile_scaling.analysis.standing import standing_sentence
 from reptile_scaling.analysis.training_facts import (
     best_name,
@@ -27,9 +28,10 @@ from reptile_scaling.storage import write_bytes
 
 TEMPLATE = "page.html.jinja"
 HARDEST_TASKS = 8
+SECONDS_BETWEEN_LOADS = 20
 
 
-def render_page(run: RunDirectory, law: Law, charts: dict[str, Chart]) -> None:
+def render_page(run: RunDirectory, law: Law, charts: dict[str, Chart], is_running: bool) -> None:
     """Fills the template; every text from data or configuration is escaped."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -40,6 +42,7 @@ def render_page(run: RunDirectory, law: Law, charts: dict[str, Chart]) -> None:
         charts={name: Markup(chart.inline()) for name, chart in charts.items()},
         data_links={name: chart.data_link() for name, chart in charts.items()},
         law=law.as_json(),
+        seconds_between_loads=SECONDS_BETWEEN_LOADS if is_running else None,
         **_words(run, law),
         **_tables(run),
     )
@@ -50,6 +53,7 @@ def _words(run: RunDirectory, law: Law) -> dict[str, str]:
     """The sentences."""
     return {
         "sentence": verdict_sentence(law),
+        "missing": missing_sentence(run),
         "meaning": meaning_sentence(law),
         "gain": gain_sentence(run),
         "standing": standing_sentence(run),
