@@ -115,7 +115,8 @@ def _scores(
     counts = np.zeros(sums.shape)
     np.add.at(sums, (p, c), _log_probabilities(backbone, features, row_in_M, token))
     np.add.at(counts, (p, c), 1)
-    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    means: np.ndarray = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    return means
 
 
 def _place(backbone: Backbone, context: Sequence[int], branches: Sequence[_Branch], rows_M: np.ndarray) -> PlacedBatch:
