@@ -13,6 +13,7 @@ from reptile_scaling.lab.executors import EXECUTORS, Assignment
 from reptile_scaling.lab.plan import BaselineJob, CohortJob, Job, Plan
 from reptile_scaling.lab.provenance import software_versions
 from reptile_scaling.lab.worker import SweepWorker, give_up
+from reptile_scaling.model.loading import base_digest
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell, grid
 from reptile_scaling.runs.records import PoolTask
@@ -24,7 +25,7 @@ def run_sweep(plan: Plan, run: RunDirectory, stop: Flag | None = None) -> None:
     Raises StopRequested once `stop` is set and all work is saved, StorageError where the disk refuses.
     """
     config = plan.config
-    run.begin(config, plan.corpus.dataset.fingerprint, software_versions())
+    run.begin(config, plan.corpus.dataset.fingerprint, software_versions(), base_digest(config))
     run.forget_workers()
     run.expect_baselines([job.name for job in plan.jobs if isinstance(job, BaselineJob)])
     write_pools(plan, run)
@@ -61,6 +62,7 @@ def _folders_of(run: RunDirectory, job: Job) -> list[Path]:
 def write_pools(plan: Plan, run: RunDirectory) -> None:
     """The tasks of every pool, with their utterances where a task owns them."""
     config, corpus = plan.config, plan.corpus
+    run.unseal_pools()
     test = evaluation_pool(corpus.dataset, corpus.split.test, config, "test")
     validation = evaluation_pool(corpus.dataset, corpus.split.validation, config, "validation")
     run.write_pool("test", _pool_tasks(test, config.num_meta_test_tasks))
@@ -71,6 +73,7 @@ def write_pools(plan: Plan, run: RunDirectory) -> None:
             value = None if config.axis == "n_tasks" else getattr(level, config.axis)
             name = f"seed_{seed}" if value is None else Cell(1, seed, config.axis, value).name
             run.write_pool(f"train_{name}", _pool_tasks(pool, max(config.n_tasks_list)))
+    run.seal_pools()
 
 
 def _pool_tasks(pool: TaskPool, n_tasks: int) -> list[PoolTask]:

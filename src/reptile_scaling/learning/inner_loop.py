@@ -1,6 +1,6 @@
 """The inner loop: T tasks adapted at once, each with its own parameters, gradient and optimiser state."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,9 +29,13 @@ class Adapted:
     """Adam's, where the loop began with some."""
 
 
-def adapt(engine: Engine, batch: TaskBatch) -> Adapted:
+AfterStep = Callable[[int, Adapters], None]
+"""Told the number of steps taken and φ `[T, …]` after each; φ goes on changing in place."""
+
+
+def adapt(engine: Engine, batch: TaskBatch, after_step: AfterStep | None = None) -> Adapted:
     """Runs the inner loop of all tasks of a batch, in one group; `batch.theta` is left as it was."""
-    return adapt_support(support_examples(engine, batch), batch)
+    return adapt_support(support_examples(engine, batch), batch, after_step)
 
 
 def adapt_in_groups(engine: Engine, batch: TaskBatch) -> Adapted:
@@ -45,21 +49,23 @@ def adapt_in_groups(engine: Engine, batch: TaskBatch) -> Adapted:
     )
 
 
-def adapt_support(support: Examples, batch: TaskBatch) -> Adapted:
+def adapt_support(support: Examples, batch: TaskBatch, after_step: AfterStep | None = None) -> Adapted:
     """The inner loop on support sets already read; those of one task may have classes of different sizes."""
     loop, phi = batch.loop, first_parameters(support, batch.theta, batch.loop)
     if loop.adapts == "head":
-        return _adapt_heads(support, phi, batch)
+        return _adapt_heads(support, phi, batch, after_step)
     phi = phi.map(lambda tensor: tensor.requires_grad_())
     optimizer = make_optimizer(loop.optimizer, phi, loop.learning_rate, batch.moments)
     dropout = _dropout_streams(batch, support.labels_S.device)
     losses = support.labels_S.new_empty(loop.steps, support.n_tasks, dtype=torch.float32)
     for step, chosen in enumerate(mini_batches(support, batch)):
         losses[step] = _step(optimizer, phi, support.losses(phi, chosen, dropout))
+        if after_step is not None:
+            after_step(step + 1, phi)
     return Adapted(phi.map(lambda tensor: tensor.detach()), losses, optimizer.moments)
 
 
-def _adapt_heads(support: Examples, phi: Adapters, batch: TaskBatch) -> Adapted:
+def _adapt_heads(support: Examples, phi: Adapters, batch: TaskBatch, after_step: AfterStep | None = None) -> Adapted:
     """The head alone moves, so the features are computed once."""
     loop = batch.loop
     with torch.no_grad():
@@ -70,6 +76,8 @@ def _adapt_heads(support: Examples, phi: Adapters, batch: TaskBatch) -> Adapted:
     for step, chosen in enumerate(mini_batches(support, batch)):
         scores = logits(head, pick(features, chosen))
         losses[step] = _step(optimizer, head, task_losses(scores, support.labels(chosen)))
+        if after_step is not None:
+            after_step(step + 1, Adapters(phi.tensors | head.tensors))
     adapted = phi.tensors | head.map(lambda tensor: tensor.detach()).tensors
     return Adapted(Adapters(adapted), losses, optimizer.moments)
 

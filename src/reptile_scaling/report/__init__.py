@@ -17,7 +17,7 @@ from reptile_scaling.runs.directory import RunDirectory
 def write_report(run: RunDirectory, *, is_running: bool = False) -> Law:
     """Writes the results table, the law, every figure, the summary and `report.html`; returns the law.
 
-    The page of a run that is going on loads itself again now and then.
+    The page of a run that is going on loads itself again now and then, and is not sealed: another follows.
     """
     run.write_results_table()
     law = law_of_run(run)
@@ -43,6 +43,8 @@ def write_report(run: RunDirectory, *, is_running: bool = False) -> Law:
         }
     )
     render_page(run, law, charts, is_running)
+    if not is_running:
+        run.seal_report()
     return law
 
 

@@ -9,8 +9,10 @@ import yaml
 from markupsafe import Markup
 
 from reptile_scaling.analysis.difficulty import class_difficulties, task_difficulties
+from reptile_scaling.analysis.law_of_run import law_of_last_points
 from reptile_scaling.analysis.missing import missing_sentence
 from reptile_scaling.analysis.standing import standing_sentence
+from reptile_scaling.analysis.steps_worth import at_steps, laws_at_steps, worth_sentence
 from reptile_scaling.analysis.training_facts import (
     best_name,
     convergence_sentence,
@@ -19,10 +21,12 @@ from reptile_scaling.analysis.training_facts import (
     level_coverage,
     meaning_sentence,
     overtraining_sentence,
+    slots_sentence,
 )
 from reptile_scaling.config import Config
 from reptile_scaling.laws import Law, verdict_sentence
 from reptile_scaling.report.drawing import Chart
+from reptile_scaling.report.tables import form_rows
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.storage import write_bytes
 
@@ -41,7 +45,8 @@ def render_page(run: RunDirectory, law: Law, charts: dict[str, Chart], is_runnin
     page = template.render(
         charts={name: Markup(chart.inline()) for name, chart in charts.items()},
         data_links={name: chart.data_link() for name, chart in charts.items()},
-        law=law.as_json(),
+        law=law,
+        forms=form_rows(law),
         seconds_between_loads=SECONDS_BETWEEN_LOADS if is_running else None,
         **_words(run, law),
         **_tables(run),
@@ -59,7 +64,16 @@ def _words(run: RunDirectory, law: Law) -> dict[str, str]:
         "standing": standing_sentence(run),
         "convergence": convergence_sentence(run),
         "overtraining": overtraining_sentence(run, law),
+        "slots": slots_sentence(run),
+        "worth": worth_sentence(run),
+        "last_law": _last_law(run),
     }
+
+
+def _last_law(run: RunDirectory) -> str:
+    """The verdict that the last meta-steps' initialisations would give, where others are tested."""
+    law = law_of_last_points(run)
+    return f"At the last meta-step instead: {verdict_sentence(law)}" if law is not None else ""
 
 
 def _tables(run: RunDirectory) -> dict[str, Any]:
@@ -82,6 +96,8 @@ def _tables(run: RunDirectory) -> dict[str, Any]:
         "classes": class_difficulties(run),
         "hardest_tasks": task_difficulties(run)[:HARDEST_TASKS],
         "cost": cost_of_run(run),
+        "at_steps": at_steps(run),
+        "laws_at_steps": {n: verdict_sentence(law) for n, law in laws_at_steps(run).items()},
     }
 
 

@@ -1,0 +1,110 @@
+"""The test-time budget: for each number of inner steps the rate that is best on validation tasks, for any start.
+
+Meta-trained and pretrained starts are tuned alike, from one grid that grows until its best lies inside it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from reptile_scaling.config import Config
+from reptile_scaling.data.episodes import Episode
+from reptile_scaling.learning.evaluation import Reading, StepsTaken, read_along
+from reptile_scaling.learning.task_batch import InnerLoop
+from reptile_scaling.learning.work import Work
+from reptile_scaling.model.adam_moments import AdamMoments
+from reptile_scaling.model.adapters import Adapters
+from reptile_scaling.model.engine import Engine
+
+FIRST_RATES = (0.5, 1.0, 2.0)
+"""Multiples of the configured inner rate that every start is tried at."""
+GROWTH = 2.0
+MOST_GROWTHS = 3
+"""How often the grid may grow at either end."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What an adaptation begins from."""
+
+    theta: Adapters
+    """One initialisation `[…]`."""
+    moments: AdamMoments | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The rate for each number of inner steps, and what it gave on the validation tasks."""
+
+    rates: Mapping[int, float]
+    validation_losses: Mapping[int, float]
+    """Nats per query utterance, mean over validation tasks; infinite where every rate diverged."""
+
+    @property
+    def best_steps(self) -> int:
+        """The number of steps of lowest validation loss; the fewest where several are alike."""
+        return min(self.rates, key=lambda steps: (self.validation_losses[steps], steps))
+
+
+def choose_budget(
+    engine: Engine,
+    start: Start,
+    validation: Sequence[Episode],
+    loop: InnerLoop,
+    steps: Sequence[int],
+    told: StepsTaken | None = None,
+) -> Budget:
+    """Tries rates on the validation tasks; one adaptation at a rate tells of every number of steps (0 has no rate)."""
+    counts = [step for step in steps if step > 0]
+    losses: dict[float, dict[int, float]] = {}
+
+    def try_rate(rate: float) -> None:
+        own = replace(loop, learning_rate=rate)
+        found = read_along(engine, start.theta, validation, own, counts, start.moments, told)
+        losses[rate] = {step: _mean_or_infinite(reading) for step, reading in found.items()}
+
+    for factor in FIRST_RATES:
+        try_rate(loop.learning_rate * factor)
+    for end, grow in ((max, GROWTH), (min, 1 / GROWTH)):
+        for _ in range(MOST_GROWTHS):
+            edge = end(losses)
+            if all(_best_rate(losses, step) != edge for step in counts):
+                break
+            try_rate(edge * grow)
+    rates = {step: _best_rate(losses, step) for step in counts}
+    return Budget(rates, {step: losses[rates[step]][step] for step in counts})
+
+
+def read_with_budget(
+    engine: Engine,
+    start: Start,
+    episodes: Sequence[Episode],
+    loop: InnerLoop,
+    budget: Budget,
+    told: StepsTaken | None = None,
+) -> dict[int, Reading]:
+    """The query sets after 0 steps and after each number of the budget's, every one at its own rate."""
+    found: dict[int, Reading] = {}
+    for rate in sorted(set(budget.rates.values())):
+        own = [step for step, chosen in budget.rates.items() if chosen == rate]
+        steps = own if 0 in found else [0, *own]
+        own_loop = replace(loop, learning_rate=rate)
+        found |= read_along(engine, start.theta, episodes, own_loop, steps, start.moments, told)
+    return dict(sorted(found.items()))
+
+
+def budget_work(config: Config) -> Work:
+    """Choosing a budget on the validation tasks and reading all test tasks with it, without growth of the grid."""
+    n_readings, longest = len(config.curve_steps), max(config.curve_steps)
+    tried, tested = len(FIRST_RATES) * config.num_validation_tasks, config.num_meta_test_tasks
+    return Work(inner_steps=(tried + tested) * longest, readings=(tried + tested) * n_readings + tested)
+
+
+def _best_rate(losses: Mapping[float, Mapping[int, float]], step: int) -> float:
+    return min(losses, key=lambda rate: losses[rate][step])
+
+
+def _mean_or_infinite(reading: Reading) -> float:
+    mean = float(reading.loss.mean())
+    return mean if np.isfinite(mean) else float("inf")
