@@ -21,15 +21,13 @@ from reptile_scaling.lab.provenance import software_versions
 from reptile_scaling.learning.evaluation import test_episodes
 from reptile_scaling.learning.workbench import Workbench, open_corpus, open_workbench
 
-DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--in-context-tasks", type=int, default=10)
     given = parser.parse_args()
-    config = load_config(DEMO, (f"dtype={given.dtype}", "devices=[cpu]"))
+    config = load_config("demo", (f"dtype={given.dtype}", "devices=[cpu]"))
     workbench = open_workbench(config, open_corpus(config), "cpu")
     episodes = test_episodes(workbench)
     some = episodes[: given.in_context_tasks]

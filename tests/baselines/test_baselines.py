@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,12 +7,15 @@ import torch
 import torch.nn.functional as F
 
 from reptile_scaling.baselines import BASELINES, run_baseline
+from reptile_scaling.baselines.baseline import StepsTold
+from reptile_scaling.baselines.joint import OUTER_RATES
 from reptile_scaling.baselines.prompting import DEMONSTRATION, PROMPT
 from reptile_scaling.config import make_config
 from reptile_scaling.errors import InputError
 from reptile_scaling.lab.plan import BaselineJob, baseline_names, plan_sweep
 from reptile_scaling.lab.progress import baselines_line
 from reptile_scaling.lab.sweep import run_sweep
+from reptile_scaling.learning import budget
 from reptile_scaling.learning.evaluation import test_episodes as shared_test_episodes
 from reptile_scaling.learning.examples import slots
 from reptile_scaling.learning.workbench import open_corpus, open_workbench
@@ -19,6 +23,7 @@ from reptile_scaling.model.continuations import continuation_scores
 from reptile_scaling.model.label_words import plain_words
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
+from reptile_scaling.runs.records import BaselineStatus
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +62,38 @@ def test_nearest_mean_equals_distances_written_out(workbench, tmp_path) -> None:
 
 
 def test_tuned_fine_tuning_chooses_on_validation_tasks(workbench, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import reptile_scaling.baselines.fine_tuning as fine_tuning
+    read_along, choosing, reading = budget.read_along, [], []
 
-    seen = []
-    evaluate = fine_tuning.evaluate
-    monkeypatch.setattr(
-        fine_tuning, "evaluate", lambda *a: (seen.append({c for e in a[2] for c in e.classes}), evaluate(*a))[1]
-    )
-    run_baseline(workbench, "no_meta_tuned", tmp_path, silent)
+    def heard(engine, theta, episodes, loop, steps, *more):
+        (reading if 0 in steps or reading else choosing).append({c for e in episodes for c in e.classes})
+        return read_along(engine, theta, episodes, loop, steps, *more)
+
+    monkeypatch.setattr(budget, "read_along", heard)
+    one_seed = replace(workbench, config=workbench.config.model_copy(update={"seeds": (0,)}))
+    result = run_baseline(one_seed, "no_meta_tuned", tmp_path, silent)
     split = workbench.corpus.split
-    assert all(classes <= set(split.validation) for classes in seen[:-1])
-    assert seen[-1] <= set(split.test)
+    assert len(choosing) >= len(budget.FIRST_RATES) and all(seen <= set(split.validation) for seen in choosing)
+    assert reading and all(seen <= set(split.test) for seen in reading)
+    assert result.settings["inner_steps"] in workbench.config.curve_steps and result.settings["initialisations"] == 1
+
+
+@pytest.mark.parametrize("name", ["no_meta", "no_meta_tuned", "zero_shot_labels", "in_context"])
+def test_what_takes_long_tells_all_of_its_parts(name: str, workbench, tmp_path) -> None:
+    told: list[tuple[int, int]] = []
+    run_baseline(workbench, name, tmp_path, lambda *parts: told.append(parts))
+    assert len(told) >= 2 and told[-1][0] == told[-1][1]
+    assert all(done <= of for done, of in told) and [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_steps_of_a_grid_that_grew_are_expected_of_later_initialisations() -> None:
+    told: list[tuple[int, int]] = []
+    steps = StepsTold(lambda *parts: told.append(parts), n_initialisations=2, at_least=10)
+    for _ in range(3):
+        steps(5)
+    steps.finish()
+    steps(5)
+    steps.finish()
+    assert told == [(5, 20), (10, 20), (15, 30), (20, 30)]
 
 
 def test_logistic_regression_equals_its_penalised_likelihood(workbench, tmp_path) -> None:
@@ -151,7 +177,8 @@ def test_joint_training_is_a_cell_of_its_own(toy_settings, tmp_path) -> None:
     config = make_config({**toy_settings, "n_tasks_list": [2, 4], "seeds": [1], "num_meta_steps": 8, "k_inner": 3})
     run = RunDirectory(tmp_path)
     run_sweep(plan_sweep(config, run), run)
-    joint, cell = run.read_baselines()["joint"], RunDirectory(run.baseline_folder("joint")).cell(Cell(4, 1))
+    joint = run.read_baselines()["joint"]
+    cell = RunDirectory(run.baseline_folder("joint") / f"meta_lr_{joint.settings['meta_lr']:g}").cell(Cell(4, 1))
     # Support sets of 2 thrice a visit against 2 + 3 once: 8 · 3 · 2 / 5 meta-steps see as many utterances.
     assert joint.settings["meta_steps"] == round(9.6) == cell.read_result().meta_steps
     assert joint.accuracy == pytest.approx(cell.read_result().meta_test_accuracy)
@@ -203,6 +230,7 @@ def test_zero_step_of_version_0_1_is_no_rival_either(workbench, tmp_path) -> Non
         run.write_baseline(run_baseline(workbench, name, tmp_path, silent))
         path = tmp_path / "baselines" / f"{name}.json"
         fields = json.loads(path.read_text())
+        del fields["sha256"]
         assert fields.pop("is_rival") == (name != "zero_step")
         path.write_text(json.dumps(fields))
     assert {name: b.is_rival for name, b in run.read_baselines().items()} == {"zero_step": False, "no_meta": True}
@@ -213,16 +241,20 @@ def test_baseline_that_trains_resumes_in_its_own_folder_and_says_where_it_is(wor
     run.begin(workbench.config, "f" * 64, {})
     folder = run.baseline_folder("joint")
     first = run_baseline(workbench, "joint", folder, silent)
-    (cell,) = (path.parent for path in folder.glob("*/final_result.json"))
-    done = (cell / "final_result.json").stat().st_mtime_ns
-    assert (
-        run_baseline(workbench, "joint", folder, silent) == first
-    )  # nothing is trained again, and the seconds are the cell's
-    assert (cell / "final_result.json").stat().st_mtime_ns == done
+    cells = [path.parent for path in sorted(folder.glob("*/*/final_result.json"))]
+    assert len(cells) == len(OUTER_RATES) + len(workbench.config.seeds) - 1
+    done = [(cell / "final_result.json").stat().st_mtime_ns for cell in cells]
+    told: list[tuple[int, int]] = []
+    again = run_baseline(workbench, "joint", folder, lambda *parts: told.append(parts))
+    assert again == first  # nothing is trained again, and the seconds are the cells'
+    assert [(cell / "final_result.json").stat().st_mtime_ns for cell in cells] == done
+    assert told == [(n, len(cells)) for n in range(len(cells))]
     run.expect_baselines(["joint", "no_meta"])
     assert baselines_line(run) == "baselines 0/2 done"
-    (cell / "final_result.json").unlink()
-    status = {"state": "running", "meta_step": 3, "num_meta_steps": 4, "wall_seconds": 6}
-    (cell / "status.json").write_text(json.dumps(status))
-    assert baselines_line(run) == "baselines 0/2 done, joint at 75% after 6 s, ETA 2 s, left: no_meta"
-    assert run.read_baselines_left()["joint"].seconds_left == pytest.approx(2.0)
+    for cell, seconds in zip(cells, [6, *[0] * len(cells)], strict=False):
+        (cell / "status.json").write_text(json.dumps({"state": "done", "num_meta_steps": 4, "wall_seconds": seconds}))
+    (cells[1] / "final_result.json").unlink()
+    (cells[1] / "status.json").write_text(json.dumps({"state": "running", "meta_step": 2, "num_meta_steps": 4}))
+    run.write_baseline_status(BaselineStatus("joint", 1, 4, 9.0))
+    assert baselines_line(run) == "baselines 0/2 done, joint at 38% after 6 s, ETA 10 s, left: no_meta"
+    assert run.read_baselines_left()["joint"] == BaselineStatus("joint", 6, 16, 6.0)

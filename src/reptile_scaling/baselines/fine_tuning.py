@@ -56,7 +56,7 @@ def _curve_of(workbench: Workbench, seed: int, folder: Path, told: StepsTold) ->
     return curve
 
 
-def _alone(choices: Sequence[float | int]) -> float | list[float]:
+def _alone(choices: Sequence[float | int]) -> float | int | list[float | int]:
     """What all initialisations chose, or each one's own."""
     return choices[0] if len(set(choices)) == 1 else list(choices)
 
