@@ -44,7 +44,7 @@ def compared(overrides: dict[str, Any]) -> dict[str, Any]:
     rows = []
     for template in TEMPLATES:
         workbench = open_workbench(make_config({**settings, "template": template}), corpus, "cpu")
-        scores = nearest_mean(workbench, validation_episodes(workbench), Path())
+        scores = nearest_mean(workbench, validation_episodes(workbench), Path(), lambda done, of: None)
         tokens = float(np.mean([len(ids) for ids in workbench.engine.token_ids]))
         row = {"template": template, "accuracy": float(scores.accuracy.mean()), "tokens_per_prompt": round(tokens, 1)}
         rows.append({**row, "standard_error": float(scores.accuracy.std(ddof=1) / len(scores.accuracy) ** 0.5)})

@@ -20,11 +20,12 @@ from reptile_scaling.analysis.standing import standing_sentence
 from reptile_scaling.config import Config, load_config, make_config
 from reptile_scaling.errors import InputError
 from reptile_scaling.interruption import StopRequested, graceful_stop
-from reptile_scaling.lab.plan import Plan, baseline_names, plan_sweep
+from reptile_scaling.lab.plan import Plan, plan_sweep
 from reptile_scaling.lab.progress import read_statuses, shown_progress
 from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.laws import Law, verdict_sentence
 from reptile_scaling.report import write_report
+from reptile_scaling.report.renewal import renewed_page
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.records import CellResult
 
@@ -148,9 +149,11 @@ def performed(plan: Plan, run: RunDirectory, console: Console) -> Iterator[None]
     with run.locked(), graceful_stop(stop):
         console.print(f"Writing to {run.path}/ (run the same command again to resume).", soft_wrap=True)
         try:
-            with shown_progress(run, baseline_names(plan.config), console):
+            with shown_progress(run, console), renewed_page(run, console):
                 run_sweep(plan, run, stop)
         except StopRequested:
+            if run.report_path.exists() and run.results():
+                write_report(run)  # the page of a run that stands still does not wait for more
             console.print(f"Stopped after its last step, which is saved in {run.path}/: run the same command to go on.")
             raise
         except KeyboardInterrupt:

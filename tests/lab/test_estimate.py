@@ -35,8 +35,9 @@ def test_planned_work_is_the_work_done(toy_settings, tmp_path, monkeypatch: pyte
     steps = promised.visits * config.k_inner + promised.inner_steps
     assert done == {"steps": steps, "readings": promised.readings}
     # Joint training has no inner steps; its work is told in as many as it equals.
-    joint = Plan(plan.config, plan.corpus, plan.devices, plan.jobs[1:2], 0)
-    others = Plan(plan.config, plan.corpus, plan.devices, plan.jobs[2:], 0)
+    joint_job, baselines_left = BaselineJob("joint"), plan.jobs[1:]
+    joint = Plan(plan.config, plan.corpus, plan.devices, (joint_job,), 0)
+    others = Plan(plan.config, plan.corpus, plan.devices, tuple(j for j in baselines_left if j != joint_job), 0)
     run_sweep(joint, run)
     baselines = baseline_work(others)
     before = dict(done)

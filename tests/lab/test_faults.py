@@ -203,10 +203,10 @@ def test_cell_that_raises_fails_alone_and_the_fit_names_it(small, tmp_path, whol
 def test_baseline_that_raises_is_recorded_and_tried_again(small, tmp_path, monkeypatch) -> None:
     measure = worker.run_baseline
 
-    def failing(workbench, name: str, folder: Path):
+    def failing(workbench, name: str, folder: Path, tell):
         if name == "no_meta":
             raise RuntimeError("a kernel went wrong")
-        return measure(workbench, name, folder)
+        return measure(workbench, name, folder, tell)
 
     monkeypatch.setattr(worker, "run_baseline", failing)
     settings = {**small, "n_tasks_list": [2], "seeds": [0]}

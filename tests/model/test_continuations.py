@@ -1,5 +1,6 @@
 """The tree of prompts and continuations against one forward of the Hub's own model per sentence."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,8 @@ from reptile_scaling.model.loading import LanguageModel
 from toy_models import tiny_model
 
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13, 14], [5]]
-CONTINUATIONS = [[15], [16, 17, 18], [19, 20]]
+BEGIN_ALIKE = [[2, 5, *prompt] for prompt in PROMPTS]
+CONTINUATIONS = [[15], [16, 17, 18], [19, 20], [16, 17], [16, 21, 18], [16, 17, 18, 22]]
 
 
 def slowly(model: torch.nn.Module, context: list[int], prompt: list[int], continuation: list[int]) -> float:
@@ -22,13 +24,17 @@ def slowly(model: torch.nn.Module, context: list[int], prompt: list[int], contin
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "qwen2", "mistral"])
-@pytest.mark.parametrize("context", [[], [3, 4, 5, 6]], ids=["zero-shot", "in-context"])
+@pytest.mark.parametrize("context", [[], [3, 4, 5, 6, 7]], ids=["zero-shot", "in-context"])
+@pytest.mark.parametrize("prompts", [PROMPTS, BEGIN_ALIKE], ids=["apart", "alike"])
 @torch.no_grad()
-def test_tree_equals_sentence_by_sentence(family: str, context: list[int], tokenizer, monkeypatch) -> None:
-    monkeypatch.setattr(module, "TOKENS_PER_FORWARD", 20)  # some prompts to a tree, more trees than one
+def test_tree_equals_sentence_by_sentence(family: str, context: list[int], prompts, tokenizer, monkeypatch) -> None:
+    monkeypatch.setattr(module, "TOKENS_PER_FORWARD", 30)  # some prompts to a tree, more trees than one
+    monkeypatch.setattr(module, "ROWS_PER_BLOCK", 26)  # some prompts to a block, more blocks than one
     monkeypatch.setattr(module, "ROWS_PER_UNEMBEDDING", 3)
     model = LanguageModel(tiny_model(family, len(tokenizer)), tokenizer, family)
     twin = tiny_model(family, len(tokenizer))
-    found = continuation_scores(Backbone(model, LoraShape(4, 8.0, 1)), context, PROMPTS, CONTINUATIONS)
-    expected = [[slowly(twin, context, p, c) for c in CONTINUATIONS] for p in PROMPTS]
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=found.dtype), rtol=1e-4, atol=1e-4)
+    wanted = np.random.default_rng(0).random((len(prompts), len(CONTINUATIONS))) < 0.7
+    assert wanted.any(1).all() and not wanted.all()
+    found = continuation_scores(Backbone(model, LoraShape(4, 8.0, 1)), context, prompts, CONTINUATIONS, wanted)
+    expected = [[slowly(twin, context, p, c) for c in CONTINUATIONS] for p in prompts]
+    np.testing.assert_allclose(found, np.where(wanted, expected, np.nan), rtol=1e-4, atol=1e-4)

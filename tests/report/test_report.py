@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import subprocess
+import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -17,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from markupsafe import escape
+from rich.console import Console
 
 from reptile_scaling.analysis.difficulty import class_difficulties, task_difficulties
 from reptile_scaling.analysis.law_of_run import law_of_run
@@ -26,14 +29,16 @@ from reptile_scaling.analysis.training_facts import convergence_sentence, gain_s
 from reptile_scaling.config import make_config
 from reptile_scaling.lab.plan import plan_sweep
 from reptile_scaling.lab.sweep import run_sweep
+from reptile_scaling.laws import verdict_sentence
 from reptile_scaling.learning.evaluation import count_confusions, evaluate
 from reptile_scaling.learning.evaluation import test_episodes as episodes_of
 from reptile_scaling.learning.evaluation import test_loop as loop_of
 from reptile_scaling.learning.workbench import fresh_initialisation, open_corpus, open_workbench
-from reptile_scaling.report import draw_charts, write_report
+from reptile_scaling.report import draw_charts, renewal, write_report
+from reptile_scaling.report.renewal import renewed_page
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
-from reptile_scaling.runs.records import EvalRow
+from reptile_scaling.runs.records import CellStatus, EvalRow
 
 HOSTILE = (
     "<script>window.broken = 1</script>", '"><img src=x onerror="window.broken=1">', "$x^{2}$ & \\frac",
@@ -202,6 +207,80 @@ def test_best_level_is_chosen_on_validation_tasks(best: int, finished: RunDirect
     assert best_level(copy) == best
     assert shown_levels(copy) == sorted({1, best, 16})
     assert standing_sentence(copy).startswith(f"Meta-trained on N = {best} tasks")
+
+
+def unfinished(finished: RunDirectory, copy: RunDirectory) -> None:
+    """A run that has its smallest level, and no baseline yet."""
+    shutil.copytree(finished.path, copy.path)
+    for cell in copy.cells():
+        if cell.n_tasks > 1:
+            (copy.cell(cell).path / "final_result.json").unlink()
+            copy.cell(cell).write_status(CellStatus("running", 3, 6))
+    copy.report_path.unlink()
+    shutil.rmtree(copy.path / "baselines")
+    copy.expect_baselines(["no_meta", "in_context"])
+
+
+def test_page_of_a_run_with_one_level_says_what_is_missing_and_loads_itself_again(finished, tmp_path) -> None:
+    copy = RunDirectory(tmp_path / "copy")
+    unfinished(finished, copy)
+    write_report(copy, is_running=True)
+    page = copy.report_path.read_text()
+    missing = "Not here yet: 8 of 10 cells (N = 2, N = 4, N = 8, N = 16) and the baselines in_context, no_meta."
+    assert missing in page and '<meta http-equiv="refresh" content="20">' in page
+    write_report(copy)
+    page = copy.report_path.read_text()
+    assert missing in page and "refresh" not in page  # it was stopped: nobody will write this page again
+    finished_page = finished.report_path.read_text()
+    assert "Not here yet" not in finished_page and "refresh" not in finished_page
+
+
+def test_page_is_drawn_from_the_first_level_on_and_again_when_a_baseline_comes_in(finished, tmp_path, monkeypatch):
+    copy, spoken = RunDirectory(tmp_path / "copy"), io.StringIO()
+    unfinished(finished, copy)
+    results = {cell: finished.cell(cell).path / "final_result.json" for cell in copy.cells() if cell.n_tasks == 1}
+    for cell in results:
+        (copy.cell(cell).path / "final_result.json").unlink()
+    monkeypatch.setattr(renewal, "SECONDS_BETWEEN_LOOKS", 0.1)
+    monkeypatch.setattr(renewal, "SECONDS_BETWEEN_PAGES", 0.0)
+    drawn: list[frozenset[str]] = []
+
+    def draw(run: RunDirectory, stopped: threading.Event) -> str:
+        drawn.append(renewal.finished_names(run))
+        return "the verdict"
+
+    def wait_for(n_pages: int) -> None:
+        until = time.monotonic() + 20
+        while len(drawn) < n_pages and time.monotonic() < until:
+            time.sleep(0.05)
+
+    monkeypatch.setattr(renewal, "draw_apart", draw)
+    with renewed_page(copy, Console(file=spoken)):
+        first, second = results
+        shutil.copy(results[first], copy.cell(first).path)
+        time.sleep(0.5)
+        assert drawn == []  # one seed of a level is no level
+        shutil.copy(results[second], copy.cell(second).path)
+        wait_for(1)
+        copy.write_baseline(finished.read_baselines()["no_meta"])
+        wait_for(2)
+    cells = {first.name, second.name}
+    assert drawn == [cells, cells | {"no_meta"}]
+    assert spoken.getvalue().count("the verdict") == 1
+
+
+def test_page_of_a_running_run_is_drawn_by_a_process_of_its_own(finished, tmp_path) -> None:
+    copy = RunDirectory(tmp_path / "copy")
+    unfinished(finished, copy)
+    said = renewal.draw_apart(copy, threading.Event())
+    assert said == verdict_sentence(law_of_run(copy))
+    assert "This page" not in said and "this page renews itself" in copy.report_path.read_text()
+    shutil.rmtree(copy.cell(Cell(1, 0)).path)
+    shutil.rmtree(copy.cell(Cell(1, 1)).path)
+    assert "this page could not be drawn yet" in str(renewal.draw_apart(copy, threading.Event()))
+    stopped = threading.Event()
+    stopped.set()
+    assert renewal.draw_apart(copy, stopped) is None
 
 
 def browser() -> str:

@@ -11,6 +11,7 @@ from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.records import (
     BaselineResult,
+    BaselineStatus,
     CellResult,
     CellStatus,
     Checkpoint,
@@ -101,12 +102,18 @@ def test_second_process_is_refused(run: RunDirectory) -> None:
 
 def test_progress_names_the_baselines_that_are_left(run: RunDirectory) -> None:
     """One of them may take minutes, so a line that only counts looks like a hang."""
-    names = ["nearest_mean", "in_context"]
-    assert baselines_line(run, names) == "baselines 0/2 done"
+    run.expect_baselines(["nearest_mean", "in_context", "joint"])
+    assert baselines_line(run) == "baselines 0/3 done"
     run.write_baseline(
         BaselineResult("nearest_mean", "nearest class mean", 0.9, 0.0, None, None, 0.01, {}, [0.9, 0.9], None)
     )
-    assert baselines_line(run, names) == "baselines 1/2 done, left: in_context"
+    assert baselines_line(run) == "baselines 1/3 done, left: in_context, joint"
+    run.write_baseline_status(BaselineStatus("in_context", 10, 50, 20.0))
+    assert baselines_line(run) == "baselines 1/3 done, in_context at 20% after 20 s, ETA 80 s, left: joint"
+    run.write_baseline_failure("joint", "a kernel went wrong")
+    assert baselines_line(run) == "baselines 1/3 done, in_context at 20% after 20 s, ETA 80 s"
+    run.expect_baselines(["in_context"])  # an interrupted start's pace is not the next one's
+    assert run.read_baselines_left() == {"in_context": BaselineStatus("in_context")}
 
 
 def test_a_baseline_comes_back_with_its_curve(run: RunDirectory) -> None:

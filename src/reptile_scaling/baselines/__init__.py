@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reptile_scaling.baselines.baseline import Baseline, Scores, readings_only
+from reptile_scaling.baselines.baseline import Baseline, Scores, Tell, readings_only
 from reptile_scaling.baselines.fine_tuning import (
     has_curve,
     no_meta,
@@ -31,31 +31,31 @@ from reptile_scaling.learning.evaluation import test_episodes
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.runs.records import BaselineResult
 
-__all__ = ["BASELINES", "Baseline", "Scores", "frozen_features", "readings_only", "run_baseline"]
+__all__ = ["BASELINES", "Baseline", "Scores", "Tell", "frozen_features", "readings_only", "run_baseline"]
 
-# The longest first: a device that is free early takes a short one.
+# The cheap ones first: a comparison is there early, and what takes minutes comes when all else can be looked at.
 BASELINES = {
-    "joint": Baseline("joint training, same inner loop", joint_training, joint_work, applies=cells_train_otherwise),
     "zero_step": Baseline("pretrained, no step", zero_step, zero_step_work, is_rival=False),
-    "zero_shot_labels": Baseline(
-        "zero-shot: the LM scores label words", zero_shot_labels, zero_shot_work, has_next_word
-    ),
-    "in_context": Baseline("in-context: support set in the prompt", in_context, in_context_work, has_next_word),
     "nearest_mean": Baseline("nearest class mean, frozen features", nearest_mean, readings_only),
     "logistic_regression": Baseline("logistic regression, frozen features", logistic_regression, readings_only),
     "no_meta": Baseline("fine-tuning, same inner loop", no_meta, no_meta_work),
     "no_meta_tuned": Baseline("fine-tuning, tuned rate and steps", no_meta_tuned, tuning_work, has_curve),
+    "joint": Baseline("joint training, same inner loop", joint_training, joint_work, applies=cells_train_otherwise),
+    "zero_shot_labels": Baseline(
+        "zero-shot: the LM scores label words", zero_shot_labels, zero_shot_work, has_next_word
+    ),
+    "in_context": Baseline("in-context: support set in the prompt", in_context, in_context_work, has_next_word),
 }
 
 
-def run_baseline(workbench: Workbench, name: str, folder: Path) -> BaselineResult:
-    """One baseline on the shared test tasks; `folder` is its own."""
+def run_baseline(workbench: Workbench, name: str, folder: Path, tell: Tell) -> BaselineResult:
+    """One baseline on the shared test tasks; `folder` is its own, `tell` hears how far it is."""
     baseline = BASELINES[name]
     episodes = test_episodes(workbench)
     # The shared activations of the test utterances are not this baseline's cost.
     workbench.engine.remember(np.concatenate([part.ravel() for e in episodes for part in (e.support, e.query)]))
     began = time.perf_counter()
-    scores = baseline.measure(workbench, episodes, folder)
+    scores = baseline.measure(workbench, episodes, folder, tell)
     seconds = scores.seconds if scores.seconds is not None else time.perf_counter() - began
     return _means(name, baseline, scores, seconds)
 

@@ -1,5 +1,6 @@
 """What a baseline is."""
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,35 @@ from reptile_scaling.learning.evaluation import Reading
 from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.runs.records import CurvePoint
+
+Tell = Callable[[int, int], None]
+"""Told how many of how many equal parts of its work a baseline has done, by any of its threads."""
+
+
+class StepsTold:
+    """Adds up the inner steps that lanes take from several initialisations, and tells how many of how many.
+
+    Tuning takes more than its least number where the grid of rates grows; what earlier initialisations took is then
+    expected of the later ones.
+    """
+
+    def __init__(self, tell: Tell, n_initialisations: int, at_least: int) -> None:
+        """`at_least` steps of one task from each initialisation."""
+        self._tell, self._n_initialisations, self._expected = tell, n_initialisations, at_least
+        self._n_finished = self._before = self._now = 0
+        self._counting = threading.Lock()
+
+    def __call__(self, n_steps: int) -> None:
+        """Some tasks have taken a step each."""
+        with self._counting:
+            self._now += n_steps
+            left = (self._n_initialisations - self._n_finished) * max(self._expected, self._now)
+            self._tell(self._before + self._now, self._before + left)
+
+    def finish(self) -> None:
+        """With this initialisation."""
+        self._n_finished, self._before, self._now = self._n_finished + 1, self._before + self._now, 0
+        self._expected = max(self._expected, self._before // self._n_finished)
 
 
 @dataclass(frozen=True)
@@ -63,7 +93,7 @@ class Baseline:
     """How a baseline is named in figures, what measures it, what that costs, and where it stands in the report."""
 
     label: str
-    measure: Callable[[Workbench, Sequence[Episode], Path], Scores]
+    measure: Callable[[Workbench, Sequence[Episode], Path, Tell], Scores]
     """From the shared test tasks; the folder is its own, for work that it resumes."""
     work: Callable[[Config], Work]
     """At most; for estimates."""

@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from reptile_scaling.baselines.baseline import Scores, mean_points, mean_scores
+from reptile_scaling.baselines.baseline import Scores, StepsTold, Tell, mean_points, mean_scores
 from reptile_scaling.config import Config
 from reptile_scaling.data.episodes import Episode
 from reptile_scaling.learning.budget import Start, budget_work
 from reptile_scaling.learning.curve import Curve, measure_curve
-from reptile_scaling.learning.evaluation import READINGS_PER_TASK, evaluate, test_loop
+from reptile_scaling.learning.evaluation import READINGS_PER_TASK, evaluate, read_along, test_loop
 from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import Workbench, fresh_initialisation
 from reptile_scaling.runs.records import TaskReading
@@ -19,28 +19,31 @@ from reptile_scaling.storage import write_rows
 Choice = TypeVar("Choice", int, float)
 
 
-def zero_step(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
+def zero_step(workbench: Workbench, episodes: Sequence[Episode], folder: Path, tell: Tell) -> Scores:
     """The pretrained model before any step: chance, or the slots leak, but for a head that knows the classes' words."""
     loop = replace(test_loop(workbench.config), steps=0)
     figures = evaluate(workbench.engine, fresh_initialisation(workbench, 0), episodes, loop)
     return Scores(figures.zero_step_accuracy, None, {})
 
 
-def no_meta(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
+def no_meta(workbench: Workbench, episodes: Sequence[Episode], folder: Path, tell: Tell) -> Scores:
     """The cells' own inner loop from the pretrained model, from as many initialisations as there are seeds."""
-    loop = test_loop(workbench.config)
-    read = [
-        evaluate(workbench.engine, fresh_initialisation(workbench, seed), episodes, loop).after
-        for seed in workbench.config.seeds
-    ]
+    loop, seeds = test_loop(workbench.config), workbench.config.seeds
+    told, read = StepsTold(tell, len(seeds), len(episodes) * loop.steps), []
+    for seed in seeds:
+        theta = fresh_initialisation(workbench, seed)
+        read.append(read_along(workbench.engine, theta, episodes, loop, [loop.steps], told=told)[loop.steps])
+        told.finish()
     settings = {"inner_lr": loop.learning_rate, "inner_steps": loop.steps, "initialisations": len(read)}
     return mean_scores(read, settings)
 
 
-def no_meta_tuned(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
+def no_meta_tuned(workbench: Workbench, episodes: Sequence[Episode], folder: Path, tell: Tell) -> Scores:
     """Fine-tuning with rate and steps chosen on validation tasks as every cell's are, from as many initialisations as
     there are seeds. Its curve over inner steps is what meta-training is compared with at equal steps."""
-    curves = [_curve_of(workbench, seed, folder) for seed in workbench.config.seeds]
+    seeds = workbench.config.seeds
+    told = StepsTold(tell, len(seeds), round(budget_work(workbench.config).inner_steps))
+    curves = [_curve_of(workbench, seed, folder, told) for seed in seeds]
     best = [curve.budget.best_steps for curve in curves]
     rates = [curve.budget.rates[steps] for curve, steps in zip(curves, best, strict=True)]
     settings = {"inner_lr": _alone(rates), "inner_steps": _alone(best), "initialisations": len(curves)}
@@ -48,9 +51,10 @@ def no_meta_tuned(workbench: Workbench, episodes: Sequence[Episode], folder: Pat
     return replace(mean_scores(read, settings), curve=mean_points([curve.points for curve in curves]))
 
 
-def _curve_of(workbench: Workbench, seed: int, folder: Path) -> Curve:
+def _curve_of(workbench: Workbench, seed: int, folder: Path, told: StepsTold) -> Curve:
     """From one initialisation; its readings are kept in the baseline's folder, as a cell's are in its own."""
-    curve = measure_curve(workbench, Start(fresh_initialisation(workbench, seed)))
+    curve = measure_curve(workbench, Start(fresh_initialisation(workbench, seed)), told)
+    told.finish()
     write_rows(folder / f"seed_{seed}_curve_tasks.csv", TaskReading, curve.readings)
     return curve
 

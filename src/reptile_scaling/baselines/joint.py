@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reptile_scaling.baselines.baseline import Scores
+from reptile_scaling.baselines.baseline import Scores, Tell
 from reptile_scaling.baselines.fine_tuning import fine_tuning_work
 from reptile_scaling.config import Config
 from reptile_scaling.data.episodes import Episode
@@ -26,13 +27,22 @@ OUTER_RATES = (0.3, 1.0, 3.0)
 """Multiples of the inner rate that its outer optimiser may take; the first seed's validation tasks choose."""
 
 
-def joint_training(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
+def joint_training(workbench: Workbench, episodes: Sequence[Episode], folder: Path, tell: Tell) -> Scores:
     """Cells of the largest N in the baseline's folder, resumable as all are, whose meta-test reads these same episodes:
-    one for every seed at the outer rate that was best on validation tasks."""
+    one for every seed at the outer rate that was best on validation tasks.
+
+    Tells the cells that are done; the status of the one in training tells how far that is.
+    """
     seeds = workbench.config.seeds
-    tried = {factor: _trained(workbench, seeds[0], factor, folder) for factor in OUTER_RATES}
+    n_cells, begun = len(OUTER_RATES) + len(seeds) - 1, count()
+
+    def trained(seed: int, factor: float) -> CellDirectory:
+        tell(next(begun), n_cells)
+        return _trained(workbench, seed, factor, folder)
+
+    tried = {factor: trained(seeds[0], factor) for factor in OUTER_RATES}
     best = min(tried, key=lambda factor: min(row.validation_loss for row in tried[factor].read_eval_stats()))
-    cells = [tried[best], *(_trained(workbench, seed, best, folder) for seed in seeds[1:])]
+    cells = [tried[best], *(trained(seed, best) for seed in seeds[1:])]
     config = joint_config(workbench.config, best)
     settings = {"meta_steps": config.num_meta_steps, "meta_lr": config.meta_lr, "seeds": list(seeds)}
     return replace(

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reptile_scaling.baselines.baseline import Scores, mean_loss
+from reptile_scaling.baselines.baseline import Scores, Tell, mean_loss
 from reptile_scaling.data.episodes import Episode
 from reptile_scaling.learning.evaluation import validation_episodes
 from reptile_scaling.learning.examples import slots
@@ -20,7 +20,7 @@ UTTERANCES_PER_FORWARD = 256
 PENALTIES = (0.1, 1.0, 10.0, 100.0)
 
 
-def nearest_mean(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
+def nearest_mean(workbench: Workbench, episodes: Sequence[Episode], folder: Path, tell: Tell) -> Scores:
     """Nearest class mean (Snell et al. 2017, arXiv:1703.05175, without training)."""
 
     def classify(episode: Episode, support: Tensor, query: Tensor) -> Tensor:
@@ -30,13 +30,16 @@ def nearest_mean(workbench: Workbench, episodes: Sequence[Episode], folder: Path
     return _scored(workbench, episodes, classify, {"features": "last token, after the final norm"})
 
 
-def logistic_regression(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
+def logistic_regression(workbench: Workbench, episodes: Sequence[Episode], folder: Path, tell: Tell) -> Scores:
     """Multinomial logistic regression, its penalty chosen by loss on the validation tasks.
 
     Features are centred on their task's support mean and scaled to length one: a language model's have a few huge
     common directions.
     """
-    tried = [_regressed(workbench, validation_episodes(workbench), penalty) for penalty in PENALTIES]
+    tried = []
+    for number, penalty in enumerate(PENALTIES):
+        tell(number, len(PENALTIES) + 1)
+        tried.append(_regressed(workbench, validation_episodes(workbench), penalty))
     best = min(range(len(PENALTIES)), key=lambda i: mean_loss(tried[i]))
     return _regressed(workbench, episodes, PENALTIES[best])
 

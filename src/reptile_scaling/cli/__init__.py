@@ -113,8 +113,10 @@ def run_config(config: Config, out: Path, *, dry_run: bool = False) -> int:
 def status(folder: RunFolder, as_json: JsonFlag = False) -> None:
     """Cells done, running, failed and pending, with reasons and ETA; reads the folder alone."""
     from reptile_scaling.lab.progress import (
+        baselines_line,
         count_states,
         eta_seconds,
+        filling_lines,
         is_stale,
         read_statuses,
         status_table,
@@ -128,11 +130,16 @@ def status(folder: RunFolder, as_json: JsonFlag = False) -> None:
         cells = [{**asdict(cell), **asdict(cell_status)} for cell, cell_status in statuses]
         workers = [{**asdict(worker), "stale": is_stale(worker)} for worker in run_folder.read_workers()]
         found: dict[str, Any] = {**count_states(statuses), "eta_seconds": eta_seconds(statuses), "cells": cells}
-        found |= {"workers": workers, "baselines_failed": failures}
+        left = [
+            {**asdict(baseline), "seconds_left": baseline.seconds_left}
+            for baseline in run_folder.read_baselines_left().values()
+        ]
+        found |= {"workers": workers, "baselines_left": left, "baselines_failed": failures}
         print(json.dumps(found))
         return
     console.print(status_table(statuses))
-    for line in [*worker_lines(run_folder, statuses), *_baseline_failure_lines(failures)]:
+    working = [baselines_line(run_folder), *filling_lines(run_folder), *worker_lines(run_folder, statuses)]
+    for line in [*working, *_baseline_failure_lines(failures)]:
         console.print(line, soft_wrap=True, markup=False)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from reptile_scaling.baselines import BASELINES
+from reptile_scaling.config import Config
 from reptile_scaling.data.episodes import Episode, training_pool
 from reptile_scaling.lab.plan import BaselineJob, CohortJob, Plan
 from reptile_scaling.lab.progress import duration
@@ -29,7 +30,7 @@ from reptile_scaling.learning.selection import evaluation_is_due
 from reptile_scaling.learning.starts import starting_points
 from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.learning.work import Work
-from reptile_scaling.learning.workbench import Workbench, fresh_initialisation, open_workbench
+from reptile_scaling.learning.workbench import Corpus, Workbench, fresh_initialisation, open_workbench
 from reptile_scaling.model.engine import Engine
 from reptile_scaling.model.packing import pack_tokens
 from reptile_scaling.runs.directory import RunDirectory
@@ -89,7 +90,7 @@ def estimate_cost(plan: Plan, run: RunDirectory) -> CostEstimate:
     workbench = open_workbench(plan.config, plan.corpus, plan.devices[0])
     pace = measure_pace(workbench)
     workers = max(1, min(len(plan.devices), len(plan.jobs)))
-    used = _utterances_at_most(plan)
+    used = utterances_at_most(plan.config, plan.corpus)
     return CostEstimate(
         training=pace.seconds(training_work(plan, run)) / workers,
         evaluation=pace.seconds(evaluation_work(plan)) / workers,
@@ -128,12 +129,11 @@ def baseline_work(plan: Plan) -> Work:
     return sum((BASELINES[name].work(plan.config) for name in names), Work())
 
 
-def _utterances_at_most(plan: Plan) -> int:
-    """Distinct utterances the sweep can meet: all of the data set, or what its tasks have places for."""
-    config = plan.config
+def utterances_at_most(config: Config, corpus: Corpus) -> int:
+    """Distinct utterances a sweep can meet: all of the data set, or what its tasks have places for."""
     per_task = config.n_way * (max(config.k_support, config.train_shots) + config.k_query)
     n_tasks = max(config.n_tasks_list) * len(config.seeds) + config.num_meta_test_tasks + config.num_validation_tasks
-    return min(len(plan.corpus.dataset.texts), n_tasks * per_task)
+    return min(len(corpus.dataset.texts), n_tasks * per_task)
 
 
 def measure_pace(workbench: Workbench) -> Pace:

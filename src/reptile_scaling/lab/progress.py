@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -11,11 +11,13 @@ from rich.table import Table
 
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
-from reptile_scaling.runs.records import CellStatus, Worker
+from reptile_scaling.runs.records import BaselineStatus, CellStatus, Worker
 
 SECONDS_BETWEEN_FRAMES = 1.0
 SECONDS_BETWEEN_LINES = 15.0
 SECONDS_UNTIL_STALE = 30.0
+SECONDS_OF_NOW = 3.0
+"""A cache that was filled within these is being filled."""
 
 Statuses = list[tuple[Cell, CellStatus]]
 
@@ -46,15 +48,29 @@ def eta_seconds(statuses: Statuses) -> float | None:
     return n_left * seconds_per_step / max(1, len({s.device for s in running}))
 
 
-def baselines_line(run: RunDirectory, baselines: Sequence[str]) -> str:
-    """How many baselines are done, which are not, and the step of one that trains a cell."""
-    left = [name for name in baselines if name not in run.read_baselines()]
-    line = f"baselines {len(baselines) - len(left)}/{len(baselines)} done"
-    if left and len(left) < len(baselines):
-        line += f", left: {', '.join(left)}"
-    training = {name: status for name in left if (status := run.read_baseline_status(name)) is not None}
-    steps = (f", {name} at step {status.meta_step}/{status.num_meta_steps}" for name, status in training.items())
-    return line + "".join(steps)
+def baselines_line(run: RunDirectory) -> str:
+    """How many baselines are done, how far those are that are being measured, and which are left."""
+    done, left, failed = run.read_baselines(), run.read_baselines_left(), run.read_baseline_failures()
+    line = f"baselines {len(done)}/{len({*done, *left, *failed})} done"
+    line += "".join(f", {_how_far(status)}" for status in left.values() if status.of)
+    waiting = [name for name, status in left.items() if not status.of]
+    return line + (f", left: {', '.join(waiting)}" if waiting and (done or len(waiting) < len(left)) else "")
+
+
+def _how_far(status: BaselineStatus) -> str:
+    eta = f", ETA {duration(status.seconds_left)}" if status.seconds_left is not None else ""
+    return f"{status.name} at {status.done / status.of:.0%} after {duration(status.seconds)}{eta}"
+
+
+def filling_lines(run: RunDirectory) -> Iterator[str]:
+    """Of each worker that is filling its cache of shared activations now: how far, how fast, how long at most."""
+    for filling in run.read_fillings():
+        if time.time() - filling.updated < SECONDS_OF_NOW and filling.seconds:
+            left = max(0, filling.at_most - filling.utterances) * filling.seconds / filling.utterances
+            yield (
+                f"sharing activations: {filling.utterances} utterances of {filling.at_most} at most, "
+                f"{filling.tokens / filling.seconds:.0f} tokens/s, ETA {duration(left)} at most"
+            )
 
 
 def progress_line(statuses: Statuses, baselines: str) -> str:
@@ -138,11 +154,11 @@ def _cell_eta(status: CellStatus, cells_at_work: int) -> str:
 
 
 @contextmanager
-def shown_progress(run: RunDirectory, baselines: Sequence[str], console: Console) -> Iterator[None]:
+def shown_progress(run: RunDirectory, console: Console) -> Iterator[None]:
     """Shows the sweep while the block runs: a live table on a terminal, a plain line now and then elsewhere."""
     stopped = threading.Event()
     show = _show_table if console.is_terminal else _show_lines
-    thread = threading.Thread(target=show, args=(run, baselines, console, stopped), daemon=True)
+    thread = threading.Thread(target=show, args=(run, console, stopped), daemon=True)
     thread.start()
     try:
         yield
@@ -177,7 +193,7 @@ def _memory_lines(run: RunDirectory, told: set[str]) -> Iterator[str]:
             yield f"{worker.name}: {worker.memory}"
 
 
-def _show_table(run: RunDirectory, baselines: Sequence[str], console: Console, stopped: threading.Event) -> None:
+def _show_table(run: RunDirectory, console: Console, stopped: threading.Event) -> None:
     told: set[str] = set()
     with Live(console=console, refresh_per_second=2) as live:
         while not stopped.wait(SECONDS_BETWEEN_FRAMES):
@@ -186,11 +202,11 @@ def _show_table(run: RunDirectory, baselines: Sequence[str], console: Console, s
             statuses = _statuses_once_begun(run)
             if statuses:
                 table = status_table(statuses)
-                table.title = f"cells; {baselines_line(run, baselines)}"
+                table.title = "; ".join(["cells", baselines_line(run), *filling_lines(run)])
                 live.update(table)
 
 
-def _show_lines(run: RunDirectory, baselines: Sequence[str], console: Console, stopped: threading.Event) -> None:
+def _show_lines(run: RunDirectory, console: Console, stopped: threading.Event) -> None:
     began, wait = time.monotonic(), SECONDS_BETWEEN_FRAMES
     told: set[str] = set()
     while not stopped.wait(wait):
@@ -198,7 +214,7 @@ def _show_lines(run: RunDirectory, baselines: Sequence[str], console: Console, s
             console.print(line, soft_wrap=True, markup=False)
         statuses = _statuses_once_begun(run)
         if statuses:
-            line = progress_line(statuses, baselines_line(run, baselines))
+            line = " · ".join([progress_line(statuses, baselines_line(run)), *filling_lines(run)])
             console.print(f"{duration(time.monotonic() - began):>8}  {line}", soft_wrap=True, highlight=False)
             wait = SECONDS_BETWEEN_LINES
 

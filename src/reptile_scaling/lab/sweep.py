@@ -27,6 +27,7 @@ def run_sweep(plan: Plan, run: RunDirectory, stop: Flag | None = None) -> None:
     config = plan.config
     run.begin(config, plan.corpus.dataset.fingerprint, software_versions(), base_digest(config))
     run.forget_workers()
+    run.expect_baselines([job.name for job in plan.jobs if isinstance(job, BaselineJob)])
     write_pools(plan, run)
     for cell in grid(config):
         if not run.cell(cell).is_done:

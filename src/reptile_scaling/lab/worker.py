@@ -1,7 +1,9 @@
 """What performs a sweep's jobs on one device, and says that it lives."""
 
 import contextlib
+import math
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from reptile_scaling.axes import AXES
 from reptile_scaling.baselines import run_baseline
 from reptile_scaling.config import Config
 from reptile_scaling.errors import StorageError
+from reptile_scaling.lab.estimate import utterances_at_most
 from reptile_scaling.lab.plan import BaselineJob, CohortJob, Job
 from reptile_scaling.learning.cohort import train_cohort
 from reptile_scaling.learning.workbench import Corpus, Workbench, open_workbench
@@ -16,9 +19,10 @@ from reptile_scaling.model.devices import share_threads
 from reptile_scaling.model.memory import is_device_lost, is_out_of_memory
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
-from reptile_scaling.runs.records import Worker
+from reptile_scaling.runs.records import BaselineStatus, Filling, Worker
 
 SECONDS_BETWEEN_HEARTBEATS = 5.0
+SECONDS_BETWEEN_STATUSES = 1.0
 
 
 class SweepWorker:
@@ -28,7 +32,7 @@ class SweepWorker:
         if n_cpu_workers > 1 and device == "cpu":
             share_threads(n_cpu_workers)
         self._run = RunDirectory(root)
-        self._config, self._corpus, self._device = config, corpus, device
+        self._config, self._corpus, self._device, self._name = config, corpus, device, name
         self._opened: Workbench | None = None
         workbench = self._workbench_at(config.level_configs[-1])
         in_flight = workbench.engine.tasks_in_flight
@@ -74,7 +78,8 @@ class SweepWorker:
         match job:
             case BaselineJob(name):
                 workbench = self._workbench_at(self._config.level_configs[-1])
-                self._run.write_baseline(run_baseline(workbench, name, self._run.baseline_folder(name)))
+                told = _BaselineTold(self._run, name)
+                self._run.write_baseline(run_baseline(workbench, name, self._run.baseline_folder(name), told))
             case CohortJob(cells):
                 train_cohort(self._workbench_at(self._level_of(cells[0])), cells, self._run)
 
@@ -87,7 +92,8 @@ class SweepWorker:
         if self._opened is not None and (level == self._opened.config or AXES[level.axis].shares_model):
             return replace(self._opened, config=level)
         self._opened = None  # both at once may not fit
-        self._opened = open_workbench(level, self._corpus, self._device)
+        filling = Filling(self._name, at_most=utterances_at_most(level, self._corpus))
+        self._opened = open_workbench(level, self._corpus, self._device, _FillingTold(self._run, filling))
         return self._opened
 
     def _take_fewer_tasks(self) -> bool:
@@ -98,6 +104,47 @@ class SweepWorker:
         used = min(engine.tasks_in_flight, self._config.tasks_per_step)
         engine.tasks_in_flight = max(1, used // 2)
         return used > 1
+
+
+class _BaselineTold:
+    """Writes how far a baseline is, about once a second, whichever of its threads tells it."""
+
+    def __init__(self, run: RunDirectory, name: str) -> None:
+        self._run, self._name, self._most = run, name, 0
+        self._began, self._written = time.monotonic(), -math.inf
+        self._telling = threading.Lock()
+
+    def __call__(self, done: int, of: int) -> None:
+        with self._telling:
+            now, self._most = time.monotonic(), max(self._most, done)  # two threads may tell in either order
+            if now - self._written >= SECONDS_BETWEEN_STATUSES:
+                self._run.write_baseline_status(BaselineStatus(self._name, self._most, of, now - self._began))
+                self._written = now
+
+
+class _FillingTold:
+    """Adds up the forwards that fill the cache, and writes how far it is about once a second."""
+
+    def __init__(self, run: RunDirectory, filling: Filling) -> None:
+        self._run, self._filling = run, filling
+        self._last, self._written = time.monotonic(), -math.inf
+        self._telling = threading.Lock()
+
+    def __call__(self, n_utterances: int, n_tokens: int) -> None:
+        """After each forward; of no utterance where filling begins."""
+        with self._telling:
+            now, so_far = time.monotonic(), self._filling
+            took = now - self._last if n_utterances else 0.0
+            self._last = now
+            self._filling = replace(
+                so_far,
+                utterances=so_far.utterances + n_utterances,
+                tokens=so_far.tokens + n_tokens,
+                seconds=so_far.seconds + took,
+            )
+            if n_utterances and now - self._written >= SECONDS_BETWEEN_STATUSES:
+                self._run.write_filling(self._filling)
+                self._written = now
 
 
 def _beat(run: RunDirectory, worker: Worker, closed: threading.Event) -> None:

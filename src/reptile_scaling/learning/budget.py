@@ -10,7 +10,7 @@ import numpy as np
 
 from reptile_scaling.config import Config
 from reptile_scaling.data.episodes import Episode
-from reptile_scaling.learning.evaluation import Reading, read_along
+from reptile_scaling.learning.evaluation import Reading, StepsTaken, read_along
 from reptile_scaling.learning.task_batch import InnerLoop
 from reptile_scaling.learning.work import Work
 from reptile_scaling.model.adam_moments import AdamMoments
@@ -48,7 +48,12 @@ class Budget:
 
 
 def choose_budget(
-    engine: Engine, start: Start, validation: Sequence[Episode], loop: InnerLoop, steps: Sequence[int]
+    engine: Engine,
+    start: Start,
+    validation: Sequence[Episode],
+    loop: InnerLoop,
+    steps: Sequence[int],
+    told: StepsTaken | None = None,
 ) -> Budget:
     """Tries rates on the validation tasks; one adaptation at a rate tells of every number of steps (0 has no rate)."""
     counts = [step for step in steps if step > 0]
@@ -56,7 +61,7 @@ def choose_budget(
 
     def try_rate(rate: float) -> None:
         own = replace(loop, learning_rate=rate)
-        found = read_along(engine, start.theta, validation, own, counts, start.moments)
+        found = read_along(engine, start.theta, validation, own, counts, start.moments, told)
         losses[rate] = {step: _mean_or_infinite(reading) for step, reading in found.items()}
 
     for factor in FIRST_RATES:
@@ -72,14 +77,20 @@ def choose_budget(
 
 
 def read_with_budget(
-    engine: Engine, start: Start, episodes: Sequence[Episode], loop: InnerLoop, budget: Budget
+    engine: Engine,
+    start: Start,
+    episodes: Sequence[Episode],
+    loop: InnerLoop,
+    budget: Budget,
+    told: StepsTaken | None = None,
 ) -> dict[int, Reading]:
     """The query sets after 0 steps and after each number of the budget's, every one at its own rate."""
     found: dict[int, Reading] = {}
     for rate in sorted(set(budget.rates.values())):
         own = [step for step, chosen in budget.rates.items() if chosen == rate]
         steps = own if 0 in found else [0, *own]
-        found |= read_along(engine, start.theta, episodes, replace(loop, learning_rate=rate), steps, start.moments)
+        own_loop = replace(loop, learning_rate=rate)
+        found |= read_along(engine, start.theta, episodes, own_loop, steps, start.moments, told)
     return dict(sorted(found.items()))
 
 

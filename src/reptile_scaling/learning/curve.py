@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from reptile_scaling.learning.budget import Budget, Start, choose_budget, read_with_budget
-from reptile_scaling.learning.evaluation import Reading, test_episodes, test_loop, validation_episodes
+from reptile_scaling.learning.evaluation import Reading, StepsTaken, test_episodes, test_loop, validation_episodes
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.runs.records import CurvePoint, TaskReading
 
@@ -35,8 +35,8 @@ class Curve:
         ]
 
 
-def measure_curve(workbench: Workbench, start: Start) -> Curve:
+def measure_curve(workbench: Workbench, start: Start, told: StepsTaken | None = None) -> Curve:
     """Chooses the rates of the configured numbers of steps on the validation tasks, and reads the test tasks."""
     engine, loop, steps = workbench.engine, test_loop(workbench.config), workbench.config.curve_steps
-    budget = choose_budget(engine, start, validation_episodes(workbench), loop, steps)
-    return Curve(budget, read_with_budget(engine, start, test_episodes(workbench), loop, budget))
+    budget = choose_budget(engine, start, validation_episodes(workbench), loop, steps, told)
+    return Curve(budget, read_with_budget(engine, start, test_episodes(workbench), loop, budget, told))

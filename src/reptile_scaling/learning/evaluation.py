@@ -1,7 +1,7 @@
 """Meta-test: how well an initialisation adapts to the tasks of a fixed pool."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +26,9 @@ from reptile_scaling.runs.records import Confusion
 
 # Forwards of a task's query set in `evaluate`: after adaptation and before.
 READINGS_PER_TASK = 2
+
+StepsTaken = Callable[[int], None]
+"""Hears of how many tasks each took an inner step, by any lane."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,7 @@ def read_along(
     loop: InnerLoop,
     steps: Sequence[int],
     moments: AdamMoments | None = None,
+    told: StepsTaken | None = None,
 ) -> dict[int, Reading]:
     """Adapts θ to each episode's support set once and reads its query set after each number of `steps`.
 
@@ -165,11 +169,13 @@ def read_along(
             [stream(start + i, "test_batches") for i in range(len(group))],
             moments=moments.repeated(len(group)) if moments is not None else None,
         )
-        shares += _read_group(engine, batch, steps)
+        shares += _read_group(engine, batch, steps, told)
     return {step: Reading.join([share[step] for share in shares]) for step in steps}
 
 
-def _read_group(engine: Engine, batch: TaskBatch, steps: Sequence[int]) -> list[dict[int, Reading]]:
+def _read_group(
+    engine: Engine, batch: TaskBatch, steps: Sequence[int], told: StepsTaken | None
+) -> list[dict[int, Reading]]:
     """The query sets after each number of steps, of each share of the tasks."""
     engine.remember(batch.support_utterances())
     engine.remember(batch.query_utterances())
@@ -182,6 +188,8 @@ def _read_group(engine: Engine, batch: TaskBatch, steps: Sequence[int]) -> list[
         def after_step(taken: int, phi: Adapters) -> None:
             if taken in steps:
                 found[taken] = read_queries(engine, own, phi)
+            if told is not None:
+                told(len(own))
 
         if batch.loop.steps:
             adapt(engine, own, after_step)

@@ -18,7 +18,7 @@ from reptile_scaling.model.heads import HEADS, fresh_head
 from reptile_scaling.model.label_words import label_vectors_of
 from reptile_scaling.model.loading import LanguageModel, load_language_model, prefix_folder
 from reptile_scaling.model.memory import MemoryNeed, memory_need, usable_memory
-from reptile_scaling.model.prefix_cache import PrefixCache
+from reptile_scaling.model.prefix_cache import PrefixCache, Told, silent
 from reptile_scaling.model.rms_norm import FrozenRmsNorm
 from reptile_scaling.randomness import stream_seed
 
@@ -83,8 +83,11 @@ def open_corpus(config: Config) -> Corpus:
     return Corpus(both, split)
 
 
-def open_workbench(config: Config, corpus: Corpus, device: str) -> Workbench:
-    """Loads the model onto a device, wraps it, and settles how many tasks its memory allows at once."""
+def open_workbench(config: Config, corpus: Corpus, device: str, told: Told = silent) -> Workbench:
+    """Loads the model onto a device, wraps it, and settles how many tasks its memory allows at once.
+
+    `told` hears how the prefix cache is filled.
+    """
     language_model = load_language_model(config, device)
     targets = None if config.lora_targets == "all" else config.lora_targets
     backbone = Backbone(language_model, LoraShape(config.lora_r, config.lora_alpha, config.top_layers, targets))
@@ -94,7 +97,7 @@ def open_workbench(config: Config, corpus: Corpus, device: str) -> Workbench:
     memory = memory_need(backbone, theta, token_ids, _most_utterances(config))
     cache = None
     if backbone.first_adapted > 0:
-        cache = PrefixCache(backbone, token_ids, int(max(0, budget - memory.peak(0, 0)) * CACHE_SHARE))
+        cache = PrefixCache(backbone, token_ids, int(max(0, budget - memory.peak(0, 0)) * CACHE_SHARE), told)
         cache.share(Path(config.prefix_cache_dir).expanduser() if config.prefix_cache_dir else prefix_folder())
         memory = replace(memory, cache=cache.nbytes)
     engine = Engine(backbone, token_ids, cache)

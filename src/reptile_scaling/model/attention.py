@@ -186,13 +186,16 @@ def ragged_attention(
         )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     keys = ragged.tokens if ragged.keys is None else ragged.keys
+    # The fused kernel makes no matrix of scores, which would not fit the caches where keys are many.
+    is_plain = softcap is None and s_aux is None
+    attend = _attend_fused if ragged.keys is not None and is_plain else _attend
     key_NBKE, value_NBKE = (keys.fill(x[0].transpose(0, 1)) for x in (key, value))
     query_PHE = query[0].transpose(0, 1)
     if not getattr(module, READS_ANSWERS_ONLY, False):
-        mixed_NMHE = _attend(ragged.tokens.fill(query_PHE), key_NBKE, value_NBKE, ragged.tokens, scale, softcap, s_aux)
+        mixed_NMHE = attend(ragged.tokens.fill(query_PHE), key_NBKE, value_NBKE, ragged.tokens, scale, softcap, s_aux)
         return ragged.tokens.empty(mixed_NMHE)[None], None
     asking_NMHE = ragged.answers.fill(query_PHE[ragged.answer_S])
-    mixed_NMHE = _attend(asking_NMHE, key_NBKE, value_NBKE, ragged.answers, scale, softcap, s_aux)
+    mixed_NMHE = attend(asking_NMHE, key_NBKE, value_NBKE, ragged.answers, scale, softcap, s_aux)
     answer_SHE = ragged.answers.empty(mixed_NMHE)
     return answer_SHE.new_zeros(query_PHE.shape).index_copy(0, ragged.answer_S, answer_SHE)[None], None
 
@@ -222,6 +225,29 @@ def _attend(
         weights = torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]
     mixed_NKGME: Tensor = (weights.view(n * k, -1, keys.shape[1]) @ values).view(n, k, -1, m, e)
     return mixed_NKGME.permute(0, 3, 1, 2, 4).flatten(2, 3)
+
+
+def _attend_fused(
+    query_NMHE: Tensor,
+    key_NBKE: Tensor,
+    value_NBKE: Tensor,
+    blocks: Blocks,
+    scale: float,
+    softcap: float | None,
+    sink_H: Tensor | None,
+) -> Tensor:
+    """As `_attend`, without softcap and sinks; the query heads that share a key head are asked one after another."""
+    assert softcap is None and sink_H is None, (softcap, sink_H)
+    n_shared = query_NMHE.shape[2] // key_NBKE.shape[2]
+    query_NHME, key_NKBE, value_NKBE = (x.transpose(1, 2) for x in (query_NMHE, key_NBKE, value_NBKE))
+    mixed = [
+        nn.functional.scaled_dot_product_attention(
+            query_NHME[:, g::n_shared], key_NKBE, value_NKBE, blocks.hidden_NMB[:, None], scale=scale
+        )
+        for g in range(n_shared)
+    ]
+    mixed_NHME = torch.stack(mixed, dim=2).flatten(1, 2)
+    return mixed_NHME.transpose(1, 2)
 
 
 AttentionInterface.register(RAGGED_ATTENTION, ragged_attention)

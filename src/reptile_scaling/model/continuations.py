@@ -1,17 +1,19 @@
 """How likely a language model finds each of some continuations after each of some prompts that share a context.
 
-All of them are one tree (context → prompts → continuations) and one forward: a token sees its own branch alone, so the
-context is computed once for all prompts, and a prompt once for all continuations.
+All of them are one tree: context → prompts → tokens of continuations. A token sees the tokens above it alone, so the
+context is computed once for all prompts, a prompt once for all its continuations, and continuations that begin with
+the same words part only where they differ.
 
 Suffixes: P packed tokens · M rows that are asked for the next token.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from os.path import commonprefix
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from reptile_scaling.model.attention import Blocks, RaggedLayout
@@ -23,6 +25,8 @@ from reptile_scaling.model.stacked_lora import TaskRows
 
 TOKENS_PER_FORWARD = 4096
 """Bounds the memory of one forward, beyond the context; more prompts are done in turn."""
+ROWS_PER_BLOCK = 128
+"""Of attention: prompts share a block, which holds the context's keys once for all of them."""
 ROWS_PER_UNEMBEDDING = 256
 
 
@@ -32,138 +36,175 @@ def continuation_scores(
     context: Sequence[int],
     prompts: Sequence[Sequence[int]],
     continuations: Sequence[Sequence[int]],
-) -> Float[Tensor, "prompts continuations"]:
-    """Mean log-probability of each continuation's tokens after context and prompt, nats per token.
+    wanted: Bool[np.ndarray, "prompts continuations"],
+) -> Float[np.ndarray, "prompts continuations"]:
+    """Mean log-probability per token of each continuation after context and prompt, in nats; NaN where not wanted.
 
     All are token ids; prompts and continuations hold one at least. The frozen model is asked, without adapters.
     """
     if backbone.path == PADDED:
-        return torch.stack([_by_sentences(backbone, [*context, *prompt], continuations) for prompt in prompts])
-    per_prompt = max(map(len, prompts)) + sum(len(c) - 1 for c in continuations)
-    size = max(1, TOKENS_PER_FORWARD // per_prompt)
-    parts = [prompts[i : i + size] for i in range(0, len(prompts), size)]
-    return torch.cat([_scores(backbone, _plant(context, part, continuations), continuations) for part in parts])
+        asked = zip(prompts, wanted, strict=True)
+        return np.stack([_by_sentences(backbone, [*context, *prompt], continuations, own) for prompt, own in asked])
+    n_shared = min(len(commonprefix([list(p) for p in prompts])), min(map(len, prompts)) - 1)
+    context, stems = [*context, *prompts[0][:n_shared]], [prompt[n_shared:] for prompt in prompts]
+    branches = [_grow(stem, continuations, asked) for stem, asked in zip(stems, wanted, strict=True)]
+    found = np.full(wanted.shape, np.nan)
+    for part in _share(range(len(branches)), [len(b.token_ids) for b in branches], TOKENS_PER_FORWARD):
+        found[part] = _scores(backbone, context, [branches[p] for p in part], continuations)
+    return found
 
 
 def _by_sentences(
-    backbone: Backbone, beginning: Sequence[int], continuations: Sequence[Sequence[int]]
-) -> Float[Tensor, "continuations"]:
+    backbone: Backbone,
+    beginning: Sequence[int],
+    continuations: Sequence[Sequence[int]],
+    wanted: Bool[np.ndarray, "continuations"],
+) -> Float[np.ndarray, "continuations"]:
     """The same by whole sentences of one prompt, for a model that takes no tree."""
-    sentences = [[*beginning, *continuation] for continuation in continuations]
+    asked = np.flatnonzero(wanted).tolist()
+    sentences = [[*beginning, *continuations[c]] for c in asked]
     hidden_SLD = backbone.padded_hidden(pack_tokens(sentences, [np.arange(len(sentences))]))
     first = len(beginning) - 1
-    means = []
-    for row_LD, continuation in zip(hidden_SLD, continuations, strict=True):
-        features = row_LD[first : first + len(continuation)].float()
-        found = _log_probabilities(backbone, features, np.arange(len(continuation)), np.array(continuation))
-        means.append(found.mean())
-    return torch.tensor(means, device=backbone.device)
+    means = np.full(len(continuations), np.nan)
+    for c, row_LD in zip(asked, hidden_SLD, strict=True):
+        tokens = np.array(continuations[c])
+        features = row_LD[first : first + len(tokens)].float()
+        means[c] = _log_probabilities(backbone, features, np.arange(len(tokens)), tokens).mean()
+    return means
 
 
 @dataclass(frozen=True)
-class _Tree:
-    """A forest of branches laid end to end."""
+class _Branch:
+    """A prompt and, after it, every beginning that its continuations have, each once."""
 
-    token_ids: np.ndarray
-    positions: np.ndarray
+    token_ids: list[int]
+    depths: list[int]
+    """How many tokens of the branch stand above each."""
     sees: np.ndarray
-    """`[P, P]`: whether the row's token sees the column's."""
-    context: range
-    """Its rows."""
-    branches: list[range]
-    """The rows of each prompt with its continuations."""
-    asked: np.ndarray
-    """`[prompts, continuations, longest]`: the row that predicts each token; −1 past a continuation's end."""
+    """`[n, n]`: whether the row's token sees the column's."""
+    asked: list[list[int]]
+    """Of each continuation, the row that predicts each of its tokens; empty where it is not wanted."""
 
 
-def _plant(context: Sequence[int], prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> _Tree:
-    token_ids: list[int] = []
-    positions: list[int] = []
-    branch_ends: list[tuple[int, int, list[range]]] = []
-    """First row, last row + 1 and the rows above, of each branch."""
-
-    def grow(tokens: Sequence[int], above: list[range]) -> range:
-        rows = range(len(token_ids), len(token_ids) + len(tokens))
-        depth = sum(map(len, above))
-        token_ids.extend(tokens)
-        positions.extend(range(depth, depth + len(tokens)))
-        branch_ends.append((rows.start, rows.stop, above))
-        return rows
-
-    root, branches = grow(context, []), []
-    asked = np.full((len(prompts), len(continuations), max(map(len, continuations))), -1)
-    for p, prompt in enumerate(prompts):
-        stem = grow(prompt, [root])
-        for c, continuation in enumerate(continuations):
-            # The last token of a continuation predicts nothing that is asked for.
-            twig = grow(continuation[:-1], [root, stem])
-            asked[p, c, : len(continuation)] = [stem[-1], *twig]
-        branches.append(range(stem.start, len(token_ids)))
-    sees = np.zeros((len(token_ids), len(token_ids)), dtype=bool)
-    for start, stop, above in branch_ends:
-        sees[start:stop, start:stop] = np.tri(stop - start, dtype=bool)
-        for rows in above:
-            sees[start:stop, rows.start : rows.stop] = True
-    return _Tree(np.array(token_ids), np.array(positions), sees, root, branches, asked)
+def _grow(stem: Sequence[int], continuations: Sequence[Sequence[int]], wanted: np.ndarray) -> _Branch:
+    token_ids, depths = list(stem), list(range(len(stem)))
+    above = list(range(-1, len(stem) - 1))
+    """The row right above each; −1 is the context."""
+    row_of: dict[tuple[int, ...], int] = {(): len(stem) - 1}
+    asked: list[list[int]] = []
+    for continuation, is_wanted in zip(continuations, wanted, strict=True):
+        # The last token of a continuation predicts nothing that is asked for.
+        beginnings = [tuple(continuation[:n]) for n in range(len(continuation))] if is_wanted else []
+        for beginning in beginnings[1:]:
+            if beginning not in row_of:
+                row_of[beginning] = len(token_ids)
+                token_ids.append(beginning[-1])
+                above.append(row_of[beginning[:-1]])
+                depths.append(depths[above[-1]] + 1)
+        asked.append([row_of[beginning] for beginning in beginnings])
+    sees = np.eye(len(token_ids), dtype=bool)
+    for row, parent in enumerate(above):
+        if parent >= 0:
+            sees[row] |= sees[parent]
+    return _Branch(token_ids, depths, sees, asked)
 
 
-def _scores(backbone: Backbone, tree: _Tree, continuations: Sequence[Sequence[int]]) -> Tensor:
-    device = backbone.device
-    rows_M, row_in_M = np.unique(tree.asked[tree.asked >= 0], return_inverse=True)
-    features = backbone.features(_place(backbone, tree, rows_M))
-    wanted = np.zeros(tree.asked.shape, dtype=np.int64)
-    for c, continuation in enumerate(continuations):
-        wanted[:, c, : len(continuation)] = continuation
-    is_token = tree.asked >= 0
-    found = np.zeros(tree.asked.shape)
-    found[is_token] = _log_probabilities(backbone, features, row_in_M, wanted[is_token])
-    return torch.from_numpy(found.sum(2) / is_token.sum(2)).to(device)
+def _share(numbers: Sequence[int], sizes: Sequence[int], room: int) -> list[list[int]]:
+    """Neighbours put together as long as their sizes fit the room; one that is larger is alone."""
+    groups: list[list[int]] = []
+    left = 0
+    for number, size in zip(numbers, sizes, strict=True):
+        if size > left:
+            groups.append([])
+            left = room
+        groups[-1].append(number)
+        left -= size
+    return groups
 
 
-def _place(backbone: Backbone, tree: _Tree, rows_M: np.ndarray) -> PlacedBatch:
-    """A block for each branch, whose keys are the context's and its own; the context itself in blocks of that size."""
-    device, n_context = backbone.device, len(tree.context)
-    size = max(len(branch) for branch in tree.branches)
-    pieces = [tree.context[i : i + size] for i in range(0, n_context, size)]
-    queries = [*pieces, *tree.branches]
+def _scores(
+    backbone: Backbone, context: Sequence[int], branches: Sequence[_Branch], continuations: Sequence[Sequence[int]]
+) -> np.ndarray:
+    """Of some branches, in one forward."""
+    firsts = len(context) + np.cumsum([0, *(len(branch.token_ids) for branch in branches)])
+    asked = [
+        (p, c, firsts[p] + row, token)
+        for p, branch in enumerate(branches)
+        for c, rows in enumerate(branch.asked)
+        for row, token in zip(rows, continuations[c], strict=False)
+    ]
+    p, c, row, token = np.array(asked).T
+    rows_M, row_in_M = np.unique(row, return_inverse=True)
+    features = backbone.features(_place(backbone, context, branches, rows_M))
+    sums = np.zeros((len(branches), len(continuations)))
+    counts = np.zeros(sums.shape)
+    np.add.at(sums, (p, c), _log_probabilities(backbone, features, row_in_M, token))
+    np.add.at(counts, (p, c), 1)
+    means: np.ndarray = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    return means
+
+
+def _place(backbone: Backbone, context: Sequence[int], branches: Sequence[_Branch], rows_M: np.ndarray) -> PlacedBatch:
+    """Blocks of branches, whose keys are the context's and their own; the context itself in blocks of that size."""
+    device, n_context = backbone.device, len(context)
+    lengths = [len(branch.token_ids) for branch in branches]
+    n_rows = n_context + sum(lengths)
+    groups = _share(range(len(branches)), lengths, ROWS_PER_BLOCK)
+    size = max(sum(lengths[b] for b in group) for group in groups)
+    pieces = [range(i, min(i + size, n_context)) for i in range(0, n_context, size)]
+    ends = n_context + np.cumsum([sum(lengths[b] for b in group) for group in groups])
+    of_groups = [range(a, b) for a, b in zip([n_context, *ends], ends, strict=False)]
+    queries = [*pieces, *of_groups]
     key_rows = np.zeros((len(queries), n_context + size), dtype=np.int64)
     key_rows[:, :n_context] = np.arange(n_context)
-    is_key = np.zeros(key_rows.shape, dtype=bool)
-    is_key[:, :n_context] = True
-    for n, branch in enumerate(tree.branches, start=len(pieces)):
-        key_rows[n, n_context : n_context + len(branch)] = branch
-        is_key[n, n_context : n_context + len(branch)] = True
+    sees = np.zeros((len(queries), size, n_context + size), dtype=bool)
+    sees[:, :, 0] = True  # an empty place sees anything, so that no softmax is over nothing
+    for n, piece in enumerate(pieces):
+        sees[n, : len(piece), :n_context] = np.tri(n_context, dtype=bool)[piece.start : piece.stop]
+    for n, (rows, group) in enumerate(zip(of_groups, groups, strict=True), start=len(pieces)):
+        key_rows[n, n_context : n_context + len(rows)] = rows
+        sees[n, : len(rows), 0] = n_context > 0
+        sees[n, : len(rows), :n_context] = True
+        first = 0
+        for b in group:
+            own = slice(first, first + lengths[b])
+            sees[n, own, n_context + own.start : n_context + own.stop] = branches[b].sees
+            first = own.stop
 
-    def block(rows_of: Sequence[Sequence[int]]) -> Blocks:
+    def block(rows_of: Sequence[np.ndarray]) -> Blocks:
+        """Of some of the queries' rows, rising."""
         width = max(map(len, rows_of))
         row_at = np.zeros((len(rows_of), width), dtype=np.int64)
-        sees = np.zeros((len(rows_of), width, key_rows.shape[1]), dtype=bool)
-        sees[:, :, 0] = True  # an empty place sees anything, so that no softmax is over nothing
-        place_of: dict[int, int] = {}
+        seen = np.zeros((len(rows_of), width, sees.shape[2]), dtype=bool)
+        seen[:, :, 0] = True
+        place_of = []
         for n, rows in enumerate(rows_of):
             row_at[n, : len(rows)] = rows
-            sees[n, : len(rows)] = tree.sees[list(rows)][:, key_rows[n]] & is_key[n]
-            place_of |= {row: n * width + m for m, row in enumerate(rows)}
-        hidden = torch.zeros(sees.shape, dtype=backbone.dtype).masked_fill_(~torch.from_numpy(sees), -torch.inf)
-        places = torch.tensor([place_of[row] for row in sorted(place_of)], device=device)
+            seen[n, : len(rows)] = sees[n][rows - queries[n].start]
+            place_of.append(n * width + np.arange(len(rows)))
+        hidden = torch.zeros(seen.shape, dtype=backbone.dtype).masked_fill_(~torch.from_numpy(seen), -torch.inf)
+        places = torch.from_numpy(np.concatenate(place_of)).to(device)
         return Blocks(torch.from_numpy(row_at).to(device), places, hidden.to(device))
 
-    asked = set(rows_M.tolist())
-    answers = block([[row for row in rows if row in asked] for rows in queries])
+    answers = block([rows_M[(rows_M >= rows.start) & (rows_M < rows.stop)] for rows in queries])
     # The last layer has the asked rows alone, in their order.
-    rank_of_row = np.zeros(len(tree.token_ids), dtype=np.int64)
+    rank_of_row = np.zeros(n_rows, dtype=np.int64)
     rank_of_row[rows_M] = np.arange(len(rows_M))
     by_rank = torch.from_numpy(rank_of_row).to(device)[answers.row_at_NM]
     keys = Blocks(torch.from_numpy(key_rows).to(device), answers.place_of_rows, answers.hidden_NMB)
     layout = RaggedLayout(
-        block(queries), replace(answers, row_at_NM=by_rank), torch.from_numpy(rows_M).to(device),
-        int(tree.positions.max()) + 1, keys,
-    )  # fmt: skip
+        block([np.array(rows) for rows in queries]),
+        replace(answers, row_at_NM=by_rank),
+        torch.from_numpy(rows_M).to(device),
+        n_context + max(depth for branch in branches for depth in branch.depths) + 1,
+        keys,
+    )
+    token_ids = np.array([*context, *(token for branch in branches for token in branch.token_ids)])
+    positions = np.array([*range(n_context), *(n_context + depth for branch in branches for depth in branch.depths)])
     no_tasks = TaskRows([0], SharedProducts([]))
     return PlacedBatch(
-        torch.from_numpy(tree.token_ids).to(device), torch.from_numpy(tree.positions).to(device),
-        layout, no_tasks, no_tasks,
-    )  # fmt: skip
+        torch.from_numpy(token_ids).to(device), torch.from_numpy(positions).to(device), layout, no_tasks, no_tasks
+    )
 
 
 def _log_probabilities(

@@ -14,7 +14,7 @@ from reptile_scaling.model.backbone import Backbone, Batch
 from reptile_scaling.model.label_words import LabelVectors
 from reptile_scaling.model.lanes import Result, in_lanes
 from reptile_scaling.model.packing import PackedTokens, pack_tokens
-from reptile_scaling.model.prefix_cache import PrefixCache, Progress
+from reptile_scaling.model.prefix_cache import PrefixCache
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class Engine:
             results += in_lanes(work, group, self.backbone.device)
         return results
 
-    def remember(self, utterances: np.ndarray, progress: Progress | None = None) -> None:
-        """Fills the prefix cache ahead of time, as far as it has room; `progress` hears (tokens done, tokens to do)."""
+    def remember(self, utterances: np.ndarray) -> None:
+        """Fills the prefix cache ahead of time, as far as it has room."""
         if self._cache:
-            self._cache.fill(utterances, progress)
+            self._cache.fill(utterances)
 
     def features(
         self,

@@ -27,15 +27,22 @@ TOKENS_PER_FORWARD = 1024
 TOKENS_PER_PART = 2048
 """Written to disk once so many are new, or a quarter of what is there."""
 
-Progress = Callable[[int, int], None]
-"""(tokens done, tokens to do) of a filling."""
+Told = Callable[[int, int], None]
+"""Hears how many utterances and tokens each forward of a filling has computed, by any lane; 0, 0 before the first."""
+
+
+def silent(n_utterances: int, n_tokens: int) -> None:
+    """Told to nobody."""
 
 
 class PrefixCache:
     """One `[tokens, D]` tensor in the base's precision, filled as utterances are first asked for."""
 
-    def __init__(self, backbone: Backbone, token_ids: Sequence[Sequence[int]], most_bytes: int = 2**62) -> None:
+    def __init__(
+        self, backbone: Backbone, token_ids: Sequence[Sequence[int]], most_bytes: int = 2**62, told: Told = silent
+    ) -> None:
         """`most_bytes` bounds the tensor; what does not fit is computed anew each time."""
+        self._told = told
         self._backbone = backbone
         self._token_ids = token_ids
         self._lengths = np.array([len(ids) for ids in token_ids], dtype=np.int64)
@@ -68,14 +75,14 @@ class PrefixCache:
         rows_PD[self._on_device(np.flatnonzero(cached_P))] = self._hidden_PD[self._on_device(row_P[cached_P])]
         return rows_PD
 
-    def fill(self, utterances: Int[np.ndarray, "..."], progress: Progress | None = None) -> None:
+    def fill(self, utterances: Int[np.ndarray, "..."]) -> None:
         """Computes what is missing of these utterances, as long as there is room."""
         with self._filling:
             missing = np.unique(utterances)
             missing = missing[self._start_of[missing] < 0]
             missing = missing[self._n_tokens + np.cumsum(self._lengths[missing]) <= len(self._hidden_PD)]
             if missing.size:
-                computed_PD, start_of = self._compute(missing, progress)
+                computed_PD, start_of = self._compute(missing, self._told)
                 self._keep(list(start_of), computed_PD)
                 self._save(list(start_of))
 
@@ -124,7 +131,7 @@ class PrefixCache:
         self._unsaved = []
 
     def _compute(
-        self, utterances: Int[np.ndarray, "n"], progress: Progress | None = None
+        self, utterances: Int[np.ndarray, "n"], told: Told = silent
     ) -> tuple[Float[Tensor, "P D"], dict[int, int]]:
         """Activations of some utterances, and the row each begins at; side by side on a CPU's cores."""
         # Similar lengths together: attention pads within a forward.
@@ -134,19 +141,14 @@ class PrefixCache:
         n_groups = _even(-(-n_tokens // TOKENS_PER_FORWARD), len(ordered))
         group_of = np.minimum((ends - 1) * n_groups // n_tokens, n_groups - 1)
         groups = [group for group in np.split(ordered, np.flatnonzero(np.diff(group_of)) + 1) if group.size]
-        done = 0
-        counting = threading.Lock()
+        told(0, 0)
 
         def compute(share: slice) -> list[Tensor]:
-            nonlocal done
             found = []
             for group in groups[share]:
                 placed = self._backbone.place(pack_tokens(self._token_ids, [group]))
                 found.append(self._backbone.entering_activations(placed))
-                with counting:
-                    done += len(found[-1])
-                    if progress is not None:
-                        progress(done, n_tokens)
+                told(len(group), len(found[-1]))
             return found
 
         parts = [part for share in in_lanes(compute, range(len(groups)), self._backbone.device) for part in share]

@@ -14,8 +14,11 @@ from reptile_scaling.report.page import render_page
 from reptile_scaling.runs.directory import RunDirectory
 
 
-def write_report(run: RunDirectory) -> Law:
-    """Writes the results table, the law, every figure, the summary and `report.html`; returns the law."""
+def write_report(run: RunDirectory, *, is_running: bool = False) -> Law:
+    """Writes the results table, the law, every figure, the summary and `report.html`; returns the law.
+
+    The page of a run that is going on loads itself again now and then, and is not sealed: another follows.
+    """
     run.write_results_table()
     law = law_of_run(run)
     run.write_fit(law.as_json())
@@ -39,8 +42,9 @@ def write_report(run: RunDirectory) -> Law:
             **asdict(run.experiment()),
         }
     )
-    render_page(run, law, charts)
-    run.seal_report()
+    render_page(run, law, charts, is_running)
+    if not is_running:
+        run.seal_report()
     return law
 
 

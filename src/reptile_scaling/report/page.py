@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from reptile_scaling.analysis.difficulty import class_difficulties, task_difficulties
 from reptile_scaling.analysis.law_of_run import law_of_last_points
+from reptile_scaling.analysis.missing import missing_sentence
 from reptile_scaling.analysis.standing import standing_sentence
 from reptile_scaling.analysis.steps_worth import at_steps, laws_at_steps, worth_sentence
 from reptile_scaling.analysis.training_facts import (
@@ -31,9 +32,10 @@ from reptile_scaling.storage import write_bytes
 
 TEMPLATE = "page.html.jinja"
 HARDEST_TASKS = 8
+SECONDS_BETWEEN_LOADS = 20
 
 
-def render_page(run: RunDirectory, law: Law, charts: dict[str, Chart]) -> None:
+def render_page(run: RunDirectory, law: Law, charts: dict[str, Chart], is_running: bool) -> None:
     """Fills the template; every text from data or configuration is escaped."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -45,6 +47,7 @@ def render_page(run: RunDirectory, law: Law, charts: dict[str, Chart]) -> None:
         data_links={name: chart.data_link() for name, chart in charts.items()},
         law=law,
         forms=form_rows(law),
+        seconds_between_loads=SECONDS_BETWEEN_LOADS if is_running else None,
         **_words(run, law),
         **_tables(run),
     )
@@ -55,6 +58,7 @@ def _words(run: RunDirectory, law: Law) -> dict[str, str]:
     """The sentences."""
     return {
         "sentence": verdict_sentence(law),
+        "missing": missing_sentence(run),
         "meaning": meaning_sentence(law),
         "gain": gain_sentence(run),
         "standing": standing_sentence(run),

@@ -15,8 +15,9 @@ from reptile_scaling.runs.lease import HOLDING, held
 from reptile_scaling.runs.records import (
     BaselineFailure,
     BaselineResult,
+    BaselineStatus,
     CellResult,
-    CellStatus,
+    Filling,
     PoolTask,
     Provenance,
     Worker,
@@ -164,8 +165,17 @@ class RunDirectory:
 
     def forget_workers(self) -> None:
         """Those of an earlier start."""
-        for file in (self.path / "workers").glob("*.json"):
-            file.unlink()
+        for folder in ("workers", "filling"):
+            for file in (self.path / folder).glob("*.json"):
+                file.unlink()
+
+    def write_filling(self, filling: Filling) -> None:
+        """`filling/<worker>.json`, now."""
+        write_record(self.path / "filling" / f"{filling.worker}.json", replace(filling, updated=time.time()))
+
+    def read_fillings(self) -> list[Filling]:
+        """Of every worker of the run's last start that shares activations."""
+        return list(self._read_records("filling", Filling).values())
 
     def read_workers(self) -> list[Worker]:
         """Every worker of the run's last start, by name."""
@@ -177,10 +187,30 @@ class RunDirectory:
 
     def write_baseline(self, result: BaselineResult) -> None:
         write_sealed(self.path / "baselines" / f"{result.name}.json", result)
+        self._left_path(result.name).unlink(missing_ok=True)
 
     def write_baseline_failure(self, name: str, reason: str) -> None:
         """A baseline that raised; the next start tries it again."""
         write_record(self.path / "baselines_failed" / f"{name}.json", BaselineFailure(name, reason))
+        self._left_path(name).unlink(missing_ok=True)
+
+    def expect_baselines(self, names: Sequence[str]) -> None:
+        """`baselines_left/<name>.json`: what this start has to measure; what an earlier one had is forgotten."""
+        for file in (self.path / "baselines_left").glob("*.json"):
+            file.unlink()
+        for name in names:
+            self.write_baseline_status(BaselineStatus(name))
+
+    def write_baseline_status(self, status: BaselineStatus) -> None:
+        write_record(self._left_path(status.name), status)
+
+    def _left_path(self, name: str) -> Path:
+        return self.path / "baselines_left" / f"{name}.json"
+
+    def read_baselines_left(self) -> dict[str, BaselineStatus]:
+        """Baselines that the last start has not measured yet, by name; one that trains a cell is as far as that is."""
+        found, done = self._read_records("baselines_left", BaselineStatus), self.read_baselines()
+        return {name: self._with_its_cell(status) for name, status in found.items() if name not in done}
 
     def read_baseline_failures(self) -> dict[str, str]:
         """Reasons by name, of baselines that are not done."""
@@ -199,11 +229,16 @@ class RunDirectory:
         files = sorted((self.path / folder).glob("*.json"))
         return {file.stem: record for file in files if (record := read_record(file, kind)) is not None}
 
-    def read_baseline_status(self, name: str) -> CellStatus | None:
-        """Of the cell that a baseline is training somewhere in its folder; None where it trains none."""
-        folders = sorted(path.parent for path in self.baseline_folder(name).rglob("status.json"))
-        statuses = [read_status(folder) for folder in folders]
-        return next((status for status in statuses if status.state == "running"), None)
+    def _with_its_cell(self, told: BaselineStatus) -> BaselineStatus:
+        """Of a baseline that counts cells and is training one in its folder: in meta-steps of all of them."""
+        files = sorted(self.baseline_folder(told.name).glob("*/*/status.json"))
+        cells = [read_status(file.parent) for file in files]
+        running = next((cell for cell in cells if cell.state == "running"), None)
+        if running is None or not told.of:
+            return told
+        done = told.done * running.num_meta_steps + running.meta_step
+        seconds = sum(cell.wall_seconds for cell in cells)
+        return BaselineStatus(told.name, done, told.of * running.num_meta_steps, seconds)
 
     def write_fit(self, law: Mapping[str, object]) -> None:
         write_json(self.path / "power_law_fit.json", law)

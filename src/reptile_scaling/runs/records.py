@@ -212,6 +212,39 @@ class TaskReading:
 
 
 @dataclass(frozen=True)
+class BaselineStatus:
+    """A baseline that is not measured yet; rewritten about once a second while it is."""
+
+    name: str
+    done: int = 0
+    """Of the equal parts of its work."""
+    of: int = 0
+    """All of them; 0 until it has begun."""
+    seconds: float = 0.0
+    """Since it began."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the pace so far; None before there is one."""
+        return self.seconds * (self.of - self.done) / self.done if self.done else None
+
+
+@dataclass(frozen=True)
+class Filling:
+    """How far a worker's cache of shared activations is, in this start."""
+
+    worker: str
+    utterances: int = 0
+    at_most: int = 0
+    """Utterances that the sweep can meet."""
+    tokens: int = 0
+    seconds: float = 0.0
+    """Spent on filling alone."""
+    updated: float = 0.0
+    """Unix time of the last forward."""
+
+
+@dataclass(frozen=True)
 class BaselineFailure:
     """A baseline that raised, and what it said."""
 
