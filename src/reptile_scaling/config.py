@@ -146,10 +146,12 @@ class MetaTrainingKeys(Keys):
     model_config = ConfigDict(title="Meta-training")
 
     algorithm: Annotated[str, IN_ADAPTER] = "reptile"
-    """How tasks move the initialisation: `reptile`, `fomaml`, `maml`, `anil` or `joint`, or a name that was added."""
+    """How tasks move the initialisation: `reptile`, `fomaml`, `maml`, `anil`, `joint` or `protonet`, or a name
+    that was added."""
     head: Annotated[str, IN_ADAPTER] = "classifier"
     """What a task's head starts as. `classifier`: meta-learned; `zero`: knows nothing; `prototype`: from the support
-    features; `label_words`: the LM's own logits of the label's words."""
+    features; `cosine`: from their directions, with a learned scale; `label_words`: the LM's own logits of the label's
+    words."""
     label_words: Annotated[Literal["names", "symbols"], IN_ADAPTER] = "names"
     """For head `label_words`: the classes' names, or one neutral letter per slot."""
     num_meta_steps: Count = 10_000
@@ -164,8 +166,8 @@ class MetaTrainingKeys(Keys):
     """`linear` anneals meta_lr to 0 over the run, as in the Reptile paper."""
     k_inner: Annotated[Count, IN_ADAPTER] = 5
     """Inner steps per task while meta-training."""
-    k_inner_test: Annotated[Count | None, IN_ADAPTER] = None
-    """Inner steps per task at evaluation; null means k_inner."""
+    k_inner_test: Annotated[Annotated[int, Field(ge=0)] | None, IN_ADAPTER] = None
+    """Inner steps per task at evaluation; null means k_inner, 0 leaves tasks with the head they start from."""
     inner_lr: Annotated[Rate, IN_ADAPTER] = 5e-4
     """Learning rate of the inner loop."""
     inner_optimizer: Annotated[str, IN_ADAPTER] = "auto"
@@ -237,7 +239,7 @@ class Config(MachineKeys, LoraKeys, MetaTrainingKeys, DataKeys, ModelKeys):
     @property
     def test_steps(self) -> int:
         """Inner steps per task at evaluation."""
-        return self.k_inner_test or self.k_inner
+        return self.k_inner if self.k_inner_test is None else self.k_inner_test
 
     @property
     def tasks_per_step(self) -> int:

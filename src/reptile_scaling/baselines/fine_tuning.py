@@ -32,8 +32,9 @@ def no_meta(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> 
 def no_meta_tuned(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
     """Fine-tuning from the pretrained model with rate and steps chosen by loss on the validation tasks."""
     own = test_loop(workbench.config)
+    base = own.steps or workbench.config.k_inner
     choices = [
-        replace(own, steps=own.steps * steps, learning_rate=own.learning_rate * rate)
+        replace(own, steps=base * steps, learning_rate=own.learning_rate * rate)
         for steps in TUNING_STEPS
         for rate in TUNING_RATES
     ]
@@ -59,11 +60,12 @@ def no_meta_work(config: Config) -> Work:
 
 def tuning_work(config: Config) -> Work:
     """Every choice on the validation tasks, and the longest on the test tasks."""
+    steps = config.test_steps or config.k_inner
     tried = Work(
-        inner_steps=len(TUNING_RATES) * sum(TUNING_STEPS) * config.test_steps * config.num_validation_tasks,
+        inner_steps=len(TUNING_RATES) * sum(TUNING_STEPS) * steps * config.num_validation_tasks,
         readings=len(TUNING_RATES) * len(TUNING_STEPS) * READINGS_PER_TASK * config.num_validation_tasks,
     )
-    return tried + fine_tuning_work(config.num_meta_test_tasks, max(TUNING_STEPS) * config.test_steps)
+    return tried + fine_tuning_work(config.num_meta_test_tasks, max(TUNING_STEPS) * steps)
 
 
 def fine_tuning_work(n_tasks: int, steps: int) -> Work:

@@ -12,7 +12,7 @@ from reptile_scaling.learning.examples import Dropout, Examples, support_example
 from reptile_scaling.learning.inner_optimizers import InnerOptimizer, make_optimizer
 from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
 from reptile_scaling.model.adam_moments import AdamMoments
-from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters, join_adapters
+from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_NAMES, Adapters, join_adapters
 from reptile_scaling.model.engine import Engine
 from reptile_scaling.model.heads import HEADS, logits, task_losses
 from reptile_scaling.model.lanes import leave_if_abandoned
@@ -106,7 +106,7 @@ def mini_batches(support: Examples, batch: TaskBatch) -> Iterator[Int[np.ndarray
 
 def head_of(adapters: Adapters) -> Adapters:
     """The head's tensors alone."""
-    return Adapters({name: adapters.tensors[name] for name in (HEAD_WEIGHT, HEAD_BIAS)})
+    return Adapters({name: adapters.tensors[name] for name in HEAD_NAMES if name in adapters.tensors})
 
 
 def pick(features_TSD: Float[Tensor, "T S D"], chosen: Int[np.ndarray, "T b"] | None) -> Float[Tensor, "T b D"]:

@@ -11,7 +11,7 @@ from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.outer_optimizers import OUTER_OPTIMIZERS, Moments
 from reptile_scaling.learning.workbench import Workbench, fresh_initialisation
 from reptile_scaling.model.adam_moments import AdamMoments
-from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, LORA_A, LORA_B, Adapters
+from reptile_scaling.model.adapters import HEAD_NAMES, LORA_A, LORA_B, Adapters
 
 OUTER, INNER_SQUARE, INNER_STEPS = "outer_{name}/", "inner_square/", "inner_steps"
 """How a checkpoint names what belongs to θ's tensors."""
@@ -34,7 +34,7 @@ class MetaState:
         own = {
             name: tensor
             for name, tensor in self.theta.tensors.items()
-            if name.endswith((LORA_A, LORA_B)) or name in (HEAD_WEIGHT, HEAD_BIAS)
+            if name.endswith((LORA_A, LORA_B)) or name in HEAD_NAMES
         }
         return Adapters(own)
 

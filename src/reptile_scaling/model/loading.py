@@ -16,7 +16,6 @@ from reptile_scaling.model.devices import choose_dtype
 from reptile_scaling.model.host_memory import keep_freed_memory
 
 
-
 @dataclass(frozen=True)
 class EmbeddedModel:
     """A model whose weights lie in a package of the registry, so that no Hub is needed."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reptile_scaling.errors import InputError
 from reptile_scaling.model.adam_moments import AdamMoments
-from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, LORA_A, LORA_B, Adapters
+from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_NAMES, HEAD_WEIGHT, LORA_A, LORA_B, Adapters
 from reptile_scaling.model.backbone import Backbone
 from reptile_scaling.storage import write_bytes, write_json
 
@@ -31,14 +31,15 @@ def save_adapter(
 ) -> None:
     """Writes adapter_config.json, adapter_model.safetensors, head.safetensors and adaptation.json.
 
-    The head is the classifier `[n_way, D]` on the last token's features; `facts` is what adapting and predicting with
-    it need to know. `moments`, of an inner Adam that goes on from task to task, go into second_moments.safetensors.
+    The head is the classifier `[n_way, D]` on the last token's features, and its scale where it has one; `facts` is
+    what adapting and predicting with it need to know. `moments`, of an inner Adam that goes on from task to task, go
+    into second_moments.safetensors.
     PEFT itself reads none of these.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lora_config(backbone, base_model_name).save_pretrained(str(folder))
     write_bytes(folder / WEIGHTS, safetensors.torch.save(_peft_state(theta), metadata={"format": "pt"}))
-    head = {name: theta.tensors[name].cpu().contiguous() for name in (HEAD_WEIGHT, HEAD_BIAS)}
+    head = {name: theta.tensors[name].cpu().contiguous() for name in HEAD_NAMES if name in theta.tensors}
     write_bytes(folder / HEAD, safetensors.torch.save(head))
     if moments is not None:
         squares = {name: tensor.cpu().contiguous() for name, tensor in moments.squares.tensors.items()}
@@ -58,7 +59,7 @@ def load_adapter(folder: Path, device: torch.device) -> Adapters:
         site, factor = key.removeprefix(PEFT_PREFIX).removesuffix(".weight").rsplit(".", 1)
         tensors[f"{site}.{factor}"] = tensor.to(device)
     head = _read(folder / HEAD)
-    if head.keys() != {HEAD_WEIGHT, HEAD_BIAS}:
+    if not {HEAD_WEIGHT, HEAD_BIAS} <= head.keys() <= set(HEAD_NAMES):
         raise InputError(f"{str(folder / HEAD)!r} holds {', '.join(head) or 'nothing'}: give a cell's adapter/ folder")
     return Adapters(tensors | {name: tensor.to(device) for name, tensor in head.items()})
 

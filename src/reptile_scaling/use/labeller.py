@@ -21,7 +21,7 @@ from reptile_scaling.learning.starts import starting_points
 from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
 from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapter_facts import adaptation_facts
-from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters
+from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_NAMES, HEAD_WEIGHT, Adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.devices import choose_devices
 from reptile_scaling.model.engine import Engine, tokenize_prompts
@@ -62,7 +62,7 @@ class LabelledText:
 
 @dataclass(frozen=True)
 class Adaptation:
-    """How an adaptation went; losses in nats per support utterance, before the first and the last step."""
+    """How an adaptation went; losses in nats per support utterance, before the first step and after the last."""
 
     steps: int
     n_support: int
@@ -186,7 +186,8 @@ def adapt_to_labels(
     single = adapted.adapters.map(lambda tensor: tensor[0])
     if not single.is_finite():
         raise InputError(f"adaptation diverged at --lr {loop.learning_rate:g}: lower it")
-    losses = adapted.losses[:, 0].tolist()
+    with torch.no_grad():
+        losses = [*adapted.losses[:, 0].tolist(), float(shots.losses(adapted.adapters)[0])]
     done = Adaptation(loop.steps, len(support.texts), losses[0], losses[-1])
     card = CARD.format(
         base=config.model_name, labels=", ".join(support.class_names), n_support=done.n_support, steps=done.steps,
@@ -226,7 +227,7 @@ def _open(adapter: Path, config: Config, device: str) -> tuple[Backbone, Adapter
     backbone = Backbone(load_language_model(config, name), shape)
     theta = load_adapter(adapter, backbone.device)
     fits = {key: tensor.shape for key, tensor in backbone.fresh_lora(torch.Generator()).items()}
-    stored = {key: tensor.shape for key, tensor in theta.tensors.items() if key not in (HEAD_WEIGHT, HEAD_BIAS)}
+    stored = {key: tensor.shape for key, tensor in theta.tensors.items() if key not in HEAD_NAMES}
     if differing := sorted(key for key in fits | stored if fits.get(key) != stored.get(key)):
         raise InputError(
             f"adapter {str(adapter)!r} does not fit the model {config.model_name!r} ({differing[0]} differs): "
@@ -252,7 +253,9 @@ def _loop(config: Config, n_support: int, steps: int | None, learning_rate: floa
     if n_support > trained_on:
         passes = -(-n_support // trained_on)
         loop = replace(loop, steps=loop.steps * passes, batch_size=loop.batch_size or trained_on)
-    return replace(loop, steps=steps or loop.steps, learning_rate=learning_rate or loop.learning_rate)
+    return replace(
+        loop, steps=loop.steps if steps is None else steps, learning_rate=learning_rate or loop.learning_rate
+    )
 
 
 def engine_for_texts(backbone: Backbone, texts: tuple[str, ...] | list[str], config: Config) -> Engine:

@@ -48,6 +48,8 @@ class Algorithm:
     """Whether training uses the query sets too."""
     differentiates_inner_loop: bool = False
     """Whether second derivatives pass through the inner loop, which then must be SGD."""
+    starts_from_support: bool = False
+    """Whether it needs a head that is computed from the support set."""
     adapts: Literal["all", "head"] = "all"
     """What the inner loop moves, in training and at meta-test."""
     keeps_moments: bool = False

@@ -21,7 +21,9 @@ def task_gradients(engine: Engine, batch: TaskBatch) -> TaskGradients:
     features = support.features(theta)
     head, losses = head_of(theta), []
     if (head_from := HEADS[batch.loop.head].from_support) is not None:
-        head = Adapters(head_from(features, support.labels_S, head.tensors[HEAD_BIAS].shape[1]))
+        first = Adapters(head_from(features, support.labels_S, head.tensors[HEAD_BIAS].shape[1]))
+        # What is constant in them, as a bias of zeros, still moves in the inner loop.
+        head = Adapters(head.tensors | first.map(lambda tensor: tensor.requires_grad_()).tensors)
     for chosen in mini_batches(support, batch):
         losses_T = task_losses(logits(head, pick(features, chosen)), support.labels(chosen))
         slopes = torch.autograd.grad(losses_T.sum(), list(head.tensors.values()), create_graph=True)

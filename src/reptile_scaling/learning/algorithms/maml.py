@@ -60,5 +60,5 @@ def _through_head(support: Examples, theta: Adapters, loop: InnerLoop, back: Ada
     head = head_from(support.features(start), support.labels_S, n_way)
     along = torch.stack([(tensor * back.tensors[name]).sum() for name, tensor in head.items()]).sum()
     own = {name: tensor for name, tensor in start.tensors.items() if name not in head}
-    passed_on = torch.autograd.grad(along, list(own.values()))
+    passed_on = torch.autograd.grad(along, list(own.values()), materialize_grads=True)
     return Adapters(back.tensors | {name: back.tensors[name] + g for name, g in zip(own, passed_on, strict=True)})
