@@ -171,8 +171,11 @@ class MetaTrainingKeys(Keys):
     inner_lr: Annotated[Rate, IN_ADAPTER] = 5e-4
     """Learning rate of the inner loop."""
     inner_optimizer: Annotated[str, IN_ADAPTER] = "auto"
-    """Inner optimiser: `adam` (β1 = 0, as in the Reptile paper) or `sgd`; `auto` is SGD where the algorithm
-    differentiates the inner loop, else Adam."""
+    """Inner optimiser: `adam` (β1 = 0, as in the Reptile paper), `sgd` or `sign` (of the gradient); `auto` is SGD where
+    the algorithm differentiates the inner loop, else Adam."""
+    inner_rates: Annotated[Literal["fixed", "learned"], IN_ADAPTER] = "fixed"
+    """`learned`: a rate for each inner step and each adapted matrix, from inner_lr, moved with θ; steps beyond k_inner
+    take the last one's. Baselines keep inner_lr."""
     keep_second_moments: bool = False
     """Inner Adam's second moments go on from task to task and to the test tasks, as in the Reptile paper's code; false
     starts every task afresh."""

@@ -346,6 +346,8 @@ ALL_ALGORITHMS = {
     "protonet": {
         "algorithm": "protonet", "meta_optimizer": "adam", "meta_lr": 0.01, "head": "cosine", "k_inner_test": 0,
     },
+    "fomaml_rates": {"algorithm": "fomaml", "inner_rates": "learned", "inner_optimizer": "sign"},
+    "maml_rates": {"algorithm": "maml", "inner_lr": 0.1, "inner_rates": "learned"},
     "reptile_cosine": {"algorithm": "reptile", "head": "cosine"},
     "label_words": {"algorithm": "reptile", "head": "label_words"},
     "label_symbols": {"algorithm": "reptile", "head": "label_words", "label_words": "symbols"},
@@ -414,7 +416,7 @@ def test_label_words_score_what_the_language_model_does(toy_settings) -> None:
         ({"algorithm": "anil", "inner_optimizer": "sgd", "lora_dropout": 0.1}, "lora_dropout = 0.1 cannot work"),
         ({"algorithm": "joint", "keep_second_moments": True}, "keep_second_moments = True needs"),
         ({"inner_optimizer": "sgd", "keep_second_moments": True}, "keep_second_moments = True needs"),
-        ({"inner_optimizer": "adamw"}, "inner_optimizer = 'adamw' is unknown: use auto or adam or sgd"),
+        ({"inner_optimizer": "adamw"}, "inner_optimizer = 'adamw' is unknown: use auto or adam or sgd or sign"),
         ({"meta_optimizer": "lion"}, "meta_optimizer = 'lion' is unknown: use sgd or adam"),
         (
             {"algorithm": "mamel"},

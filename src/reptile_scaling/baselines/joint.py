@@ -11,6 +11,7 @@ from reptile_scaling.baselines.fine_tuning import fine_tuning_work
 from reptile_scaling.config import Config
 from reptile_scaling.data.episodes import Episode
 from reptile_scaling.errors import InputError
+from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.cohort import train_cohort
 from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import Workbench
@@ -45,15 +46,16 @@ def joint_config(config: Config) -> Config:
 
     A cell passes its support sets through the model k_inner times a visit; joint training passes support and query
     sets once, so it takes as many more meta-steps as make the utterances equal. Its optimiser is Adam at the inner
-    loop's rate, annealed.
+    loop's rate, annealed. A cell without an inner loop in training passes both sets once too.
     """
-    passes = config.k_inner * config.train_shots / (config.train_shots + config.k_query)
+    has_inner_loop = ALGORITHMS[config.algorithm].has_inner_loop
+    passes = config.k_inner * config.train_shots / (config.train_shots + config.k_query) if has_inner_loop else 1.0
     steps = max(1, round(config.num_meta_steps * passes))
     return config.model_copy(
         update={
             "algorithm": ALGORITHM, "num_meta_steps": steps, "eval_interval": max(1, steps // 4),
             "meta_optimizer": "adam", "meta_lr": config.inner_lr, "meta_lr_schedule": "linear",
-            "keep_second_moments": False,
+            "keep_second_moments": False, "inner_rates": "fixed",
         }
     )  # fmt: skip
 

@@ -148,6 +148,13 @@ def _check_algorithm(config: Config) -> None:
             f"k_inner_test = 0 leaves every task at chance, since head {config.head!r} knows no class before its first "
             "step: set it to 1 or more, or set head to cosine"
         )
+    if config.inner_rates == "learned" and not algorithm.has_inner_loop:
+        raise InputError(
+            f"inner_rates = 'learned' needs an inner loop in training, which algorithm {config.algorithm!r} has not: "
+            "set it to fixed"
+        )
+    if config.inner_rates == "learned" and config.keep_second_moments:
+        raise InputError("inner_rates = 'learned' starts every task afresh: set keep_second_moments to false")
     if config.keep_second_moments and (inner_optimizer(config) != "adam" or not algorithm.keeps_moments):
         raise InputError(
             f"keep_second_moments = True needs an inner Adam that goes on from task to task, which algorithm "

@@ -15,6 +15,7 @@ from reptile_scaling.learning.evaluation import (
     test_episodes,
     test_loop,
 )
+from reptile_scaling.learning.inner_rates import rate_table
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.model.adapter_facts import adaptation_facts
 from reptile_scaling.model.peft_io import save_adapter
@@ -39,6 +40,7 @@ def finish_cell(workbench: Workbench, training: CellTraining) -> None:
         training.diverge(state.meta_step)
         return
     _write_adapter(workbench, training, result)
+    folder.write_inner_rates(rate_table(state.theta))
     if training.events:
         training.events.close()
     folder.write_confusions(count_confusions(episodes, figures.predicted, workbench.corpus.dataset.class_names))
@@ -52,7 +54,8 @@ def _result(workbench: Workbench, training: CellTraining, figures: QueryLosses) 
     config, cell, meta_step = training.config, training.cell, training.state.meta_step
     training_seconds = sum(row.seconds for row in training.train_rows)
     n_visits = meta_step * config.meta_batch_size
-    seen = coverage(training.pool, training.order[:n_visits], ALGORITHMS[config.algorithm].reads_query)
+    reads_query = ALGORITHMS[config.algorithm].reads_query or config.inner_rates == "learned"
+    seen = coverage(training.pool, training.order[:n_visits], reads_query)
     return CellResult(
         n_tasks=cell.n_tasks,
         seed=cell.seed,

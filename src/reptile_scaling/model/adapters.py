@@ -10,6 +10,8 @@ LORA_A, LORA_B = ".lora_A", ".lora_B"
 HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
 HEAD_LOG_SCALE = "head.log_scale"
 """Only a head that compares directions has it: the logarithm of what its cosines are multiplied by."""
+LOG_RATE = ".log_rate"
+"""Ends the names of learned inner rates, which θ holds beside the matrix they belong to: `[K]`, one for each step."""
 HEAD_NAMES = (HEAD_WEIGHT, HEAD_BIAS, HEAD_LOG_SCALE)
 
 

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from reptile_scaling.errors import InputError
 from reptile_scaling.model.adam_moments import AdamMoments
-from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_NAMES, HEAD_WEIGHT, LORA_A, LORA_B, Adapters
+from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_NAMES, HEAD_WEIGHT, LOG_RATE, LORA_A, LORA_B, Adapters
 from reptile_scaling.model.backbone import Backbone
 from reptile_scaling.storage import write_bytes, write_json
 
 PEFT_PREFIX = "base_model.model."
 WEIGHTS, HEAD, FACTS = "adapter_model.safetensors", "head.safetensors", "adaptation.json"
 MOMENTS, STEPS = "second_moments.safetensors", "steps"
+RATES = "inner_rates.safetensors"
 
 
 def save_adapter(
@@ -33,7 +34,7 @@ def save_adapter(
 
     The head is the classifier `[n_way, D]` on the last token's features, and its scale where it has one; `facts` is
     what adapting and predicting with it need to know. `moments`, of an inner Adam that goes on from task to task, go
-    into second_moments.safetensors.
+    into second_moments.safetensors, learned log-rates of the inner loop `[K]` into inner_rates.safetensors.
     PEFT itself reads none of these.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,6 +42,9 @@ def save_adapter(
     write_bytes(folder / WEIGHTS, safetensors.torch.save(_peft_state(theta), metadata={"format": "pt"}))
     head = {name: theta.tensors[name].cpu().contiguous() for name in HEAD_NAMES if name in theta.tensors}
     write_bytes(folder / HEAD, safetensors.torch.save(head))
+    rates = {n: tensor.cpu().contiguous() for n, tensor in theta.tensors.items() if n.endswith(LOG_RATE)}
+    if rates:
+        write_bytes(folder / RATES, safetensors.torch.save(rates))
     if moments is not None:
         squares = {name: tensor.cpu().contiguous() for name, tensor in moments.squares.tensors.items()}
         write_bytes(folder / MOMENTS, safetensors.torch.save(squares | {STEPS: moments.steps.cpu()}))
@@ -61,7 +65,8 @@ def load_adapter(folder: Path, device: torch.device) -> Adapters:
     head = _read(folder / HEAD)
     if not {HEAD_WEIGHT, HEAD_BIAS} <= head.keys() <= set(HEAD_NAMES):
         raise InputError(f"{str(folder / HEAD)!r} holds {', '.join(head) or 'nothing'}: give a cell's adapter/ folder")
-    return Adapters(tensors | {name: tensor.to(device) for name, tensor in head.items()})
+    rates = _read(folder / RATES) if (folder / RATES).is_file() else {}
+    return Adapters(tensors | {name: tensor.to(device) for name, tensor in (head | rates).items()})
 
 
 def load_moments(folder: Path, device: torch.device) -> AdamMoments | None:

@@ -61,6 +61,17 @@ class MetaTestTask:
 
 
 @dataclass(frozen=True)
+class InnerRate:
+    """A learned rate of the inner loop."""
+
+    matrix: str
+    """As in the adapter's files: `<site>.lora_A`, `<site>.lora_B`, `head.weight` …"""
+    inner_step: int
+    """From 1."""
+    rate: float
+
+
+@dataclass(frozen=True)
 class CurvePoint:
     """Query loss (nats per utterance) and accuracy after so many inner steps, means over tasks."""
 

@@ -21,7 +21,7 @@ from reptile_scaling.learning.starts import starting_points
 from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
 from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapter_facts import adaptation_facts
-from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_NAMES, HEAD_WEIGHT, Adapters
+from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_NAMES, HEAD_WEIGHT, LOG_RATE, Adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.devices import choose_devices
 from reptile_scaling.model.engine import Engine, tokenize_prompts
@@ -166,6 +166,10 @@ def adapt_to_labels(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {str(out)!r} is not empty: choose another folder")
     config, labels = _read_adapter_config(adapter, model)
+    if config.inner_rates == "learned" and learning_rate is not None:
+        raise InputError(
+            f"--lr {learning_rate:g} would replace the rates that {str(adapter)!r} has learned: leave it out"
+        )
     if labels is not None:
         raise InputError(f"adapter {str(adapter)!r} is adapted to {', '.join(labels)} already: give its initialisation")
     backbone, theta = _open(adapter, config, device)
@@ -227,7 +231,8 @@ def _open(adapter: Path, config: Config, device: str) -> tuple[Backbone, Adapter
     backbone = Backbone(load_language_model(config, name), shape)
     theta = load_adapter(adapter, backbone.device)
     fits = {key: tensor.shape for key, tensor in backbone.fresh_lora(torch.Generator()).items()}
-    stored = {key: tensor.shape for key, tensor in theta.tensors.items() if key not in HEAD_NAMES}
+    others = [key for key in theta.tensors if key in HEAD_NAMES or key.endswith(LOG_RATE)]
+    stored = {key: tensor.shape for key, tensor in theta.tensors.items() if key not in others}
     if differing := sorted(key for key in fits | stored if fits.get(key) != stored.get(key)):
         raise InputError(
             f"adapter {str(adapter)!r} does not fit the model {config.model_name!r} ({differing[0]} differs): "

@@ -20,9 +20,17 @@ ALGORITHMS = {
         utterances_held=int.__add__,
     ),
     "joint": Algorithm(
-        joint.task_gradients, reads_query=True, utterances_held=int.__add__, own_parameters=joint.class_head
+        joint.task_gradients,
+        reads_query=True,
+        has_inner_loop=False,
+        utterances_held=int.__add__,
+        own_parameters=joint.class_head,
     ),
     "protonet": Algorithm(
-        protonet.task_gradients, reads_query=True, starts_from_support=True, utterances_held=int.__add__
+        protonet.task_gradients,
+        reads_query=True,
+        starts_from_support=True,
+        has_inner_loop=False,
+        utterances_held=int.__add__,
     ),
 }
