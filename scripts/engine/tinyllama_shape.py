@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from reptile_scaling.bench.bench import describe_machine
-from reptile_scaling.bench.floor import floor_seconds, inner_step_products, synchronize
+from reptile_scaling.bench.floor import floor_seconds, inner_step_products
 from reptile_scaling.config import make_config, parse_override
 from reptile_scaling.data.episodes import training_pool
 from reptile_scaling.errors import InputError
@@ -28,7 +28,7 @@ from reptile_scaling.learning.evaluation import training_loop
 from reptile_scaling.learning.inner_loop import adapt_in_groups
 from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.learning.workbench import Corpus, Workbench, fresh_initialisation, open_corpus, open_workbench
-from reptile_scaling.model.devices import choose_devices
+from reptile_scaling.model.devices import choose_devices, is_accelerator, peak_memory, synchronize
 
 # https://huggingface.co/TinyLlama/TinyLlama-1.1B-Chat-v1.0/blob/main/config.json
 TINYLLAMA: dict[str, Any] = {
@@ -58,7 +58,7 @@ def measured(overrides: dict[str, Any]) -> dict[str, Any]:
         corpus = open_corpus(make_config(settings))
         write_model(Path(folder), corpus.dataset.texts)
         (device, *_) = choose_devices(make_config(settings).devices)
-        cohorts = COHORTS if device.startswith("cuda") else COHORTS[:1]
+        cohorts = COHORTS if device != "cpu" else COHORTS[:1]
         rows = [measure(settings, corpus, device, cells) for cells in cohorts]
     for key in ("data_dir", "devices"):
         overrides.pop(key, None)
@@ -84,7 +84,7 @@ def measure(settings: dict[str, Any], corpus: Corpus, device: str, cells: int) -
     episodes = training_pool(corpus.dataset, corpus.split, config, 0).episodes(config.tasks_per_step)
     theta = fresh_initialisation(workbench, 0).repeated(len(episodes))
     times = []
-    for _ in range(3 if device.startswith("cuda") else 2):
+    for _ in range(3 if device != "cpu" else 2):
         began = time.perf_counter()
         adapt_in_groups(engine, TaskBatch(theta, episodes, training_loop(config)))
         synchronize(engine.backbone.device)
@@ -112,10 +112,10 @@ def measure(settings: dict[str, Any], corpus: Corpus, device: str, cells: int) -
 
 
 def peak_memory_gb(workbench: Workbench) -> float:
-    """Of the whole process on the CPU, loading included; of the allocator on CUDA."""
+    """Of the whole process on the CPU, loading included; of the allocator on an accelerator."""
     device = workbench.engine.backbone.device
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
+    if is_accelerator(device):
+        return peak_memory(device) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 

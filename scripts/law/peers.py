@@ -19,7 +19,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-SEED = 4
+SEED = 2718
 N_DRAWS = 400  # for both sides
 
 
@@ -90,13 +90,15 @@ def summarise(answers: list[dict[str, Any]], key: str, true_beta: list[float | N
 
 
 def main(peer_python: str, n_sweeps: int) -> None:
-    from reptile_scaling.laws.worlds import TRUTHS, draw_table, draw_world
+    from reptile_scaling.laws.worlds import TRUTHS, NoiseTrend, Truth, draw_table, draw_world
     from reptile_scaling.randomness import stream
 
     results: dict[str, Any] = {}
-    for truth in TRUTHS:
-        rng = stream(SEED, "peers", truth)
-        worlds = [draw_world(truth, rng) for _ in range(n_sweeps)]
+    uneven: list[Truth] = ["power", "power_floor", "flat", "two_plateaus"]
+    kinds: list[tuple[Truth, NoiseTrend]] = [(truth, "even") for truth in TRUTHS]
+    for truth, noise in [*kinds, *((truth, "falling") for truth in uneven)]:
+        rng = stream(SEED, "peers", truth, noise)
+        worlds = [draw_world(truth, rng, noise) for _ in range(n_sweeps)]
         tables = [draw_table(world, rng) for world in worlds]
         betas = [w.parameters[1] if w.truth in ("power", "power_floor", "rising") else None for w in worlds]
         text = json.dumps([{"x": t.x.tolist(), "y": t.loss.tolist()} for t in tables])
@@ -104,14 +106,14 @@ def main(peer_python: str, n_sweeps: int) -> None:
         peer = json.loads(run.stdout)
         ours = [our_answer(table) for table in tables]
         falls = worlds[0].falls
-        results[truth] = {
+        results[f"{truth}, {noise}"] = {
             "ours": summarise(ours, "beta", betas, falls),
             "ours_floor_form": summarise(ours, "floor_beta", betas, falls),
             f"simple-scaling-laws {peer['version']}": summarise(peer["answers"], "beta", betas, falls),
             "peer_notes": _shares(peer["answers"]),
         }
-        for who, row in results[truth].items():
-            print(f"{truth:12} {who:28} {row}", flush=True)
+        for who, row in results[f"{truth}, {noise}"].items():
+            print(f"{truth:12} {noise:8} {who:28} {row}", flush=True)
     Path("results/law/peers.json").write_text(
         json.dumps({"seed": SEED, "n_sweeps": n_sweeps, "by_truth": results}, indent=1) + "\n"
     )

@@ -305,25 +305,53 @@ def data(
 
 
 @app.command()
+def check(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="As model_name in a config.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare the engine with the Hub's own forward of a model, frozen and with adapters; say which path serves it."""
+    from reptile_scaling.config import make_config
+    from reptile_scaling.model.backbone import Backbone, LoraShape
+    from reptile_scaling.model.devices import choose_devices
+    from reptile_scaling.model.loading import load_language_model
+
+    config = make_config({"model_name": model})
+    (device, *_) = choose_devices(("auto",))
+    backbone = Backbone(load_language_model(config, device), LoraShape(config.lora_r, config.lora_alpha))
+    if as_json:
+        print(json.dumps({"model": model, **backbone.as_json()}))
+        return
+    console.print(f"{model}: {backbone.path}", markup=False)
+    for attempt in backbone.attempts:
+        console.print(f"  {attempt.words()}", soft_wrap=True, markup=False)
+    if backbone.left_out:
+        console.print(f"  no LoRA at {', '.join(sorted(backbone.left_out))}", soft_wrap=True, markup=False)
+
+
+@app.command()
 def bench(
     model: Annotated[str | None, typer.Option("--model", help="As model_name in a config.")] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="As dataset in a config.")] = None,
     data_dir: Annotated[str | None, typer.Option("--data-dir", help="Folder with a local copy.")] = None,
-    tasks: Annotated[int, typer.Option("--tasks", min=1, help="Tasks of the work.")] = 4,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timed runs of each program; medians count.")] = 3,
+    full: Annotated[
+        bool, typer.Option("--full/--quick", help="4 tasks × 5 steps, 3 times, a compiled peer; or 2 × 2 once.")
+    ] = False,
     sweep: Annotated[bool, typer.Option("--sweep", help="Also over tasks per step and cells per cohort.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Time the engine, sequential PEFT and the floor on the same work, in one run."""
-    from reptile_scaling.bench.bench import bench_work
+    from reptile_scaling.bench.bench import FULL, QUICK, bench_work
+    from reptile_scaling.bench.launches import count_launches
     from reptile_scaling.bench.scaling import bench_scaling
     from reptile_scaling.bench.table import bench_table, ratio_lines, scaling_table
 
     given = {"model_name": model, "dataset": dataset, "data_dir": data_dir}
     settings = {key: value for key, value in given.items() if value is not None}
-    result = bench_work(settings, n_tasks=tasks, repeats=repeats)
+    work = FULL if full else QUICK
+    result = bench_work(settings, work, lambda line: errors.print(line, markup=False, soft_wrap=True))
+    result["launches"] = count_launches()
     if sweep:
-        result["scaling"] = bench_scaling(settings, repeats=repeats)
+        result["scaling"] = bench_scaling(settings, repeats=work.repeats)
     if as_json:
         print(json.dumps(result))
         return

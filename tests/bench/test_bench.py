@@ -1,7 +1,8 @@
 import pytest
+import torch
 
-from reptile_scaling.bench import scaling
-from reptile_scaling.bench.bench import bench_work
+from reptile_scaling.bench import floor, scaling
+from reptile_scaling.bench.bench import Work, bench_work
 from reptile_scaling.bench.floor import Product, inner_step_products
 from reptile_scaling.config import make_config
 from reptile_scaling.learning.workbench import open_corpus, open_workbench
@@ -14,11 +15,14 @@ def settings(toy_settings, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]
 
 
 def test_every_program_does_the_same_work(settings) -> None:
-    result = bench_work(settings, n_tasks=3, repeats=1)
-    assert len(result["variants"]) == 6
+    lines: list[str] = []
+    result = bench_work(settings, Work(n_tasks=3, inner_steps=2, repeats=1, compiled_peer=False), lines.append)
+    assert len(result["variants"]) == len(lines) == 7 and result["failed"] == {}
+    assert lines[0].startswith("PEFT, one task at a time") and "times sequential PEFT" in lines[1]
     for variant in result["variants"]:
         assert variant["max_abs_loss_diff"] < (1e-3 if variant["exact"] else 0.1), variant["name"]
         assert variant["tasks_per_s"] > 0 and variant["peak_memory_bytes"] >= 0
+    assert result["ratio_vs_best_peer"] <= result["ratio_vs_sequential_peft"]
     assert all(result[key] > 0 for key in ("ratio_vs_sequential_peft", "ratio_vs_padded_loop", "fraction_of_floor"))
 
 
@@ -47,3 +51,12 @@ def test_cost_is_given_for_each_number_of_tasks_and_cells(settings, monkeypatch:
     assert [row["tasks_per_step"] for row in cost["tasks"] if row["precision"] == "float32"] == [1, 2]
     assert [(row["cells"], row["tasks_per_step"]) for row in cost["cohorts"]] == [(1, 2), (2, 4)]
     assert all(row["seconds_per_task_step"] > 0 for row in cost["tasks"] + cost["cohorts"])
+
+
+def test_rate_is_the_best_of_the_arrangements_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    product = Product(100, 8, 8, needs_input_gradient=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    for together, apart in ((2.0, 1.0), (1.0, 2.0)):
+        monkeypatch.setattr(floor, "_seconds", lambda *_, together=together: together)
+        monkeypatch.setattr(floor, "_lane_seconds", lambda *_, apart=apart: apart)
+        assert floor.matrix_rate([product], torch.float32, torch.device("cpu")) == product.flops / 1.0

@@ -151,7 +151,7 @@ def test_meta_train_here_and_meta_test_there(other_csv, toy_settings, toy_datase
     assert any("1 utterances of other.csv are in toy.csv too" in note for note in corpus.dataset.notes)
     run = RunDirectory(tmp_path / "run")
     run_sweep(plan_sweep(config, run), run)
-    assert {c for task in run.read_pool("test") for c in task["classes"]} <= {"clean", "push", "seek", "shut"}
+    assert {c for task in run.read_pool("test") for c in task.classes} <= {"clean", "push", "seek", "shut"}
     assert len(run.results()) == 2
 
 

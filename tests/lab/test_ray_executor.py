@@ -73,7 +73,8 @@ def test_cluster_gives_what_one_machine_gives_though_a_node_is_killed(cluster, t
     killed = threading.Event()
 
     def kill_when_at_work() -> None:
-        while not any(p.stat().st_size for p in out.glob("*/checkpoint.safetensors")):
+        # Both nodes must be at work, or the one that dies may never have begun.
+        while not (len([*out.glob("workers/*.json")]) == 2 and any(out.glob("*/checkpoint.safetensors"))):
             time.sleep(0.2)
         os.killpg(cluster.pid, 9)
         killed.set()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from reptile_scaling.laws import LossTable
-from reptile_scaling.laws.forms import BROKEN, CONSTANT, FORMS, LOG_LINEAR, POWER, POWER_FLOOR
+from reptile_scaling.laws.forms import FORMS
 from reptile_scaling.laws.worlds import Truth, World
 
 SEVEN = np.array([2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0])
@@ -18,13 +18,16 @@ WORLDS: dict[str, tuple[Truth, str, tuple[float, ...]]] = {
     "FLAT": ("flat", "constant", (1.4,)),
     "RISING": ("rising", "power", (1.0, -0.1)),
     "BENT": ("broken", "broken", (1.5, 0.05, 0.6, 20.0)),
+    "ROUNDED": ("smooth_break", "smooth_break", (1.5, 0.05, 0.6, 20.0, 0.7)),
+    "STEP": ("two_plateaus", "two_plateaus", (0.8, 1.2, 20.0, 4.0)),
 }
-FORM_ORDER = (POWER, POWER_FLOOR, LOG_LINEAR, CONSTANT, BROKEN)
 
 
-def named_world(name: str, *, n_seeds: int = 3, noise: float = 0.03, levels: np.ndarray = SEVEN) -> World:
+def named_world(
+    name: str, *, n_seeds: int = 3, noise: float = 0.03, levels: np.ndarray = SEVEN, noise_exponent: float = 0.0
+) -> World:
     truth, form, parameters = WORLDS[name]
-    return World(truth, FORMS[form], parameters, levels, n_seeds, noise)
+    return World(truth, FORMS[form], parameters, levels, n_seeds, noise, noise_exponent)
 
 
 def table_of(x: list[float], y: list[float], seeds: list[str] | None = None) -> LossTable:

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import t as t_distribution
 
 from laws.conftest import SEVEN, named_world, table_of
 from reptile_scaling.errors import InputError
-from reptile_scaling.laws import LossTable, compare_arms, fit_law, plan_levels
+from reptile_scaling.laws import LossTable, compare_arms, fit_law, next_cells, plan_levels
 from reptile_scaling.laws.worlds import draw_table
 from reptile_scaling.randomness import stream
 
@@ -23,7 +24,7 @@ def test_tasks_needed_is_the_inverse_of_predict(name: str) -> None:
 def test_prediction_covers_the_truth_at_twice_the_largest_n() -> None:
     world, rng = named_world("WITH_FLOOR"), stream(1, "extrapolate")
     truth = world.curve(np.array([400.0]))[0]
-    predictions = [fit_law(draw_table(world, rng), n_bootstrap=200).predict(400) for _ in range(30)]
+    predictions = [fit_law(draw_table(world, rng), n_bootstrap=100).predict(400) for _ in range(30)]
     # At a true coverage of 95 % the count is 28.5 ± 1.2; three standard deviations below is 25.
     assert sum(p.low[0] <= truth <= p.high[0] for p in predictions) >= 25
 
@@ -122,3 +123,39 @@ def test_arms_without_a_difference_show_none_in_19_of_20_sweeps() -> None:
 def test_arms_without_a_common_n_are_refused_with_the_cure() -> None:
     with pytest.raises(InputError, match=r"the arms share no n_tasks: measure both at the same levels"):
         compare_arms(table_of([2, 4], [1, 1]), table_of([3, 5], [1, 1]))
+
+
+def test_width_that_one_run_promises_is_the_width_of_a_straight_line_with_it() -> None:
+    law = fit_law(draw_table(named_world("KAPLAN"), stream(8, "cell")), n_bootstrap=100)
+    power = law.candidates["power"]
+    for cell in next_cells(law, price=lambda n: 1.0)[:3]:
+        # By hand: var β = s² / Σ w (log x − mean)², all runs counted, noise taken as even or as the law has it.
+        x = np.append(np.repeat(law.levels.x, law.levels.n_seeds), cell.x)
+        w = 1.0 / np.maximum(law.levels.noise_law.spread(x), 0.3) ** 2
+        centred = np.log(x) - w @ np.log(x) / w.sum()
+        width = 2 * t_distribution.ppf(0.975, power.df + 1) * np.sqrt(power.variance / (w @ centred**2))
+        assert cell.width_after == pytest.approx(width, rel=1e-4)
+        assert cell.width_after < cell.width_now
+
+
+def test_a_dear_end_gives_way_to_a_cheap_one() -> None:
+    law = fit_law(draw_table(named_world("KAPLAN"), stream(9, "cell")), n_bootstrap=100)
+    same, dear = next_cells(law, price=lambda n: 1.0), next_cells(law, price=lambda n: n)
+    assert same[0].x in (1.0, 800.0)  # the ends tell most of a slope
+    assert dear[0].x <= 2.0
+    assert [cell.gain_per_price for cell in dear] == sorted((c.gain_per_price for c in dear), reverse=True)
+
+
+def test_to_decide_between_two_forms_the_planner_goes_where_they_part() -> None:
+    law = fit_law(draw_table(named_world("KAPLAN", noise=0.05, n_seeds=2), stream(10, "cell")), n_bootstrap=100)
+    first = next_cells(law, price=lambda n: 1.0, goal="decide")[0]
+    assert first.x in (1.0, 800.0)
+    assert first.separation_after > first.separation_now
+
+
+def test_a_price_of_nothing_is_refused_and_so_is_a_law_without_a_form() -> None:
+    law = fit_law(draw_table(named_world("KAPLAN"), stream(11, "cell")), n_bootstrap=50)
+    with pytest.raises(InputError, match=r"price\(1\) = 0: give a price above 0"):
+        next_cells(law, price=lambda n: 0.0)
+    with pytest.raises(InputError, match=r"the verdict is insufficient_data: nothing to narrow yet, run plan_levels'"):
+        next_cells(fit_law(table_of([5, 5, 50, 50], [2.0, 2.1, 1.0, 1.1])), price=lambda n: 1.0)

@@ -58,7 +58,8 @@ def test_many_tables_at_once_equal_one_at_a_time() -> None:
 
 def test_unknown_form_is_refused_with_the_names_there_are() -> None:
     with pytest.raises(
-        InputError, match=r"form = 'cubic' is unknown: choose one of power, power_floor, log_linear, constant, broken"
+        InputError,
+        match=r"form = 'cubic' is unknown: choose one of power, power_floor, log_linear, constant, broken, smooth",
     ):
         form_named("cubic")
 
@@ -96,7 +97,7 @@ def test_one_run_gone_astray_moves_huber_a_fifth_as_far_as_least_squares() -> No
     y[-1] *= 2.0
     means = y.reshape(-1, 3).mean(axis=1)
     squares = fit_many(POWER, SEVEN, means[None], 3 * ONES, residual="log").parameters[0, 1]
-    robust = fit_huber(POWER, x, y, "log")[1]
+    robust = fit_huber(POWER, x, y, "log", ONES[0])[1]
     assert abs(robust - 0.3) < abs(squares - 0.3) / 5
 
 
@@ -107,3 +108,22 @@ def test_profile_is_smallest_at_the_fit_and_equals_its_rss_there() -> None:
     around = profile_rss(POWER_FLOOR, SEVEN, y, ONES[0], beta * np.array([0.9, 1.0, 1.1]), "log")
     assert around[1] == pytest.approx(fits.rss[0], rel=1e-9)
     assert around[1] < min(around[0], around[2])
+
+
+def test_a_smooth_break_with_no_width_is_the_sharp_one() -> None:
+    sharp, smooth = FORMS["broken"], FORMS["smooth_break"]
+    parameters = np.array([[1.5, 0.05, 0.6, 20.0, 1e-6]])
+    np.testing.assert_allclose(
+        evaluate(smooth, parameters, SEVEN), evaluate(sharp, parameters[:, :4], SEVEN), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", list(WORLDS))
+def test_every_form_s_inverse_undoes_its_curve(name: str) -> None:
+    world = named_world(name)
+    if not world.falls:
+        pytest.skip("a curve that does not fall reaches no lower target")
+    for x in (7.0, 60.0):
+        target = float(world.curve(np.array([x]))[0])
+        found = world.form.invert([np.array([p]) for p in world.parameters], target)
+        assert float(found[0]) == pytest.approx(x, rel=1e-6)

@@ -8,7 +8,7 @@ import pytest
 
 from reptile_scaling.errors import InputError
 from reptile_scaling.laws import LossTable, fit_floor_by_excess, fit_law, fit_surface
-from reptile_scaling.laws.excess import predict_with_floor
+from reptile_scaling.laws.excess import fit_start_and_floor, predict_with_floor, predict_with_start
 from reptile_scaling.laws.forms import POWER, evaluate
 
 # Alabdulmohsin et al. 2022, Table 2: extrapolation RMSE of the log loss.
@@ -64,3 +64,15 @@ def test_surface_of_two_terms_is_recovered_from_forty_noiseless_rows() -> None:
 def test_surface_refuses_fewer_rows_than_parameters() -> None:
     with pytest.raises(InputError, match=r"5 rows for 5 parameters: give more rows than parameters"):
         fit_surface(np.ones((5, 2)), np.ones(5))
+
+
+def test_law_with_a_start_is_recovered_and_its_curve_is_its_own_inverse() -> None:
+    # (L − 0.5) / (4 − L)^0.8 = 6 · x^-0.6: x for each L, so no search is needed to make the data.
+    loss = np.linspace(0.8, 3.5, 40)
+    x = ((loss - 0.5) / (4.0 - loss) ** 0.8 / 6.0) ** (-1.0 / 0.6)
+    fit = fit_start_and_floor(x, loss)
+    # The grid knows the floor to a sixtieth of the smallest loss, and starts to 8 %.
+    assert fit.floor == pytest.approx(0.5, abs=0.02)
+    np.testing.assert_allclose(predict_with_start(fit, x), loss, rtol=0.01)
+    with pytest.raises(InputError, match=r"in 5 rows: give 6 rows of positive losses"):
+        fit_start_and_floor(x[:5], loss[:5])

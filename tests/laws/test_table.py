@@ -3,11 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import chi2
 
 from laws.conftest import SEVEN, named_world, table_of
 from reptile_scaling.errors import InputError
 from reptile_scaling.laws import LossTable, fit_law, table_from_frame
-from reptile_scaling.laws.table import from_scale, gather_levels, scatter_trend, to_scale
+from reptile_scaling.laws.levels import gather_levels
+from reptile_scaling.laws.noise import fit_noise_law
+from reptile_scaling.laws.table import from_scale, to_scale
 from reptile_scaling.laws.worlds import draw_table
 from reptile_scaling.randomness import stream
 
@@ -74,29 +77,52 @@ def test_noise_of_equal_size_everywhere_is_seen_as_absolute() -> None:
     assert gather_levels(LossTable(x, y)).noise == "absolute"
 
 
-def test_scatter_that_shrinks_with_n_is_warned_of() -> None:
-    rng = stream(0, "uneven")
-    x = np.repeat(np.append(SEVEN, 1000.0), 3)
-    y = 3.0 * x**-0.1 * np.exp(0.3 / x * rng.standard_normal(x.size))
-    (warning,) = [w for w in fit_law(LossTable(x, y), n_bootstrap=20).warnings if "scatter" in w]
-    assert warning.startswith("the seeds scatter less at large N (0.")
-    assert "of the mean at 2, " in warning
+@pytest.mark.parametrize("exponent", [-0.4, 0.0, 0.4])
+def test_planted_exponent_of_the_noise_is_recovered(exponent: float) -> None:
+    law = gather_levels(draw_table(named_world("FLAT", n_seeds=50, noise_exponent=exponent), stream(0, "g"))).noise_law
+    # 7 levels with 49 df each: standard error 1 / √(2 · 49 · Σ (log x − mean)²) = 0.026; three times that is allowed.
+    assert law.estimate == pytest.approx(exponent, abs=0.08)
+    assert law.interval[0] < exponent < law.interval[1]
+    assert exponent == 0.0 or law.exponent == law.estimate
 
 
-def test_even_scatter_is_rarely_taken_for_uneven() -> None:
-    found = 0
-    for i in range(300):
-        table = draw_table(named_world("KAPLAN"), stream(i, "even"))
-        trend = scatter_trend(table, gather_levels(table))
-        assert trend is not None
-        found += trend.p_value < 0.01
-    assert found <= 9  # 3 expected; 10 or more are drawn once in a thousand
+def test_scatter_that_shrinks_with_n_is_warned_of_and_weighs_levels() -> None:
+    law = fit_law(draw_table(named_world("KAPLAN", noise_exponent=0.5), stream(0, "uneven")), n_bootstrap=20)
+    (warning,) = [w for w in law.warnings if "scatter" in w]
+    assert warning.startswith("the seeds scatter less at large N: 0.")
+    assert (np.diff(law.levels.weights) > 0).all()
+    assert law.as_json()["log"]["noise_exponent"] == law.levels.noise_law.exponent > 0.2
 
 
-def test_scatter_needs_seeds() -> None:
-    table = table_of([1, 2, 4], [3.0, 2.0, 1.0])
-    assert scatter_trend(table, gather_levels(table)) is None
-    assert not any("scatter" in w for w in fit_law(table).warnings)
+def test_even_scatter_is_taken_for_uneven_as_often_as_the_test_allows() -> None:
+    p_values = np.array(
+        [gather_levels(draw_table(named_world("KAPLAN"), stream(i, "even"))).noise_law.p_value for i in range(300)]
+    )
+    assert (p_values < 0.01).sum() <= 9  # 3 expected; 10 or more are drawn once in a thousand
+    assert 25 <= (p_values < 0.157).sum() <= 70  # 47 expected, standard deviation 6
+
+
+def test_scatter_needs_seeds_at_two_levels() -> None:
+    for table in (table_of([1, 2, 4], [3.0, 2.0, 1.0]), table_of([1, 1, 2, 4], [3.0, 3.1, 2.0, 1.0])):
+        law = gather_levels(table).noise_law
+        assert (law.exponent, np.isnan(law.p_value)) == (0.0, True)
+        assert not any("scatter" in w for w in fit_law(table).warnings)
+
+
+def test_restricted_likelihood_of_the_noise_equals_one_written_out_by_hand() -> None:
+    from scipy.stats import norm
+
+    # Three levels, two seeds each: the difference of a pair is N(0, 2σ²), and nothing else says anything of σ.
+    x, gaps = np.array([1.0, 10.0, 100.0]), np.array([0.4, 0.1, 0.05])
+    law = fit_noise_law(x, gaps**2 / 2, np.ones(3))
+
+    def deviance(g: float) -> float:
+        s = np.geomspace(0.01, 1.0, 4000)[:, None]
+        return float((-2 * norm.logpdf(gaps, scale=np.sqrt(2) * s * (x / 10.0) ** -g)).sum(axis=1).min())
+
+    by_hand = {g: deviance(g) for g in np.linspace(-1.5, 1.5, 121)}
+    assert law.estimate == pytest.approx(min(by_hand, key=lambda g: by_hand[g]), abs=0.03)
+    assert law.p_value == pytest.approx(chi2.sf(by_hand[0.0] - min(by_hand.values()), 1), rel=0.01)
 
 
 def test_what_a_seed_does_at_every_n_is_kept_apart_from_noise() -> None:

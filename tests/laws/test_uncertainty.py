@@ -6,7 +6,7 @@ import pytest
 from laws.conftest import SEVEN, named_world
 from reptile_scaling.laws import LossTable, fit_law
 from reptile_scaling.laws.candidates import fit_candidate
-from reptile_scaling.laws.table import gather_levels
+from reptile_scaling.laws.levels import gather_levels
 from reptile_scaling.laws.worlds import draw_table
 from reptile_scaling.randomness import stream
 

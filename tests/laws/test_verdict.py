@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 
 from laws.conftest import SEVEN, named_world, table_of
 from reptile_scaling.laws import Law, LossTable, fit_law, verdict_sentence
-from reptile_scaling.laws.worlds import TRUTHS, draw_table, draw_world
+from reptile_scaling.laws.fitting import fit_many
+from reptile_scaling.laws.forms import FORMS, PLACED
+from reptile_scaling.laws.worlds import NOISE_TRENDS, TRUTHS, World, draw_table, draw_world
 from reptile_scaling.randomness import stream
 
 SIX = [2.0, 5.0, 10.0, 50.0, 100.0, 200.0]
@@ -45,19 +48,59 @@ def test_fall_and_rise_again_is_no_law() -> None:
     assert "broken" in verdict.alternatives
 
 
-def test_verdicts_are_right_on_drawn_worlds() -> None:
+def test_verdicts_are_right_on_drawn_worlds_with_even_falling_and_rising_noise() -> None:
     rng = stream(7, "drawn worlds")
-    right = included = scaling_where_none = 0
-    for truth in TRUTHS * 7:
-        world = draw_world(truth, rng)
-        verdict = fit_law(draw_table(world, rng), n_bootstrap=60).verdict
+    right = included = scaling_where_none = power_through_a_step = 0
+    for truth, noise in product(TRUTHS, NOISE_TRENDS):
+        world = draw_world(truth, rng, noise)
+        verdict = fit_law(draw_table(world, rng), n_bootstrap=30).verdict
         right += verdict.scaling_detected == world.falls
         scaling_where_none += verdict.scaling_detected and not world.falls
-        wanted = {"broken", "not_a_simple_law"} if truth == "broken" else {truth}
+        wanted = {"flat"} if truth == "flat_from_50" else {truth}
+        if truth in PLACED:
+            wanted = {*PLACED, "not_a_simple_law"}
         included += bool(wanted & {verdict.form, *verdict.alternatives})
+        power_through_a_step += truth == "two_plateaus" and verdict.form == "power"
     assert scaling_where_none == 0
-    assert right >= 40  # 95 % of 42
-    assert included >= 40
+    assert power_through_a_step == 0
+    assert right >= 26  # of 27
+    assert included >= 24  # a smooth break is a floor or a straight line to every second sweep
+
+
+def test_a_sweep_like_banking77_is_a_step_between_plateaus_and_no_power_law() -> None:
+    # 16 % scatter at N = 1 and 0.7 % at N = 1000, and most of the fall between 8 and 50.
+    levels = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 50.0, 200.0, 1000.0])
+    world = World("two_plateaus", FORMS["two_plateaus"], (0.08, 0.24, 20.0, 4.0), levels, 3, 0.034, 0.45)
+    verdicts = [fit_law(draw_table(world, stream(i, "step")), n_bootstrap=20).verdict for i in range(8)]
+    assert {v.form for v in verdicts} <= {"not_a_simple_law", "not_resolved"}
+    assert all("two_plateaus" in v.alternatives for v in verdicts)
+
+
+def test_the_largest_n_decides_between_forms_that_the_rest_cannot_tell_apart() -> None:
+    # To N = 32 a straight line and a power law agree within the noise; at 10,000 the line is far below.
+    x = np.repeat([4.0, 8, 16, 32, 10_000], 3)
+    y = 2.0 * x**-0.2 * np.exp(0.05 * stream(3, "forecast").standard_normal(x.size))
+    law = fit_law(LossTable(x, y), n_bootstrap=50)
+    power, line = law.candidates["power"], law.candidates["log_linear"]
+    assert abs(power.rest_information - line.rest_information) < 4
+    assert power.holdout_rss is not None and line.holdout_rss is not None
+    assert power.holdout_rss < line.holdout_rss
+    assert law.verdict.form == "power"
+
+
+def test_hold_out_sum_of_squares_is_what_the_largest_level_adds_to_a_fit_without_it() -> None:
+    law = _law("KAPLAN")
+    levels, power = law.levels, law.candidates["power"]
+    rest = fit_many(power.form, levels.x[:-1], levels.mean[None, :-1], levels.weights[None, :-1], residual="log")
+    assert power.holdout_rss == pytest.approx(power.fits.rss[0] - rest.rss[0], rel=1e-6)
+
+
+def test_a_fall_that_noise_may_hide_is_not_called_flat() -> None:
+    x = np.repeat(SIX, 2)
+    verdict = fit_law(LossTable(x, 1.0 + 0.2 * stream(2, "vague").standard_normal(12))).verdict
+    assert (verdict.form, verdict.scaling_detected) == ("not_resolved", False)
+    assert "flat" in verdict.alternatives
+    assert any("is not ruled out" in reason or "likelier than a constant" in reason for reason in verdict.reasons)
 
 
 def test_forms_that_few_noisy_levels_cannot_tell_apart_are_all_named() -> None:

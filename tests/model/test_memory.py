@@ -14,7 +14,8 @@ from reptile_scaling.learning.examples import loss_gradient, support_examples
 from reptile_scaling.learning.inner_loop import adapt_in_groups
 from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.learning.workbench import fresh_initialisation, open_corpus, open_workbench
-from reptile_scaling.model.memory import MemoryNeed, free_memory
+from reptile_scaling.model.devices import free_memory
+from reptile_scaling.model.memory import MemoryNeed
 
 PLAN = MemoryNeed(
     program=0, weights=1000, cache=500, adapter=10, tokens_per_task=20.0, activations_per_token=3.75, slack=1.25

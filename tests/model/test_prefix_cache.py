@@ -1,16 +1,19 @@
 """Cached, bounded and read from disk: always the activations computed anew."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from reptile_scaling.model import prefix_cache
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.engine import tokenize_prompts
 from reptile_scaling.model.loading import LanguageModel
 from reptile_scaling.model.packing import pack_tokens
 from reptile_scaling.model.prefix_cache import PrefixCache
+from reptile_scaling.model.prefix_store import PrefixStore
 from toy_models import tiny_model
 
 
@@ -37,27 +40,75 @@ def test_bounded_cache_gives_what_is_computed_anew(share: float, backbone: Backb
 
 
 def test_later_run_reads_the_activations_from_disk(backbone: Backbone, token_ids, tmp_path: Path, monkeypatch) -> None:
-    PrefixCache(backbone, token_ids).keep_on_disk(tmp_path / "cache")
+    monkeypatch.setattr(prefix_cache, "TOKENS_PER_PART", 1)
+    first = PrefixCache(backbone, token_ids)
+    first.share(tmp_path)
+    first.fill(np.arange(len(token_ids)))
     packed = pack_tokens(token_ids, [np.arange(20)])
     expected = backbone.entering_activations(backbone.place(packed))
-    later = PrefixCache(backbone, token_ids)
+    later = PrefixCache(backbone, token_ids[::-1])  # the same prompts in another data set
     monkeypatch.setattr(backbone, "entering_activations", lambda _: pytest.fail("computed though on disk"))
-    later.keep_on_disk(tmp_path / "cache")
-    torch.testing.assert_close(later.rows(packed), expected)
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    later.share(tmp_path)
+    numbers = len(token_ids) - 1 - np.arange(20)
+    torch.testing.assert_close(later.rows(pack_tokens(token_ids[::-1], [numbers])), expected)
 
 
-def test_torn_file_is_written_again(backbone: Backbone, token_ids, tmp_path: Path) -> None:
-    PrefixCache(backbone, token_ids).keep_on_disk(tmp_path)
-    (path,) = tmp_path.iterdir()
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    PrefixCache(backbone, token_ids).keep_on_disk(tmp_path)
-    assert path.read_bytes() == whole
+def test_bounded_cache_takes_what_fits_from_disk(backbone: Backbone, token_ids, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(prefix_cache, "TOKENS_PER_PART", 1)
+    first = PrefixCache(backbone, token_ids)
+    first.share(tmp_path)
+    first.fill(np.arange(0, 60))
+    first.fill(np.arange(60, 144))
+    later = PrefixCache(backbone, token_ids, 300 * 32 * 4)
+    later.share(tmp_path)
+    packed = pack_tokens(token_ids, [np.arange(40, 80)])
+    torch.testing.assert_close(later.rows(packed), backbone.entering_activations(backbone.place(packed)))
 
 
-def test_other_weights_or_prompts_have_files_of_their_own(backbone: Backbone, token_ids) -> None:
+def test_torn_part_is_computed_again(backbone: Backbone, token_ids, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(prefix_cache, "TOKENS_PER_PART", 1)
+    first = PrefixCache(backbone, token_ids)
+    first.share(tmp_path)
+    first.fill(np.arange(50))
+    (part,) = tmp_path.rglob("*.safetensors")
+    part.write_bytes(part.read_bytes()[:-100])
+    later = PrefixCache(backbone, token_ids)
+    later.share(tmp_path)
+    packed = pack_tokens(token_ids, [np.arange(50)])
+    torch.testing.assert_close(later.rows(packed), backbone.entering_activations(backbone.place(packed)))
+
+
+def test_states_unused_for_longest_go_first(tmp_path: Path) -> None:
+    stores = [PrefixStore(tmp_path / name, most_bytes=19_000) for name in "abc"]
+    for age, store in enumerate(stores[:2]):
+        store.write([1], [2], torch.zeros(2, 800))
+        os.utime(store.folder, (age, age))
+    assert len(list(stores[0].read({1}))) == 1  # used, so no longer the oldest
+    stores[2].write([1], [2], torch.zeros(2, 800))
+    assert [store.folder.is_dir() for store in stores] == [True, False, True]
+    stores[2].write([2], [9], torch.zeros(9, 800))  # more than all of the limit
+    assert [key for keys, _ in stores[2].read({1, 2}) for key in keys] == [1]
+
+
+def test_other_weights_and_layers_are_states_of_their_own(backbone: Backbone, token_ids) -> None:
     cache = PrefixCache(backbone, token_ids)
-    fingerprints = {cache.fingerprint(), PrefixCache(backbone, token_ids[1:]).fingerprint()}
+    fingerprints = {cache.fingerprint()}
     next(backbone.frozen_weights_below()).mul_(1.01)
+    fingerprints.add(cache.fingerprint())
+    backbone.digest = "of its files"
     assert len(fingerprints | {cache.fingerprint()}) == 3
+
+
+def test_lanes_and_small_forwards_give_the_same_and_tell_of_progress(backbone, token_ids, monkeypatch) -> None:
+    packed = pack_tokens(token_ids, [np.arange(len(token_ids))])
+    expected = backbone.entering_activations(backbone.place(packed))
+    monkeypatch.setattr(prefix_cache, "TOKENS_PER_FORWARD", 50)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        cache, told = PrefixCache(backbone, token_ids), []
+        cache.fill(packed.utterances, lambda done, of: told.append((done, of)))
+        torch.testing.assert_close(cache.rows(packed), expected)
+    finally:
+        torch.set_num_threads(before)
+    assert told == sorted(told) and told[-1] == (len(expected), len(expected)) and len(told) > 4

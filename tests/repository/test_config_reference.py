@@ -32,7 +32,7 @@ def test_committed_page_is_the_generated_one() -> None:
 def test_facts_stand_beside_their_keys() -> None:
     """The grid and the machine may change; what the inner loop and its base are goes with an adapter."""
     may_change, in_adapter = (set(keys_with(fact)) for fact in (MAY_CHANGE, IN_ADAPTER))
-    assert {"n_tasks_list", "axis_values", "seeds", "data_dir", *key_groups()["Machine"]} == may_change
+    assert {"n_tasks_list", "axis_values", "seeds", "data_dir", "baselines", *key_groups()["Machine"]} == may_change
     loop = {"algorithm", "head", "label_words", "n_way", "k_support", "k_inner", "k_inner_test"}
     rates = {"inner_lr", "inner_optimizer", "inner_rates", "inner_batch_size"}
     assert {*key_groups()["Model"], *loop, *rates, *key_groups()["LoRA"]} - {"lora_dropout"} == in_adapter

@@ -117,6 +117,6 @@ def test_executor_makes_a_worker_for_every_job(names, toy_settings, tmp_path) ->
 
 def test_law_form_finds_its_own_parameters(names) -> None:
     x = np.array([1.0, 4.0, 9.0, 25.0, 64.0])
-    table = LossTable(x, 5 - 0.25 * np.sqrt(x), np.zeros(5, dtype=int))
+    table = LossTable(x, 5 - 0.25 * np.sqrt(x), ("0",) * 5)
     found = fit_law(table, n_bootstrap=20).candidates["root_linear"].parameters
     assert found == pytest.approx({"a": 5.0, "b": 0.25}, rel=1e-6)

@@ -111,7 +111,9 @@ def test_progress_names_the_baselines_that_are_left(run: RunDirectory) -> None:
 
 def test_a_baseline_comes_back_with_its_curve(run: RunDirectory) -> None:
     curve = [CurvePoint(0, 1.6, 0.2), CurvePoint(5, 0.5, 0.8)]
-    result = BaselineResult("no_meta", "fine-tuning", 0.9, 0.0, 0.5, 0.1, 0.01, {"inner_lr": 1e-3}, [0.9], [0.5], curve)
+    result = BaselineResult(
+        "no_meta", "fine-tuning", 0.9, 0.0, 0.5, 0.1, 0.01, {"inner_lr": 1e-3}, [0.9], [0.5], curve, True
+    )
     run.write_baseline(result)
     assert run.read_baselines() == {"no_meta": result}
 

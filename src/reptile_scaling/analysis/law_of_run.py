@@ -37,7 +37,14 @@ def losses_of_run(run: RunDirectory) -> LossTable:
         x_symbol=axis.symbol,
         y_name="meta-test loss",
         dropped=tuple(_why_missing(run)),
+        task_classes=_classes_of_tests(run, len(task_losses[0]) if task_losses else 0),
     )
+
+
+def _classes_of_tests(run: RunDirectory, n_tasks: int) -> tuple[tuple[str, ...], ...] | None:
+    """The classes of each test task, where the run's pool has them: intervals then draw classes too."""
+    pool = run.read_pool("test")
+    return tuple(tuple(task.classes) for task in pool[:n_tasks]) if 0 < n_tasks <= len(pool) else None
 
 
 def _why_missing(run: RunDirectory) -> Iterator[str]:

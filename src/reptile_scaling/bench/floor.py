@@ -6,11 +6,14 @@ these lengths and the rest moves memory. Suffixes: P packed tokens · S prompts.
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from reptile_scaling.model.backbone import Backbone
+from reptile_scaling.model.devices import synchronize
+from reptile_scaling.model.lanes import in_lanes
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,11 @@ def floor_seconds(backbone: Backbone, products: list[Product]) -> tuple[float, f
 
 
 def matrix_rate(products: list[Product], dtype: torch.dtype, device: torch.device, repeats: int = 5) -> float:
-    """FLOP/s of one matrix product of each distinct shape, weighted as the work weighs them; median of several."""
+    """FLOP/s of one matrix product of each distinct shape, weighted as the work weighs them; median of several.
+
+    On a CPU the best that an arrangement of its threads reaches at each shape: all on one product, or each on its share
+    of the rows.
+    """
     shapes = {(p.rows, p.d_in, p.d_out) for p in products}
     seconds = {shape: _product_seconds(*shape, dtype, device, repeats) for shape in shapes}
     total = sum(seconds[p.rows, p.d_in, p.d_out] * p.flops / p.forward_flops for p in products)
@@ -80,17 +87,40 @@ def _product_seconds(rows: int, d_in: int, d_out: int, dtype: torch.dtype, devic
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(rows, d_in, generator=generator).to(device, dtype)
     weight = torch.randn(d_out, d_in, generator=generator).to(device, dtype)
+
+    def whole() -> None:
+        torch.nn.functional.linear(x, weight)
+
+    n_lanes = torch.get_num_threads() if device.type == "cpu" else 1
+    if n_lanes == 1 or rows < n_lanes:
+        return _seconds(whole, device, repeats)
+    return min(_seconds(whole, device, repeats), _lane_seconds(x, weight, n_lanes, repeats))
+
+
+def _seconds(run: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Median after two runs that do not count."""
     times = []
     for _ in range(repeats + 2):
         synchronize(device)
         began = time.perf_counter()
-        torch.nn.functional.linear(x, weight)
+        run()
         synchronize(device)
         times.append(time.perf_counter() - began)
     return statistics.median(times[2:])
 
 
-def synchronize(device: torch.device) -> None:
-    """Waits for the device, so that a host clock reads what it did."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _lane_seconds(x: torch.Tensor, weight: torch.Tensor, n_lanes: int, repeats: int) -> float:
+    """Of the product where each thread has its share of the rows and waits for no other: the slowest lane's mean."""
+    shares = x.tensor_split(n_lanes)
+
+    def work(lanes: slice) -> list[float]:
+        found = []
+        for share in shares[lanes]:
+            torch.nn.functional.linear(share, weight)
+            began = time.perf_counter()
+            for _ in range(repeats):
+                torch.nn.functional.linear(share, weight)
+            found.append((time.perf_counter() - began) / repeats)
+        return found
+
+    return max(seconds for lane in in_lanes(work, range(n_lanes), x.device) for seconds in lane)

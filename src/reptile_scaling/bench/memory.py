@@ -7,7 +7,13 @@ from typing import TypeVar
 
 import torch
 
-from reptile_scaling.model.memory import resident_bytes
+from reptile_scaling.model.devices import (
+    held_memory,
+    is_accelerator,
+    peak_memory,
+    reset_peak_memory,
+    resident_bytes,
+)
 
 Result = TypeVar("Result")
 SECONDS_BETWEEN_SAMPLES = 0.002
@@ -16,14 +22,14 @@ SECONDS_BETWEEN_SAMPLES = 0.002
 def with_peak_memory(run: Callable[[], Result], device: torch.device) -> tuple[Result, int]:
     """What `run` returns, and the bytes it had in use at its peak beyond those in use before it.
 
-    On CUDA from the allocator. On the CPU the resident set is sampled every 2 ms, after freed heap has been handed
-    back to the system; shorter peaks are missed.
+    On an accelerator from its allocator. On the CPU the resident set is sampled every 2 ms, after freed heap has been
+    handed back to the system; shorter peaks are missed.
     """
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+    if is_accelerator(device):
+        reset_peak_memory(device)
+        before = held_memory(device)
         result = run()
-        return result, torch.cuda.max_memory_allocated(device) - before
+        return result, peak_memory(device) - before
     ctypes.CDLL(None).malloc_trim(0)
     before = peak = resident_bytes()
     finished = threading.Event()

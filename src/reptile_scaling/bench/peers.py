@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters
+from reptile_scaling.model.blocks import decoder_of
 from reptile_scaling.model.peft_io import PEFT_PREFIX
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
@@ -32,7 +33,12 @@ class SequentialPeft:
     def __init__(self, model: Any, lora: LoraConfig) -> None:
         lora.inference_mode, lora.base_model_name_or_path = False, None
         self._model = get_peft_model(model, lora)
+        self._decoder = decoder_of(self._model.get_base_model())
         self._weights = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
+
+    def compile(self) -> None:
+        """From now on by the code that `torch.compile` makes, for any shape."""
+        self._decoder = torch.compile(self._decoder, dynamic=True)
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """The LoRA factors by the engine's names."""
@@ -70,8 +76,7 @@ class SequentialPeft:
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(list(prompt))
             mask[row, : len(prompt)] = 1
-        decoder = self._model.get_base_model().base_model
-        hidden: Tensor = decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        hidden: Tensor = self._decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         return hidden[torch.arange(len(prompts)), mask.sum(1) - 1].float()
 
     def load(self, theta: Adapters) -> dict[str, Tensor]:

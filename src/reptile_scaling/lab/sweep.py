@@ -13,6 +13,7 @@ from reptile_scaling.lab.executors import EXECUTORS, Assignment
 from reptile_scaling.lab.plan import BaselineJob, CohortJob, Job, Plan
 from reptile_scaling.lab.provenance import software_versions
 from reptile_scaling.lab.worker import SweepWorker, give_up
+from reptile_scaling.model.loading import base_digest
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell, grid
 from reptile_scaling.runs.records import PoolTask
@@ -24,7 +25,7 @@ def run_sweep(plan: Plan, run: RunDirectory, stop: Flag | None = None) -> None:
     Raises StopRequested once `stop` is set and all work is saved, StorageError where the disk refuses.
     """
     config = plan.config
-    run.begin(config, plan.corpus.dataset.fingerprint, software_versions())
+    run.begin(config, plan.corpus.dataset.fingerprint, software_versions(), base_digest(config))
     run.forget_workers()
     write_pools(plan, run)
     for cell in grid(config):

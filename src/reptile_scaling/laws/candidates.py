@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float
 
-from reptile_scaling.laws.fitting import Fits, fit_many
+from reptile_scaling.laws.fitting import Fits, fit_many, residuals
 from reptile_scaling.laws.forms import FORMS, Form, evaluate
-from reptile_scaling.laws.table import Levels, LossTable, pool_variance
+from reptile_scaling.laws.levels import Levels, pool_variance
+from reptile_scaling.laws.table import LossTable
 from reptile_scaling.laws.uncertainty import Draws, draw_parameters, percentile_interval, profile_interval
 from reptile_scaling.randomness import stream
 
@@ -17,10 +18,11 @@ NO_NOISE = 1e-12
 
 @dataclass(frozen=True)
 class Candidate:
-    """A fitted form. `rss` is weighted by seeds, over level means; `misfit` is its relative root mean square.
+    """A fitted form. `misfit` is the relative root mean square of what it misses the level means by.
 
     `variance` is s² of one row in units of scale², from seeds and misfit together, on `df` degrees of freedom.
     `information` is AICc; `weight` its share among the identified forms. Errors of left-out levels are relative.
+    `holdout_rss` is what the largest level adds to the sum of squares, whose rest `rest_information` is AICc of.
     """
 
     form: Form
@@ -33,6 +35,8 @@ class Candidate:
     information: float
     weight: float
     holdout_error: float | None
+    holdout_rss: float | None
+    rest_information: float
     loo_error: float | None
     r2: float | None
     draws: Draws | None
@@ -97,7 +101,7 @@ def fit_candidate(form: Form, table: LossTable, levels: Levels, n_bootstrap: int
     )
     if identified and draws is None:
         reason = "no noise estimate: one seed per level and no level to spare, so there is no interval"
-    left_out = _left_out_errors(form, levels)
+    left_out = _left_out(form, levels)
     return Candidate(
         form,
         fits,
@@ -105,15 +109,25 @@ def fit_candidate(form: Form, table: LossTable, levels: Levels, n_bootstrap: int
         reason,
         variance,
         df,
-        misfit=float(np.sqrt(rss / levels.weights.sum() / level_scale(levels))),
-        information=_information(form, table, levels, rss),
+        misfit=_misfit(form, fits, levels),
+        information=_information(form, table.loss.size, levels, rss),
         weight=0.0,
-        holdout_error=None if left_out is None else float(left_out[-1]),
-        loo_error=None if left_out is None else float(np.sqrt(np.mean(left_out**2))),
+        holdout_error=None if left_out is None else float(left_out.errors[-1]),
+        holdout_rss=None if left_out is None else max(rss - float(left_out.rss[-1]), 0.0),
+        rest_information=np.inf
+        if left_out is None
+        else _information(form, table.loss.size - int(levels.n_seeds[-1]), levels, float(left_out.rss[-1])),
+        loo_error=None if left_out is None else float(np.sqrt(np.mean(left_out.errors**2))),
         r2=_r2(form, table, fits),
         draws=draws,
         profile=profile_interval(form, levels, fits) if identified else None,
     )
+
+
+def _misfit(form: Form, fits: Fits, levels: Levels) -> float:
+    """Root mean square of the level means' residuals as a share of the loss, every run counting alike."""
+    gap = residuals(form, fits.parameters, levels.x, levels.mean[None], levels.residual)[0]
+    return float(np.sqrt(levels.n_seeds @ gap**2 / levels.n_seeds.sum() / levels.loss_size))
 
 
 def _why_not_identified(form: Form, levels: Levels, fits: Fits) -> str:
@@ -125,20 +139,29 @@ def _why_not_identified(form: Form, levels: Levels, fits: Fits) -> str:
     return form.doubt(fits.parameters[0], bool(fits.at_bound[0])).format(x=levels.symbol)
 
 
-def _information(form: Form, table: LossTable, levels: Levels, rss: float) -> float:
+def _information(form: Form, n_rows: int, levels: Levels, rss: float) -> float:
     """AICc of level means with the noise pooled from seeds and misfit: n·log((SS_seeds + rss) / n) + penalty.
 
-    Seeds within a level add to what is known of the noise, nothing to what is known of the form.
+    Seeds within a level add to what is known of the noise, nothing to what is known of the form. A place that is
+    searched for counts twice (for the place of a change Ninomiya 2015 finds the worth of three parameters).
     """
-    n, k = table.loss.size, form.n_parameters + 1
+    n, k = n_rows, form.n_searched + 1
     if n - k - 1 <= 0:
         return float("inf")
-    squares = max(levels.pooled_variance * levels.pooled_df + rss, n * NO_NOISE * level_scale(levels))
+    squares = max(levels.pooled_variance * levels.pooled_df + rss, n * NO_NOISE * levels.loss_size)
     return float(n * np.log(squares / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1))
 
 
-def _left_out_errors(form: Form, levels: Levels) -> Float[np.ndarray, " K"] | None:
-    """|prediction / mean − 1| of each level from a fit to the others (the last one extrapolates); None if too few."""
+@dataclass(frozen=True)
+class _LeftOut:
+    """|prediction / mean − 1| of each level from a fit to the others (the last extrapolates), and that fit's rss."""
+
+    errors: Float[np.ndarray, " K"]
+    rss: Float[np.ndarray, " K"]
+
+
+def _left_out(form: Form, levels: Levels) -> _LeftOut | None:
+    """A fit without each level in turn; None where too few are left."""
     k = levels.x.size
     if k - 1 < form.n_parameters or k < 2:
         return None
@@ -147,7 +170,7 @@ def _left_out_errors(form: Form, levels: Levels) -> Float[np.ndarray, " K"] | No
     fits = fit_many(form, levels.x, means, levels.weights * kept, residual=levels.residual)
     predicted = np.diag(evaluate(form, fits.parameters, levels.x))
     reference = np.where(levels.mean == 0, 1.0, levels.mean)
-    return np.asarray(np.abs((predicted - levels.mean) / reference))
+    return _LeftOut(np.abs((predicted - levels.mean) / reference), fits.rss)
 
 
 def _r2(form: Form, table: LossTable, fits: Fits) -> float | None:
@@ -157,11 +180,6 @@ def _r2(form: Form, table: LossTable, fits: Fits) -> float | None:
         return None
     residual = table.loss - evaluate(form, fits.parameters, table.x)[0]
     return 1.0 - float(np.sum(residual**2)) / total
-
-
-def level_scale(levels: Levels) -> float:
-    """The size of a squared loss in the units of `variance`: 1 for relative noise."""
-    return max(float(np.mean((levels.mean / levels.scale) ** 2)), 1e-300)
 
 
 def _with_weight(candidate: Candidate, weight: float) -> Candidate:

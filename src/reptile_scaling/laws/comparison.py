@@ -1,21 +1,24 @@
 """Two arms of a sweep (algorithm A and B, one head and another) on the same N, seeds and test tasks.
 
-Legend: `B` draws · `K` levels.
+Legend: `B` draws · `K` levels · `R` rows.
 """
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.stats import t as t_distribution
 
 from reptile_scaling.errors import InputError
+from reptile_scaling.laws.effects import task_effects
 from reptile_scaling.laws.fitting import Fits, fit_many, residuals
 from reptile_scaling.laws.forms import FORMS, Form, evaluate, form_named
 from reptile_scaling.laws.law import N_BOOTSTRAP
-from reptile_scaling.laws.table import Levels, LossTable, gather_levels, pool_variance, pool_with_misfit
-from reptile_scaling.laws.uncertainty import refit, shift_by_tasks
+from reptile_scaling.laws.levels import Levels, gather_levels, pool_variance, pool_with_misfit
+from reptile_scaling.laws.noise import NoiseLaw, even_noise, fit_noise_law
+from reptile_scaling.laws.table import LossTable
+from reptile_scaling.laws.uncertainty import level_task_losses, refit, shift_by_tasks
 from reptile_scaling.randomness import stream
 
 
@@ -102,11 +105,11 @@ def _difference(
     scale = (np.abs(levels_a.mean) + np.abs(levels_b.mean)) / 2
     if paired:
         rows = (b.loss - a.loss - difference[levels_a.row_level]) / scale[levels_a.row_level]
-        df = rows.size - difference.size
-        variance = np.sum(rows**2) / max(df, 1) * scale**2 / levels_a.n_seeds
+        law, own, df = _noise_of(levels_a, rows)
+        variance = own * (scale * law.spread(levels_a.x)) ** 2 / levels_a.n_seeds
     else:
         df = levels_a.pooled_df + levels_b.pooled_df
-        parts = [lv.pooled_variance * lv.scale**2 / lv.n_seeds for lv in (levels_a, levels_b)]
+        parts = [lv.pooled_variance * lv.unit**2 / lv.weights for lv in (levels_a, levels_b)]
         variance = parts[0] + parts[1]
     by_tasks = _task_variance(a, b, levels_a, levels_b)
     if df == 0 and not by_tasks.any():
@@ -115,23 +118,41 @@ def _difference(
     return difference, difference - half, difference + half
 
 
+def _noise_of(levels: Levels, rows: Float[np.ndarray, " R"]) -> tuple[NoiseLaw, float, int]:
+    """How the scatter of pairs goes with x, its s² and degrees of freedom."""
+    df = int(levels.n_seeds.sum() - levels.x.size)
+    if df == 0:
+        return even_noise(levels.x), 0.0, 0
+    squares = np.bincount(levels.row_level, weights=rows**2)
+    law = fit_noise_law(levels.x, squares, (levels.n_seeds - 1).astype(np.float64))
+    return law, float(np.sum(squares / law.spread(levels.x) ** 2)) / df, df
+
+
 def _task_variance(a: LossTable, b: LossTable, levels_a: Levels, levels_b: Levels) -> Float[np.ndarray, " K"]:
-    """Variance of the mean over test tasks of the difference at each N; 0 unless both arms have the same tasks."""
+    """Variance of the mean difference at each N over other test classes and tasks; 0 without tasks in common."""
     if not _same_tasks(a, b):
         return np.zeros(levels_a.x.size)
-    assert a.task_losses is not None and b.task_losses is not None
-    gap = _by_level(b.task_losses, levels_b.row_level) - _by_level(a.task_losses, levels_a.row_level)
-    return np.asarray(gap.var(axis=1, ddof=1) / gap.shape[1])
+    gap = level_task_losses(b, levels_b) - level_task_losses(a, levels_a)
+    return task_effects(gap, a.task_classes).variance
+
+
+def _task_shifts(
+    a: LossTable, b: LossTable, levels_a: Levels, levels_b: Levels, n: int, seed: int
+) -> list[Float[np.ndarray, "B K"]]:
+    """How the level means of both arms move with other test classes and tasks: the same ones for both arms."""
+    if not _same_tasks(a, b):
+        streams = (stream(seed, "compare", "tasks", arm) for arm in ("a", "b"))
+        arms = zip((a, b), (levels_a, levels_b), streams, strict=True)
+        return [shift_by_tasks(table, levels, n, rng) for table, levels, rng in arms]
+    both = np.hstack([level_task_losses(t, lv) / lv.unit for t, lv in ((a, levels_a), (b, levels_b))])
+    shift = task_effects(both, a.task_classes).drawn_shift(n, stream(seed, "compare", "tasks"))
+    return np.split(shift, 2, axis=1)
 
 
 def _same_tasks(a: LossTable, b: LossTable) -> bool:
     if a.task_losses is None or b.task_losses is None:
         return False
     return bool(a.task_losses.shape[1] == b.task_losses.shape[1] and a.task_losses.shape[1] > 1)
-
-
-def _by_level(task_losses: Float[np.ndarray, "rows tasks"], row_level: Int[np.ndarray, " rows"]) -> np.ndarray:
-    return np.stack([task_losses[row_level == level].mean(axis=0) for level in range(int(row_level.max()) + 1)])
 
 
 def _exponent_difference(
@@ -155,11 +176,9 @@ def _exponent_difference(
     noise = _correlated_noise(form, a, b, levels_a, levels_b, fits, paired, n_bootstrap, seed)
     if noise is None:
         return gap, None
-    arms = zip((levels_a, levels_b), (a, b), fits, noise, strict=True)
+    shifts = _task_shifts(a, b, levels_a, levels_b, n_bootstrap, seed)
     betas = []
-    for levels, table, fit, own in arms:
-        # The same stream for both arms: the same test tasks are drawn for both.
-        tasks = shift_by_tasks(table, levels, n_bootstrap, stream(seed, "compare", "tasks"))
+    for levels, fit, own, tasks in zip((levels_a, levels_b), fits, noise, shifts, strict=True):
         curve = evaluate(form, fit.parameters, levels.x)[0]
         betas.append(refit(form, levels, curve, own + tasks, levels.weights[None])[:, which])
     low, high = np.percentile(betas[1] - betas[0], [2.5, 97.5])
@@ -181,28 +200,31 @@ def _correlated_noise(
     if min(df for _, df in estimates) == 0:
         return None
     rng = stream(seed, "compare", "noise")
-    noise_a, noise_b = (_drawn(levels_a, variance, df, n, rng) for variance, df in estimates)
+    arms = zip((levels_a, levels_b), estimates, strict=True)
+    noise_a, noise_b = (_drawn(lv, lv.noise_law, variance, df, n, rng) for lv, (variance, df) in arms)
     if not paired:
         return [noise_a, noise_b]
-    variance, df = _variance_of_gap(form, a, b, levels_a, levels_b, fits)
-    return [noise_a, noise_a + _drawn(levels_a, variance, df, n, rng)]
+    law, variance, df = _variance_of_gap(form, a, b, levels_a, levels_b, fits)
+    return [noise_a, noise_a + _drawn(levels_a, law, variance, df, n, rng)]
 
 
-def _drawn(levels: Levels, variance: float, df: int, n: int, rng: np.random.Generator) -> Float[np.ndarray, "B K"]:
-    sigma = np.sqrt(variance * df / rng.chisquare(df, n))
-    return np.asarray(sigma[:, None] * rng.standard_normal((n, levels.x.size)) / np.sqrt(levels.weights))
+def _drawn(
+    levels: Levels, law: NoiseLaw, variance: float, df: int, n: int, rng: np.random.Generator
+) -> Float[np.ndarray, "B K"]:
+    spread, inflation = law.drawn_spread(levels.x, n, rng)
+    sigma = np.sqrt(variance * inflation * df / rng.chisquare(df, n))
+    return np.asarray(sigma[:, None] * spread * rng.standard_normal((n, levels.x.size)) / np.sqrt(levels.n_seeds))
 
 
 def _variance_of_gap(
     form: Form, a: LossTable, b: LossTable, levels_a: Levels, levels_b: Levels, fits: list[Fits]
-) -> tuple[float, int]:
-    """s² of a pair's gap in the unit of the residual, from pairs within levels and the misfit of the curves' gap."""
-    within = [(t.loss - lv.mean[lv.row_level]) / lv.scale[lv.row_level] for t, lv in ((a, levels_a), (b, levels_b))]
-    df = within[0].size - levels_a.x.size
-    pure = float(np.sum((within[1] - within[0]) ** 2)) / df if df else 0.0
+) -> tuple[NoiseLaw, float, int]:
+    """s² of a pair's gap in the unit of the residual and how it goes with x, from pairs and from the curves' misfit."""
+    within = [(t.loss - lv.mean[lv.row_level]) / lv.unit[lv.row_level] for t, lv in ((a, levels_a), (b, levels_b))]
+    law, pure, df = _noise_of(levels_a, within[1] - within[0])
     misfit = [
         residuals(form, fit.parameters, lv.x, lv.mean[None], lv.residual)[0]
         for fit, lv in zip(fits, (levels_a, levels_b), strict=True)
     ]
-    rss = float(levels_a.weights @ (misfit[1] - misfit[0]) ** 2)
-    return pool_with_misfit(pure, df, rss, levels_a.x.size - form.n_parameters)
+    rss = float((levels_a.n_seeds / law.spread(levels_a.x) ** 2) @ (misfit[1] - misfit[0]) ** 2)
+    return law, *pool_with_misfit(pure, df, rss, levels_a.x.size - form.n_parameters)

@@ -43,8 +43,8 @@ def fit_many(
     y − form ("plain"); a form may have a log residual of its own.
     """
     all_weights = np.broadcast_to(weights, y.shape)
-    outer, coefficients = _search(form, x, y, all_weights, residual, exact)
-    parameters = _parameters(form, outer, coefficients, float(np.log(x).mean()))
+    found = _search(form, x, y, all_weights, residual, exact)
+    parameters, outer = _parameters(form, found, float(np.log(x).mean())), found.outer
     with np.errstate(all="ignore"):  # at a level left out (weight 0) a curve may be anywhere
         squares = all_weights * residuals(form, parameters, x, y, residual) ** 2
     grid = form.outer_grid(x)
@@ -68,21 +68,26 @@ def residuals(
 
 
 def fit_huber(
-    form: Form, x: Float[np.ndarray, " R"], y: Float[np.ndarray, " R"], residual: Residual
+    form: Form,
+    x: Float[np.ndarray, " R"],
+    y: Float[np.ndarray, " R"],
+    residual: Residual,
+    spread: Float[np.ndarray, " K"],
 ) -> Float[np.ndarray, " P"]:
     """Huber's estimate from single rows (a mean hides the one seed that went astray), by reweighting to rest.
 
-    The scale is the normalised median absolute residual of each round.
+    The scale is the normalised median absolute residual of each round, in units of each level's noise (`spread`).
     """
-    weights = np.ones_like(y)
+    row_spread = spread[np.unique(x, return_inverse=True)[1]]
+    weights = 1.0 / row_spread**2
     parameters = _fit_rows(form, x, y, weights, residual)
     for _ in range(20):  # the change shrinks three-fold a round or faster in all worlds tried: 1e-4 within 10
-        distance = np.abs(residuals(form, parameters, x, y[None], residual)[0])
-        spread = float(np.median(distance)) / 0.6745  # the median of |z|, so that it estimates a Gaussian's σ
-        if spread <= 1e-12 * (1.0 if residual == "log" else float(np.abs(y).max())):
+        distance = np.abs(residuals(form, parameters, x, y[None], residual)[0]) / row_spread
+        scale = float(np.median(distance)) / 0.6745  # the median of |z|, so that it estimates a Gaussian's σ
+        if scale <= 1e-12 * (1.0 if residual == "log" else float(np.abs(y).max())):
             break
         previous = parameters
-        weights = np.minimum(1.0, HUBER_DELTA * spread / np.maximum(distance, 1e-300))
+        weights = np.minimum(1.0, HUBER_DELTA * scale / np.maximum(distance, 1e-300)) / row_spread**2
         parameters = _fit_rows(form, x, y, weights, residual)
         if np.allclose(parameters, previous, rtol=1e-4, atol=0.0):
             break
@@ -99,7 +104,9 @@ def profile_rss(
 ) -> Float[np.ndarray, " G"]:
     """The smallest weighted squared residual at each given exponent, everything else free: `[G]`."""
     log_x = np.log(x)
-    _, rss = _solve(form, log_x - log_x.mean(), y[None], weights[None], outer[None], residual, exact=True)
+    _, rss = _solve(
+        form, form.shapes[0], log_x - log_x.mean(), y[None], weights[None], outer[None], residual, exact=True
+    )
     return np.asarray(rss[0])
 
 
@@ -118,6 +125,16 @@ def _fit_rows(
     return np.asarray(fit_many(form, levels, mean[None], total[None], residual=residual).parameters)
 
 
+@dataclass(frozen=True)
+class _Found:
+    """Per table the best outer number and shape, with their coefficients and weighted squares."""
+
+    outer: Float[np.ndarray, " B"]
+    shape: Float[np.ndarray, " B"]
+    coefficients: Float[np.ndarray, "B Q"]
+    rss: Float[np.ndarray, " B"]
+
+
 def _search(
     form: Form,
     x: Float[np.ndarray, " K"],
@@ -125,30 +142,52 @@ def _search(
     weights: Float[np.ndarray, "B K"],
     residual: Residual,
     exact: bool,
-) -> tuple[Float[np.ndarray, " B"], Float[np.ndarray, "B Q"]]:
-    """The best outer number of each table and the coefficients that go with it."""
+) -> _Found:
+    """The best of all shapes, each with its best outer number."""
+    best, *others = (_search_outer(form, shape, x, y, weights, residual, exact) for shape in form.shapes)
+    for other in others:
+        better = other.rss < best.rss
+        best = _Found(
+            np.where(better, other.outer, best.outer),
+            np.where(better, other.shape, best.shape),
+            np.where(better[:, None], other.coefficients, best.coefficients),
+            np.where(better, other.rss, best.rss),
+        )
+    return best
+
+
+def _search_outer(
+    form: Form,
+    shape: float,
+    x: Float[np.ndarray, " K"],
+    y: Float[np.ndarray, "B K"],
+    weights: Float[np.ndarray, "B K"],
+    residual: Residual,
+    exact: bool,
+) -> _Found:
+    """The best outer number of each table at one shape and the coefficients that go with it."""
     log_x = np.log(x) - np.log(x).mean()
     grid, rows = form.outer_grid(x), np.arange(len(y))
-    offset = (
-        float(np.log(x).mean()) if form.outer_is_a_position else 0.0
-    )  # a break is a position: it moves with scaled x
+    grid = grid if exact or not form.outer_is_a_position else grid[::2]
+    offset = float(np.log(x).mean()) if form.outer_is_a_position else 0.0  # a break moves with scaled x
     rounds, n_points = _REFINE_EXACT if exact else _REFINE_DRAWS
-    coefficients, rss = _solve(form, log_x, y, weights, (grid - offset)[None], residual, exact=exact)
+    coefficients, rss = _solve(form, shape, log_x, y, weights, (grid - offset)[None], residual, exact=exact)
     best = rss.argmin(axis=1)
     low, high = grid[np.maximum(best - 1, 0)], grid[np.minimum(best + 1, grid.size - 1)]
-    outer, kept = grid[best], coefficients[rows, best]
+    outer, kept, kept_rss = grid[best], coefficients[rows, best], rss[rows, best]
     for _ in range(rounds if grid.size > 1 else 0):
         tried = low[:, None] + (high - low)[:, None] * np.linspace(0.0, 1.0, n_points)
-        coefficients, rss = _solve(form, log_x, y, weights, tried - offset, residual, exact=exact)
+        coefficients, rss = _solve(form, shape, log_x, y, weights, tried - offset, residual, exact=exact)
         best = rss.argmin(axis=1)
-        outer, kept = tried[rows, best], coefficients[rows, best]
+        outer, kept, kept_rss = tried[rows, best], coefficients[rows, best], rss[rows, best]
         low = tried[rows, np.maximum(best - 1, 0)]
         high = tried[rows, np.minimum(best + 1, n_points - 1)]
-    return outer, kept
+    return _Found(outer, np.full(len(y), shape), kept, kept_rss)
 
 
 def _solve(
     form: Form,
+    shape: float,
     log_x: Float[np.ndarray, " K"],
     y: Float[np.ndarray, "B K"],
     weights: Float[np.ndarray, "#B K"],
@@ -158,14 +197,13 @@ def _solve(
     exact: bool,
 ) -> tuple[Float[np.ndarray, "B G Q"], Float[np.ndarray, "B G"]]:
     """Coefficients for centred `log_x` and the weighted sum of squares at every outer number."""
-    coefficients, rss = form.solve(problem(form.columns(log_x, outer), y, weights, residual, exact=exact))
-    shape = (len(y), outer.shape[1])
-    return np.stack([np.broadcast_to(c, shape) for c in coefficients], -1), np.broadcast_to(rss, shape)
+    coefficients, rss = form.solve(problem(form.columns(log_x, outer, shape), y, weights, residual, exact=exact))
+    size = (len(y), outer.shape[1])
+    return np.stack([np.broadcast_to(c, size) for c in coefficients], -1), np.broadcast_to(rss, size)
 
 
-def _parameters(
-    form: Form, outer: Float[np.ndarray, " B"], coefficients: Float[np.ndarray, "B Q"], log_ref: float
-) -> Float[np.ndarray, "B P"]:
+def _parameters(form: Form, found: _Found, log_ref: float) -> Float[np.ndarray, "B P"]:
     """Coefficients for scaled x to the form's own parameters, in the order of `form.parameters`."""
     with np.errstate(over="ignore"):
-        return np.stack(form.to_parameters(outer, list(coefficients.T), log_ref), -1)
+        columns = form.to_parameters(found.outer, list(found.coefficients.T), log_ref, found.shape)
+        return np.stack(columns, -1)

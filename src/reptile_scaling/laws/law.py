@@ -10,23 +10,16 @@ from jaxtyping import Float, Int
 from reptile_scaling.laws.candidates import Candidate, fit_candidates
 from reptile_scaling.laws.fitting import fit_huber
 from reptile_scaling.laws.forms import FORMS
+from reptile_scaling.laws.levels import Levels, gather_levels
 from reptile_scaling.laws.prediction import Prediction, TasksNeeded, predict_loss, solve_for_target
-from reptile_scaling.laws.table import (
-    Levels,
-    LossTable,
-    Transform,
-    distinct_groups,
-    gather_levels,
-    scatter_trend,
-    transformed,
-)
+from reptile_scaling.laws.table import LossTable, Transform, distinct_groups, transformed
 from reptile_scaling.laws.verdict import Verdict, decide
 
 N_BOOTSTRAP = 1000
 NAMED_ROWS = 4
 """Dropped rows that a warning names."""
 UNEVEN_NOISE_P = 0.01
-"""Two-sided p of a rank correlation of the seeds' scatter with N, below which a warning says so."""
+"""p of a constant noise below which a warning says that it goes with x."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +105,10 @@ def _warnings(table: LossTable, levels: Levels, candidates: dict[str, Candidate]
         named = "; ".join(table.dropped[:NAMED_ROWS])
         more = "; more in log.dropped" if len(table.dropped) > NAMED_ROWS else ""
         found.append(f"{len(table.dropped)} rows are not in the fit: {named}{more}")
-    found.extend(_uneven_noise(table, levels))
+    found.extend(_uneven_noise(levels))
     chosen = candidates.get(verdict.form)
     if chosen is not None and "beta" in chosen.interval:
-        huber = fit_huber(chosen.form, table.x, table.loss, levels.residual)
+        huber = fit_huber(chosen.form, table.x, table.loss, levels.residual, levels.spread)
         robust, (low, high) = huber[chosen.form.parameters.index("beta")], chosen.interval["beta"]
         slack = 1e-3 * (abs(low) + abs(high))  # draws know their exponent to four digits
         if not low - slack <= robust <= high + slack:
@@ -125,18 +118,19 @@ def _warnings(table: LossTable, levels: Levels, candidates: dict[str, Candidate]
     return tuple(found)
 
 
-def _uneven_noise(table: LossTable, levels: Levels) -> list[str]:
-    """Where the seeds' scatter goes up or down with x: the fit takes it for the same everywhere."""
-    trend = scatter_trend(table, levels)
-    if trend is None or not trend.p_value < UNEVEN_NOISE_P:
+def _uneven_noise(levels: Levels) -> list[str]:
+    """Where the seeds' scatter clearly goes up or down with x; the fit knows, readers of a figure should too."""
+    law = levels.noise_law
+    if not law.p_value < UNEVEN_NOISE_P:
         return []
-    less = "less" if trend.correlation < 0 else "more"
-    (first, last), unit = trend.scatter[[0, -1]], "of the mean" if levels.noise == "relative" else table.y_name
+    less = "less" if law.exponent > 0 else "more"
+    first, last = np.sqrt(levels.pooled_variance) * levels.spread[[0, -1]]
+    unit = "of the mean" if levels.noise == "relative" else "in absolute terms"
     return [
-        f"the seeds scatter {less} at large {levels.symbol} ({first:.2g} {unit} at {trend.x[0]:g}, "
-        f"{last:.2g} at {trend.x[-1]:g}; "
-        f"rank correlation, p = {trend.p_value:.1g}), and the fit weighs all levels alike: look at the largest levels' "
-        "means beside the curve"
+        f"the seeds scatter {less} at large {levels.symbol}: {first:.2g} {unit} at {levels.x[0]:g}, {last:.2g} at "
+        f"{levels.x[-1]:g} (sigma falls with {levels.symbol} to the power {law.exponent:.2f}, 95 % interval "
+        f"{law.interval[0]:.2f} to {law.interval[1]:.2f}; constant noise has p = {law.p_value:.1g}); "
+        "levels are weighed by it"
     ]
 
 
@@ -164,7 +158,7 @@ def _form_json(name: str, candidate: Candidate | None, levels: Levels, table: Lo
     resampled = {} if draws is None or draws.resampled is None else candidate.intervals_of(draws.resampled)
     wild = {} if draws is None or draws.wild is None else candidate.intervals_of(draws.wild)
     profile = {} if candidate.profile is None else {"beta": candidate.profile}
-    robust = fit_huber(form, table.x, table.loss, levels.residual)
+    robust = fit_huber(form, table.x, table.loss, levels.residual, levels.spread)
     huber = dict(zip(form.parameters, robust.tolist(), strict=True))
     return {
         **{key: _number(value) for key, value in candidate.parameters.items()},
@@ -194,6 +188,9 @@ def _log_json(law: Law) -> dict[str, Any]:
         "seeds_per_level": levels.n_seeds.tolist(),
         "weights": [_number(value) for value in levels.weights.tolist()],
         "noise": levels.noise,
+        "noise_exponent": levels.noise_law.exponent,
+        "noise_exponent_ci95": _pair(levels.noise_law.interval),
+        "constant_noise_p": _number(levels.noise_law.p_value),
         "seed_noise": _number(float(np.sqrt(levels.pooled_variance))) if levels.pooled_df else None,
         "seed_noise_df": levels.pooled_df,
         "noise_shared_by_a_seed": _number(float(np.sqrt(levels.shared_variance))) if levels.shared_df else None,

@@ -12,12 +12,13 @@ from scipy.stats import f as f_distribution
 
 from reptile_scaling.errors import InputError
 from reptile_scaling.laws.candidates import NO_NOISE, Candidate
+from reptile_scaling.laws.evidence import RULED_OUT_LEVEL
 from reptile_scaling.laws.fitting import fit_many
-from reptile_scaling.laws.forms import LOG_LINEAR, POWER, POWER_FLOOR, Form, evaluate
+from reptile_scaling.laws.forms import LOG_LINEAR, PLACED, POWER, POWER_FLOOR, Form, evaluate
 from reptile_scaling.laws.law import Law
 from reptile_scaling.laws.linear import Residual
+from reptile_scaling.laws.noise import NoiseLaw
 from reptile_scaling.laws.prediction import chosen_candidate
-from reptile_scaling.laws.verdict import RULED_OUT_LEVEL
 from reptile_scaling.randomness import stream
 
 Goal = Literal["narrow_beta", "decide"]
@@ -56,6 +57,7 @@ class _Truth:
     form: Form
     parameters: Float[np.ndarray, "B P"]
     sigma: float
+    noise_law: NoiseLaw
     rival: Form
     residual: Residual
     assumptions: tuple[str, ...]
@@ -127,35 +129,40 @@ def _spread(levels: Float[np.ndarray, " K"], n_runs: int) -> tuple[Float[np.ndar
     return levels, seeds
 
 
-def _what_is_played(law: Law, seed: int) -> _Truth:
-    """The verdict's form with its draws and its strongest rival; an assumed power law where nothing is identified."""
+def form_and_rival(law: Law) -> tuple[Candidate | None, Form | None]:
+    """The likeliest identified form with an exponent, and the one it is to be told from; None where there is none."""
     candidate = chosen_candidate(law.candidates, law.verdict)
     if candidate.form.exponent is None:
         candidate = law.candidates.get("power", candidate)
     if candidate.draws is None or candidate.form.exponent is None:
+        return None, None
+    open_forms = [
+        n for n in law.verdict.alternatives if n in law.candidates and n not in (*PLACED, candidate.form.name)
+    ]
+    if open_forms:
+        return candidate, law.candidates[max(open_forms, key=lambda name: law.candidates[name].weight)].form
+    return candidate, {"power": LOG_LINEAR, "log_linear": POWER, "power_floor": POWER}[candidate.form.name]
+
+
+def _what_is_played(law: Law, seed: int) -> _Truth:
+    """The verdict's form with its draws and its strongest rival; an assumed power law where nothing is identified."""
+    candidate, rival = form_and_rival(law)
+    if candidate is None or rival is None or candidate.draws is None:
         scale = float(law.levels.mean[0]) * float(law.levels.x[0]) ** ASSUMED_BETA
         parameters = np.tile([scale, ASSUMED_BETA], (N_SIMULATED, 1))
         words = (f"no form is identified yet: played through with beta = {ASSUMED_BETA:g}, noise {ASSUMED_NOISE:.0%}",)
         sigma = float(np.sqrt(law.levels.pooled_variance)) if law.levels.pooled_df else ASSUMED_NOISE
-        return _Truth(POWER, parameters, sigma, POWER_FLOOR, law.levels.residual, words)
+        return _Truth(POWER, parameters, sigma, law.levels.noise_law, POWER_FLOOR, law.levels.residual, words)
     rows = stream(seed, "plan", "parameters").integers(0, len(candidate.draws.hierarchical), N_SIMULATED)
     sigma = float(np.sqrt(candidate.variance))
-    rival = _rival(law, candidate)
-    return _Truth(candidate.form, candidate.draws.hierarchical[rows], sigma, rival, law.levels.residual, ())
-
-
-def _rival(law: Law, candidate: Candidate) -> Form:
-    open_forms = [
-        n for n in law.verdict.alternatives if n in law.candidates and n not in ("broken", candidate.form.name)
-    ]
-    if open_forms:
-        return law.candidates[max(open_forms, key=lambda name: law.candidates[name].weight)].form
-    return {"power": LOG_LINEAR, "log_linear": POWER, "power_floor": POWER}[candidate.form.name]
+    drawn = candidate.draws.hierarchical[rows]
+    return _Truth(candidate.form, drawn, sigma, law.levels.noise_law, rival, law.levels.residual, ())
 
 
 def _simulate(truth: _Truth, x: Float[np.ndarray, " K"], seeds: np.ndarray, seed: int) -> Float[np.ndarray, "B K"]:
     rng = stream(seed, "plan", "noise")
-    noise = truth.sigma * rng.standard_normal((len(truth.parameters), x.size)) / np.sqrt(seeds)
+    spread = truth.noise_law.spread(x)
+    noise = truth.sigma * spread * rng.standard_normal((len(truth.parameters), x.size)) / np.sqrt(seeds)
     curve = evaluate(truth.form, truth.parameters, x)
     if truth.residual == "plain":
         return np.asarray(curve + noise)
@@ -165,7 +172,7 @@ def _simulate(truth: _Truth, x: Float[np.ndarray, " K"], seeds: np.ndarray, seed
 def _beta_width(truth: _Truth, x: Float[np.ndarray, " K"], seeds: np.ndarray, seed: int) -> float:
     """Width between the 2.5 % and 97.5 % points of (estimate − truth) over simulated sweeps."""
     y = _simulate(truth, x, seeds, seed)
-    fits = fit_many(truth.form, x, y, seeds[None].astype(np.float64), residual=truth.residual, exact=False)
+    fits = fit_many(truth.form, x, y, _weights(truth, x, seeds), residual=truth.residual, exact=False)
     low, high = np.percentile(fits.parameters[:, 1] - truth.parameters[:, 1], [2.5, 97.5])
     return float(high - low)
 
@@ -174,13 +181,17 @@ def _decided(truth: _Truth, x: Float[np.ndarray, " K"], seeds: np.ndarray, seed:
     """Share of simulated sweeps whose F test at the verdict's level rules the simpler or equal rival out."""
     y = _simulate(truth, x, seeds, seed)
     forms = [truth.form, truth.rival]
-    rss = [fit_many(f, x, y, seeds[None].astype(np.float64), residual=truth.residual, exact=False).rss for f in forms]
+    rss = [fit_many(f, x, y, _weights(truth, x, seeds), residual=truth.residual, exact=False).rss for f in forms]
     extra = max(truth.form.n_parameters - truth.rival.n_parameters, 1)
     df = int(seeds.sum()) - truth.form.n_parameters
     if df <= 0:
         return 0.0
     limit = max(truth.sigma**2, NO_NOISE) * float(f_distribution.ppf(1.0 - RULED_OUT_LEVEL, extra, df))
     return float(np.mean((rss[1] - rss[0]) / extra > limit))
+
+
+def _weights(truth: _Truth, x: Float[np.ndarray, " K"], seeds: np.ndarray) -> Float[np.ndarray, "1 K"]:
+    return np.asarray(seeds / truth.noise_law.spread(x) ** 2)[None]
 
 
 def _old_seeds(law: Law, merged: Float[np.ndarray, " K"]) -> np.ndarray:

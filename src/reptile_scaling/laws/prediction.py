@@ -8,7 +8,8 @@ from jaxtyping import Float
 
 from reptile_scaling.laws.candidates import Candidate
 from reptile_scaling.laws.forms import Form, evaluate
-from reptile_scaling.laws.table import Levels, Transform, from_scale, to_scale
+from reptile_scaling.laws.levels import Levels
+from reptile_scaling.laws.table import Transform, from_scale, to_scale
 from reptile_scaling.laws.verdict import Verdict
 
 # Beyond this multiple of the largest N a form that fits equally well inside may be anywhere.
@@ -93,7 +94,7 @@ def solve_for_target(
     """The inverse of `predict_loss`; draws that never reach the target count as infinitely many tasks."""
     chosen = chosen_candidate(candidates, verdict)
     scaled = float(to_scale(np.array([target]), transform)[0])
-    if verdict.form in ("flat", "rising", "insufficient_data"):
+    if verdict.form in ("flat", "rising", "insufficient_data") or not verdict.scaling_detected:
         why = f"the verdict is {verdict.form}: no {levels.symbol} is known to reach {target:g}"
         return TasksNeeded(target, np.inf, np.inf, np.inf, chosen.form.name, (why,))
     needed = float(_invert(chosen.form, chosen.fits.parameters, scaled)[0])
@@ -112,10 +113,10 @@ def solve_for_target(
 
 def chosen_candidate(candidates: dict[str, Candidate], verdict: Verdict) -> Candidate:
     """The form that draws the curve: the verdict's own, or the one that stands in where it names none."""
-    stand_in = {"flat": "constant", "insufficient_data": "constant", "not_a_simple_law": "broken"}
-    name = stand_in.get(verdict.form, verdict.form)
-    if name in candidates:
-        return candidates[name]
+    named = ("constant",) if verdict.form == "insufficient_data" else (verdict.form, *verdict.alternatives)
+    for name in ("constant" if form == "flat" else form for form in named):
+        if name in candidates:
+            return candidates[name]
     monotone = [candidates[n] for n in ("power", "log_linear", "power_floor") if n in candidates]
     return max(monotone, key=lambda c: c.weight)
 

@@ -23,6 +23,9 @@ def verdict_sentence(law: Law) -> str:
             text = f"No scaling detected: {subject} does not fall with {law.table.x_name}; {verdict.reasons[-1]}"
         case "rising":
             text = f"No scaling detected: {subject} rises with {law.table.x_name} ({verdict.reasons[0]})"
+        case "not_resolved":
+            start = "Falls, but the form is not resolved" if verdict.scaling_detected else "Not resolved"
+            text = f"{start}: {subject} over {law.table.x_name}; {verdict.reasons[-1]}"
         case "not_a_simple_law":
             start = "Falls, but by no simple law" if verdict.scaling_detected else "No scaling law detected"
             text = f"{start}: {subject} over {law.table.x_name}; {verdict.reasons[-1]}"

@@ -1,4 +1,4 @@
-"""What a law is fitted to: rows of (x, loss, seed), gathered to levels of x with one pooled noise."""
+"""What a law is fitted to: rows of (x, loss, seed), on the scale where forms fall."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,19 +6,12 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
-from scipy.stats import f as f_distribution
-from scipy.stats import kendalltau
+from jaxtyping import Bool, Float
 
 from reptile_scaling.errors import InputError
-from reptile_scaling.laws.linear import Residual
 
-Noise = Literal["relative", "absolute"]
 Transform = Literal["loss", "error_rate", "logit_accuracy"]
 TRANSFORMS: tuple[Transform, ...] = ("loss", "error_rate", "logit_accuracy")
-
-# −2 log-likelihood by which absolute noise must win before it replaces relative noise: the 95 % point of χ²(1).
-_ABSOLUTE_NOISE_MUST_WIN_BY = 3.84
 
 
 @dataclass(frozen=True)
@@ -27,7 +20,8 @@ class LossTable:
 
     `task_losses[rows, test_tasks]` are the losses of each test task; its columns are the same tasks in every
     row (common random numbers). `x_name` is what x is in a sentence, `x_symbol` its letter. `dropped` says which
-    rows of the source are not here, and why.
+    rows of the source are not here, and why. `task_classes` are the classes of each test task: intervals then draw
+    classes and tasks, crossed. `n_queries` is how many answers an accuracy is the mean of.
     """
 
     x: Float[np.ndarray, " rows"]
@@ -38,6 +32,8 @@ class LossTable:
     x_name: str = "n_tasks"
     x_symbol: str = "N"
     dropped: tuple[str, ...] = ()
+    task_classes: tuple[tuple[str, ...], ...] | None = None
+    n_queries: int | None = None
 
     def __post_init__(self) -> None:
         """Raises InputError for what no fit can use: no rows, x ≤ 0, values that are not finite, ragged columns."""
@@ -55,51 +51,10 @@ class LossTable:
         for name, column in (("group", self.group), ("task_losses", self.task_losses)):
             if column is not None and len(column) != self.loss.size:
                 raise InputError(f"{len(column)} rows of {name} for {self.loss.size} rows: give one per row.")
-
-
-@dataclass(frozen=True)
-class Levels:
-    """The table gathered by distinct x, ascending: mean, seeds and scale of the noise of each level.
-
-    `scale` is the level's noise in units of one common s: its mean where noise is relative, 1 where absolute.
-    `pooled_variance` is that s² pooled over N from seeds of the same level, `pooled_df` its degrees of freedom.
-    `shared_variance` is what a seed's runs at all N have in common, where every seed ran everywhere and it shows:
-    it moves the whole curve, not its exponent, so it is kept out of `pooled_variance`.
-    """
-
-    x: Float[np.ndarray, " levels"]
-    mean: Float[np.ndarray, " levels"]
-    n_seeds: Int[np.ndarray, " levels"]
-    scale: Float[np.ndarray, " levels"]
-    row_level: Int[np.ndarray, " rows"]
-    noise: Noise
-    pooled_variance: float
-    pooled_df: int
-    shared_variance: float = 0.0
-    shared_df: int = 0
-    symbol: str = "N"
-
-    @property
-    def weights(self) -> Float[np.ndarray, " levels"]:
-        """1 / variance of the mean's residual in units of s²: its number of seeds."""
-        return self.n_seeds.astype(np.float64)
-
-    @property
-    def residual(self) -> Residual:
-        """Relative noise is equal noise of logs; absolute noise is left plain."""
-        return "log" if self.noise == "relative" else "plain"
-
-
-@dataclass(frozen=True)
-class ScatterTrend:
-    """Standard deviation of a level's seeds in units of `Levels.scale`, where there are two or more, and whether it
-    goes with x: Kendall's rank correlation and its two-sided p, NaN where all are equal.
-    """
-
-    x: Float[np.ndarray, " repeated"]
-    scatter: Float[np.ndarray, " repeated"]
-    correlation: float
-    p_value: float
+        if self.task_classes is not None and self.task_losses is not None:
+            lists, tasks = len(self.task_classes), self.task_losses.shape[1]
+            if lists != tasks:
+                raise InputError(f"{lists} lists of classes for {tasks} test tasks: give one for each task.")
 
 
 def table_from_frame(frame: pd.DataFrame, x: str, y: str, group: str | None = None) -> LossTable:
@@ -124,7 +79,8 @@ def transformed(table: LossTable, transform: Transform) -> LossTable:
     """The table on the scale the forms fall on: the loss itself, 1 − accuracy, or the odds of an error.
 
     A straight line of logit accuracy over log N *is* a power law of the odds (1 − accuracy) / accuracy, so the
-    same forms serve losses and accuracies. Accuracies of exactly 1 (odds 0) or 0 (odds ∞) are dropped and named.
+    same forms serve losses and accuracies. With `n_queries`, error rates are (wrong + ½) / (n + 1), which have odds
+    even where all are right (Haldane 1956, Anscombe 1956); without it rows of 1 or 0 are dropped and named.
     """
     if transform not in TRANSFORMS:
         raise InputError(f"transform = '{transform}' is unknown: choose one of {', '.join(TRANSFORMS)}.")
@@ -134,7 +90,7 @@ def transformed(table: LossTable, transform: Transform) -> LossTable:
     if outside.size:
         raise InputError(f"{table.y_name} = {outside[0]:g} is not an accuracy between 0 and 1: use transform 'loss'.")
     per_task = None if table.task_losses is None else 1.0 - table.task_losses
-    errors = replace(table, loss=1.0 - table.loss, task_losses=per_task)
+    errors = replace(table, loss=_error_rate(table), task_losses=per_task)
     if transform == "error_rate":
         return errors
     return _odds(errors)
@@ -153,55 +109,6 @@ def from_scale(value: Float[np.ndarray, " *any"], transform: Transform) -> Float
     if transform == "loss":
         return value
     return 1.0 - value if transform == "error_rate" else 1.0 / (1.0 + np.maximum(value, 0.0))
-
-
-def gather_levels(table: LossTable) -> Levels:
-    """Level means with one noise pooled over N: relative to the mean, unless the seeds say it is absolute.
-
-    Pooled, because two or three seeds say next to nothing about the variance of their own level.
-    """
-    x, row_level, n_seeds = np.unique(table.x, return_inverse=True, return_counts=True)
-    mean = np.bincount(row_level, weights=table.loss) / n_seeds
-    residual = table.loss - mean[row_level]
-    noise = _kind_of_noise(residual, mean, n_seeds, row_level) if (table.loss > 0).all() else "absolute"
-    scale = mean if noise == "relative" else np.ones_like(mean)
-    pooled_df = int(n_seeds.sum() - x.size)
-    scaled = residual / scale[row_level]
-    shared = _shared_by_seed(scaled, row_level, table.group)
-    if shared is not None:
-        return Levels(x, mean, n_seeds, scale, row_level, noise, *shared, symbol=table.x_symbol)
-    variance = float(np.sum(scaled**2)) / pooled_df if pooled_df else 0.0
-    return Levels(x, mean, n_seeds, scale, row_level, noise, variance, pooled_df, symbol=table.x_symbol)
-
-
-def scatter_trend(table: LossTable, levels: Levels) -> ScatterTrend | None:
-    """What pooling the noise takes for granted, put to the test; None with fewer than two levels of several seeds."""
-    repeated = levels.n_seeds > 1
-    if repeated.sum() < 2:
-        return None
-    residual = (table.loss - levels.mean[levels.row_level]) / levels.scale[levels.row_level]
-    squares = np.bincount(levels.row_level, weights=residual**2)
-    scatter = np.sqrt(squares[repeated] / (levels.n_seeds[repeated] - 1))
-    found = kendalltau(levels.x[repeated], scatter)
-    return ScatterTrend(levels.x[repeated], scatter, float(found.statistic), float(found.pvalue))
-
-
-def pool_variance(levels: Levels, rss: float, n_parameters: int) -> tuple[float, int]:
-    """s² of one row and its degrees of freedom, from seeds and from the curve's misfit `rss` at the level means.
-
-    Where the misfit is significantly larger than the seeds explain (F test, 5 %), it alone is the noise:
-    an interval must not be narrower than the distance between the curve and its points.
-    """
-    return pool_with_misfit(levels.pooled_variance, levels.pooled_df, rss, levels.x.size - n_parameters)
-
-
-def pool_with_misfit(seeds: float, seeds_df: int, rss: float, misfit_df: int) -> tuple[float, int]:
-    """The rule of `pool_variance` from the numbers alone."""
-    if misfit_df <= 0:
-        return seeds, seeds_df
-    if seeds_df and rss / misfit_df > seeds * float(f_distribution.ppf(0.95, misfit_df, seeds_df)):
-        return rss / misfit_df, misfit_df
-    return (seeds * seeds_df + rss) / (seeds_df + misfit_df), seeds_df + misfit_df
 
 
 def _numbers(frame: pd.DataFrame, column: str) -> Float[np.ndarray, " rows"]:
@@ -225,46 +132,33 @@ def _odds(errors: LossTable) -> LossTable:
     dropped = tuple(f"row {row}: an accuracy of {1 - errors.loss[row]:g} has no logit" for row in np.flatnonzero(~keep))
     group = None if errors.group is None else tuple(np.asarray(errors.group)[keep].tolist())
     odds = errors.loss[keep] / (1.0 - errors.loss[keep])
-    # A single test task has accuracy 0 or 1 far too often for its own odds: only their mean has a logit.
-    return replace(errors, x=errors.x[keep], loss=odds, group=group, task_losses=None, dropped=errors.dropped + dropped)
+    return replace(
+        errors,
+        x=errors.x[keep],
+        loss=odds,
+        group=group,
+        task_losses=_odds_of_tasks(errors, keep),
+        dropped=errors.dropped + dropped,
+    )
 
 
-def _shared_by_seed(
-    residual: Float[np.ndarray, " rows"], row_level: Int[np.ndarray, " rows"], group: tuple[str, ...] | None
-) -> tuple[float, int, float, int] | None:
-    """Two-way analysis of variance of scaled residuals: (own variance, df, shared variance, df).
+def _odds_of_tasks(errors: LossTable, keep: Bool[np.ndarray, " rows"]) -> Float[np.ndarray, "kept tasks"] | None:
+    """Odds of each task along the tangent at its row's mean: a task alone has accuracy 0 or 1 too often for a logit.
 
-    None unless every seed ran exactly once at every level; nothing is shared unless seeds differ (F test, 5 %).
+    odds(e) = e / (1 − e) has slope 1 / (1 − e)², so the mean over tasks is the row's own odds.
     """
-    names, seed = np.unique(np.asarray(group if group is not None else ()), return_inverse=True)
-    n_levels, n_seeds = int(row_level.max()) + 1, names.size
-    if n_seeds < 2 or n_levels < 3 or n_levels * n_seeds != residual.size:
+    if errors.task_losses is None:
         return None
-    if np.unique(row_level * n_seeds + seed).size != residual.size:
-        return None
-    per_seed = np.bincount(seed, weights=residual) / n_levels
-    df, shared_df = (n_levels - 1) * (n_seeds - 1), n_seeds - 1
-    own = float(np.sum((residual - per_seed[seed]) ** 2)) / df
-    between = n_levels * float(np.sum(per_seed**2)) / shared_df
-    if between <= own * float(f_distribution.ppf(0.95, shared_df, df)):
-        # Own variance all the same: choosing it only when it is small would make intervals of β too narrow (89 %).
-        return own, df, 0.0, 0
-    return own, df, (between - own) / n_levels, shared_df
+    mean = errors.task_losses[keep].mean(axis=1, keepdims=True)
+    row = errors.loss[keep, None]
+    return np.asarray(row / (1.0 - row) + (errors.task_losses[keep] - mean) / (1.0 - row) ** 2)
 
 
-def _kind_of_noise(
-    residual: Float[np.ndarray, " rows"],
-    mean: Float[np.ndarray, " levels"],
-    n_seeds: Int[np.ndarray, " levels"],
-    row_level: Int[np.ndarray, " rows"],
-) -> Noise:
-    """Gaussian −2 log-likelihood of the seeds' scatter under both kinds; relative unless absolute wins clearly."""
-    df = n_seeds.sum() - n_seeds.size
-    absolute, relative = np.sum(residual**2), np.sum((residual / mean[row_level]) ** 2)
-    if df == 0 or min(absolute, relative) <= 0:
-        return "relative"
-    gain = df * np.log(relative / absolute) + 2 * np.sum((n_seeds - 1) * np.log(mean))
-    return "absolute" if gain > _ABSOLUTE_NOISE_MUST_WIN_BY else "relative"
+def _error_rate(table: LossTable) -> Float[np.ndarray, " rows"]:
+    if table.n_queries is None:
+        return 1.0 - table.loss
+    n = table.n_queries
+    return np.asarray(((1.0 - table.loss) * n + 0.5) / (n + 1.0))
 
 
 def distinct_groups(group: Sequence[str] | None) -> int:

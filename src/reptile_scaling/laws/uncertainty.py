@@ -1,6 +1,6 @@
 """Intervals: three bootstraps and a profile. Every one says what it resamples; docs/law.md says how often each covers.
 
-Legend: `B` draws · `K` levels · `P` parameters.
+Legend: `B` draws · `K` levels · `P` parameters · `T` test tasks.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,11 @@ from jaxtyping import Float
 from scipy.stats import f as f_distribution
 from scipy.stats import t as t_distribution
 
+from reptile_scaling.laws.effects import task_effects
 from reptile_scaling.laws.fitting import Fits, fit_many, profile_rss, residuals
 from reptile_scaling.laws.forms import Form, evaluate
-from reptile_scaling.laws.table import Levels, LossTable, pool_variance
+from reptile_scaling.laws.levels import Levels, pool_variance
+from reptile_scaling.laws.table import LossTable
 
 _WEBB = np.sqrt(np.array([1.5, 1.0, 0.5]))  # six-point weights: Rademacher's two leave 2^K tables, too few (Webb 2014)
 _SMALLEST_DRAW = 0.02  # of the level's mean: a drawn loss stays positive, as every loss is
@@ -76,12 +78,13 @@ def percentile_interval(draws: Float[np.ndarray, "B P"]) -> Float[np.ndarray, "2
 
 
 def _noise(levels: Levels, variance: float, df: int, n: int, rng: np.random.Generator) -> Float[np.ndarray, "B K"]:
-    """Seed noise of level means in the unit of the residual, its variance drawn too (s²·df/χ²): Student's tails.
+    """Seed noise of level means in the unit of the residual; its size (s²·df/χ²) and exponent are drawn too.
 
     What the runs of one seed share moves all levels of a draw together.
     """
-    sigma = np.sqrt(variance * df / rng.chisquare(df, n))
-    own = sigma[:, None] * rng.standard_normal((n, levels.x.size)) / np.sqrt(levels.weights)
+    spread, inflation = levels.noise_law.drawn_spread(levels.x, n, rng)
+    sigma = np.sqrt(variance * inflation * df / rng.chisquare(df, n))
+    own = sigma[:, None] * spread * rng.standard_normal((n, levels.x.size)) / np.sqrt(levels.n_seeds)
     if levels.shared_df == 0:
         return np.asarray(own)
     spread = np.sqrt(levels.shared_variance * levels.shared_df / rng.chisquare(levels.shared_df, n))
@@ -109,13 +112,13 @@ def _resample(
     """
     n, k = task_shift.shape
     seeds = levels.n_seeds[levels.row_level]
-    residual = (table.loss - levels.mean[levels.row_level]) / levels.scale[levels.row_level]
+    residual = (table.loss - levels.mean[levels.row_level]) / (levels.unit * levels.spread)[levels.row_level]
     pool = (residual * np.sqrt(seeds / np.maximum(seeds - 1, 1)))[seeds > 1]
     shift = np.zeros((n, k))
     if pool.size:
         to_level = np.zeros((seeds.size, k))
         to_level[np.arange(seeds.size), levels.row_level] = 1.0 / seeds
-        shift = rng.choice(pool, (n, seeds.size)) @ to_level
+        shift = rng.choice(pool, (n, seeds.size)) @ to_level * levels.spread
     times = rng.multinomial(k, np.full(k, 1.0 / k), 8 * n)
     enough = times[(times > 0).sum(axis=1) > form.n_parameters][:n]
     if not len(enough):
@@ -125,15 +128,19 @@ def _resample(
 
 
 def shift_by_tasks(table: LossTable, levels: Levels, n: int, rng: np.random.Generator) -> Float[np.ndarray, "B K"]:
-    """How level means move, in the unit of the residual, when the shared test tasks are drawn again; 0 without them."""
+    """How level means move, in the unit of the residual, with other test classes and tasks; 0 without their losses."""
     if table.task_losses is None:
         return np.zeros((n, levels.x.size))
-    n_rows, n_tasks = table.task_losses.shape
-    to_level = np.zeros((levels.x.size, n_rows))
-    to_level[levels.row_level, np.arange(n_rows)] = 1.0 / levels.n_seeds[levels.row_level]
-    per_level = to_level @ table.task_losses
-    share = rng.multinomial(n_tasks, np.full(n_tasks, 1.0 / n_tasks), n) / n_tasks
-    return np.asarray(share @ ((per_level - per_level.mean(axis=1, keepdims=True)) / levels.scale[:, None]).T)
+    effects = task_effects(level_task_losses(table, levels), table.task_classes)
+    return np.asarray(effects.drawn_shift(n, rng) / levels.unit)
+
+
+def level_task_losses(table: LossTable, levels: Levels) -> Float[np.ndarray, "T K"]:
+    """Loss of each test task at each level, mean over its seeds."""
+    assert table.task_losses is not None
+    to_level = np.zeros((levels.x.size, table.loss.size))
+    to_level[levels.row_level, np.arange(table.loss.size)] = 1.0 / levels.n_seeds[levels.row_level]
+    return np.asarray((to_level @ table.task_losses).T)
 
 
 def refit(

@@ -16,7 +16,7 @@ from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.engine import Engine, tokenize_prompts
 from reptile_scaling.model.heads import HEADS, fresh_head
 from reptile_scaling.model.label_words import label_vectors_of
-from reptile_scaling.model.loading import LanguageModel, load_language_model
+from reptile_scaling.model.loading import LanguageModel, load_language_model, prefix_folder
 from reptile_scaling.model.memory import MemoryNeed, memory_need, usable_memory
 from reptile_scaling.model.prefix_cache import PrefixCache
 from reptile_scaling.model.rms_norm import FrozenRmsNorm
@@ -95,8 +95,7 @@ def open_workbench(config: Config, corpus: Corpus, device: str) -> Workbench:
     cache = None
     if backbone.first_adapted > 0:
         cache = PrefixCache(backbone, token_ids, int(max(0, budget - memory.peak(0, 0)) * CACHE_SHARE))
-        if config.prefix_cache_dir:
-            cache.keep_on_disk(Path(config.prefix_cache_dir).expanduser())
+        cache.share(Path(config.prefix_cache_dir).expanduser() if config.prefix_cache_dir else prefix_folder())
         memory = replace(memory, cache=cache.nbytes)
     engine = Engine(backbone, token_ids, cache)
     if HEADS[config.head].from_words is not None:

@@ -18,6 +18,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from reptile_scaling.errors import InputError
 from reptile_scaling.model.packing import PackedTokens
 
 RAGGED_ATTENTION = "ragged"
@@ -56,6 +57,8 @@ class RaggedLayout:
     answers: Blocks
     answer_S: Tensor
     """Packed index of each prompt's last token."""
+    longest: int
+    """Tokens of the longest prompt, with its context."""
     keys: Blocks | None = None
     """Where the keys of each block stand, if not where its queries do."""
 
@@ -97,6 +100,7 @@ def ragged_layout(
         tokens=blocks(place_P, tokens_see),
         answers=blocks(block_S * n_ranks + rank_S, answers_see),
         answer_S=torch.from_numpy(packed.starts + packed.lengths - 1).to(device),
+        longest=int(packed.lengths.max()),
     )
 
 
@@ -165,27 +169,42 @@ def ragged_attention(
     ragged: RaggedLayout,
     scaling: float | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention `[1, H, P, E] → [1, P, H, E]` within each prompt; signature of AttentionInterface.
 
-    Prompts are assumed shorter than any sliding window, which `max_length` ensures for every released model.
+    `s_aux [H]` are scores of a sink that takes attention and gives nothing (gpt-oss). InputError for a prompt that a
+    layer's sliding window would cut.
     """
     assert attention_mask is None, "ragged attention makes its own mask"
+    if sliding_window is not None and ragged.longest > sliding_window:
+        raise InputError(
+            f"a prompt has {ragged.longest} tokens, but some layers of this model attend within {sliding_window}: "
+            f"lower max_length to {sliding_window}"
+        )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     keys = ragged.tokens if ragged.keys is None else ragged.keys
     key_NBKE, value_NBKE = (keys.fill(x[0].transpose(0, 1)) for x in (key, value))
     query_PHE = query[0].transpose(0, 1)
     if not getattr(module, READS_ANSWERS_ONLY, False):
-        mixed_NMHE = _attend(ragged.tokens.fill(query_PHE), key_NBKE, value_NBKE, ragged.tokens, scale, softcap)
+        mixed_NMHE = _attend(ragged.tokens.fill(query_PHE), key_NBKE, value_NBKE, ragged.tokens, scale, softcap, s_aux)
         return ragged.tokens.empty(mixed_NMHE)[None], None
     asking_NMHE = ragged.answers.fill(query_PHE[ragged.answer_S])
-    answer_SHE = ragged.answers.empty(_attend(asking_NMHE, key_NBKE, value_NBKE, ragged.answers, scale, softcap))
+    mixed_NMHE = _attend(asking_NMHE, key_NBKE, value_NBKE, ragged.answers, scale, softcap, s_aux)
+    answer_SHE = ragged.answers.empty(mixed_NMHE)
     return answer_SHE.new_zeros(query_PHE.shape).index_copy(0, ragged.answer_S, answer_SHE)[None], None
 
 
 def _attend(
-    query_NMHE: Tensor, key_NBKE: Tensor, value_NBKE: Tensor, blocks: Blocks, scale: float, softcap: float | None
+    query_NMHE: Tensor,
+    key_NBKE: Tensor,
+    value_NBKE: Tensor,
+    blocks: Blocks,
+    scale: float,
+    softcap: float | None,
+    sink_H: Tensor | None,
 ) -> Tensor:
     """Softmax attention `[N, M, H, E]`; the query heads that share a key head are rows of one product."""
     (n, m, _, e), k = query_NMHE.shape, key_NBKE.shape[2]
@@ -195,7 +214,12 @@ def _attend(
     scores = (rows @ keys.transpose(1, 2) * scale).view(n, k, -1, m, keys.shape[1])
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
-    weights = (scores + blocks.hidden_NMB[:, None, None]).softmax(-1)
+    scores = scores + blocks.hidden_NMB[:, None, None]
+    if sink_H is None:
+        weights = scores.softmax(-1)
+    else:
+        sinks = sink_H.view(1, k, -1, 1, 1).expand(*scores.shape[:-1], 1).to(scores.dtype)
+        weights = torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]
     mixed_NKGME: Tensor = (weights.view(n * k, -1, keys.shape[1]) @ values).view(n, k, -1, m, e)
     return mixed_NKGME.permute(0, 3, 1, 2, 4).flatten(2, 3)
 

@@ -15,7 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reptile_scaling.model.attention import Blocks, RaggedLayout
-from reptile_scaling.model.backbone import Backbone, PlacedBatch
+from reptile_scaling.model.backbone import PADDED, Backbone
+from reptile_scaling.model.low_rank import SharedProducts
+from reptile_scaling.model.packed_forward import PlacedBatch
+from reptile_scaling.model.packing import pack_tokens
 from reptile_scaling.model.stacked_lora import TaskRows
 
 TOKENS_PER_FORWARD = 4096
@@ -34,10 +37,27 @@ def continuation_scores(
 
     All are token ids; prompts and continuations hold one at least. The frozen model is asked, without adapters.
     """
+    if backbone.path == PADDED:
+        return torch.stack([_by_sentences(backbone, [*context, *prompt], continuations) for prompt in prompts])
     per_prompt = max(map(len, prompts)) + sum(len(c) - 1 for c in continuations)
     size = max(1, TOKENS_PER_FORWARD // per_prompt)
     parts = [prompts[i : i + size] for i in range(0, len(prompts), size)]
     return torch.cat([_scores(backbone, _plant(context, part, continuations), continuations) for part in parts])
+
+
+def _by_sentences(
+    backbone: Backbone, beginning: Sequence[int], continuations: Sequence[Sequence[int]]
+) -> Float[Tensor, "continuations"]:
+    """The same by whole sentences of one prompt, for a model that takes no tree."""
+    sentences = [[*beginning, *continuation] for continuation in continuations]
+    hidden_SLD = backbone.padded_hidden(pack_tokens(sentences, [np.arange(len(sentences))]))
+    first = len(beginning) - 1
+    means = []
+    for row_LD, continuation in zip(hidden_SLD, continuations, strict=True):
+        features = row_LD[first : first + len(continuation)].float()
+        found = _log_probabilities(backbone, features, np.arange(len(continuation)), np.array(continuation))
+        means.append(found.mean())
+    return torch.tensor(means, device=backbone.device)
 
 
 @dataclass(frozen=True)
@@ -136,9 +156,10 @@ def _place(backbone: Backbone, tree: _Tree, rows_M: np.ndarray) -> PlacedBatch:
     by_rank = torch.from_numpy(rank_of_row).to(device)[answers.row_at_NM]
     keys = Blocks(torch.from_numpy(key_rows).to(device), answers.place_of_rows, answers.hidden_NMB)
     layout = RaggedLayout(
-        block(queries), replace(answers, row_at_NM=by_rank), torch.from_numpy(rows_M).to(device), keys
-    )
-    no_tasks = TaskRows([0], [])
+        block(queries), replace(answers, row_at_NM=by_rank), torch.from_numpy(rows_M).to(device),
+        int(tree.positions.max()) + 1, keys,
+    )  # fmt: skip
+    no_tasks = TaskRows([0], SharedProducts([]))
     return PlacedBatch(
         torch.from_numpy(tree.token_ids).to(device), torch.from_numpy(tree.positions).to(device),
         layout, no_tasks, no_tasks,

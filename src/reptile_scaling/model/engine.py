@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reptile_scaling.model.adapters import Adapters
-from reptile_scaling.model.backbone import Backbone, PlacedBatch
+from reptile_scaling.model.backbone import Backbone, Batch
 from reptile_scaling.model.label_words import LabelVectors
 from reptile_scaling.model.lanes import Result, in_lanes
 from reptile_scaling.model.packing import PackedTokens, pack_tokens
-from reptile_scaling.model.prefix_cache import PrefixCache
+from reptile_scaling.model.prefix_cache import PrefixCache, Progress
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class PreparedBatch:
     """Prompts of some tasks, packed, with the cached activations that enter the first adapted layer."""
 
     packed: PackedTokens
-    placed: PlacedBatch
+    placed: Batch
     entering_P: Tensor | None
 
 
@@ -60,10 +60,10 @@ class Engine:
             results += in_lanes(work, group, self.backbone.device)
         return results
 
-    def remember(self, utterances: np.ndarray) -> None:
-        """Fills the prefix cache ahead of time, as far as it has room."""
+    def remember(self, utterances: np.ndarray, progress: Progress | None = None) -> None:
+        """Fills the prefix cache ahead of time, as far as it has room; `progress` hears (tokens done, tokens to do)."""
         if self._cache:
-            self._cache.fill(utterances)
+            self._cache.fill(utterances, progress)
 
     def features(
         self,

@@ -12,7 +12,8 @@ import torch
 
 from reptile_scaling.config import Config
 from reptile_scaling.errors import InputError
-from reptile_scaling.model.devices import choose_dtype
+from reptile_scaling.model.devices import choose_dtype, holds_quantised
+from reptile_scaling.model.digest import weights_digest
 from reptile_scaling.model.host_memory import keep_freed_memory
 
 
@@ -53,6 +54,10 @@ class LanguageModel:
     source: str
     is_encoder: bool = False
     """Whether tokens see those after them, so that a prompt is read as the mean of its tokens."""
+    digest: str = ""
+    """SHA-256 of the weights' files; empty for a model that was not loaded from any."""
+    revision: str | None = None
+    """The commit on the Hub that was loaded; None for local files."""
 
 
 def check_model(config: Config) -> None:
@@ -80,7 +85,32 @@ def load_language_model(config: Config, device: str) -> LanguageModel:
     if not config.quantization:
         model.to(device)
     frozen = model.eval().requires_grad_(False)
-    return LanguageModel(frozen, tokenizer, config.model_name, is_encoder(config.model_name, config.model_revision))
+    return LanguageModel(
+        frozen,
+        tokenizer,
+        config.model_name,
+        is_encoder(config.model_name, config.model_revision),
+        base_digest(config),
+        getattr(frozen.config, "_commit_hash", None),
+    )
+
+
+def base_digest(config: Config) -> str:
+    """SHA-256 of the configured base's weights, without loading it; of a Hub id as far as it has been downloaded."""
+    known = cache_folder() / "digests"
+    name = config.model_name
+    if name in EMBEDDED_MODELS:
+        return weights_digest(EMBEDDED_MODELS[name].path(name), known)
+    path = Path(name).expanduser()
+    if not path.exists():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            path = Path(snapshot_download(name, revision=config.model_revision, local_files_only=True))
+        except (LocalEntryNotFoundError, ValueError):
+            return ""
+    return weights_digest(path, known)
 
 
 @lru_cache
@@ -105,7 +135,7 @@ def is_encoder(model_name: str, revision: str | None = None) -> bool:
 def check_quantization(config: Config, device: str) -> None:
     """Raises InputError where the device or a missing package cannot hold a quantised base."""
     key = config.quantization
-    if key and not device.startswith("cuda"):
+    if key and not holds_quantised(torch.device(device)):
         raise InputError(f"{key} needs a CUDA device, and device is {device!r}: set {key} to false")
     if key and find_spec("bitsandbytes") is None:
         raise InputError(f"{key} needs the package bitsandbytes: run pip install 'reptile-scaling-law[quantized]'")
@@ -129,6 +159,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("REPTILE_SCALING_CACHE", default)).expanduser()
 
 
+def prefix_folder() -> Path:
+    """Where activations below the adapters are shared between runs."""
+    return cache_folder() / "prefix"
+
+
 def _source(config: Config) -> tuple[str, dict[str, Any]]:
     """What `from_pretrained` is given: a folder or a Hub id, and its options."""
     name, revision = config.model_name, config.model_revision
@@ -141,8 +176,7 @@ def _source(config: Config) -> tuple[str, dict[str, Any]]:
 
 def converted(gguf: Path) -> Path:
     """The GGUF file as a folder of safetensors in the cache; converted at the first call, whole or not at all."""
-    stat = gguf.stat()
-    folder = cache_folder() / "models" / f"{gguf.stem}-{stat.st_size}"
+    folder = cache_folder() / "models" / f"{gguf.stem}-{weights_digest(gguf, cache_folder() / 'digests')[:24]}"
     if (folder / "config.json").is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -8,24 +8,22 @@ and a scaled copy of B. Activations are what autograd keeps for the backward, co
 architecture gives its own figure. `slack` is what an allocator takes beyond what it is asked for.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.backbone import Backbone
+from reptile_scaling.model.devices import free_memory, held_memory, is_accelerator, resident_bytes
 from reptile_scaling.model.packing import PackedTokens, pack_tokens
 
 # What of the free memory a run plans with: allocators fragment, and other programs live beside it.
 USABLE_SHARE = 0.8
 PROBED_PROMPTS = 8
-# glibc's heap over the sum of live tensors: `bench` shows both. Assumed, not measured, for CUDA's caching allocator.
-SLACK = {"cpu": 1.4, "cuda": 1.1}
-CGROUP = Path("/sys/fs/cgroup")
+# glibc's heap over the sum of live tensors: `bench` shows both. Assumed for an accelerator's allocator.
+HOST_SLACK, ACCELERATOR_SLACK = 1.4, 1.1
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def memory_need(
     """The formula's terms for tasks of so many support prompts, without a prefix cache."""
     lengths = np.array([len(ids) for ids in token_ids])
     weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
-    on_host = backbone.device.type == "cpu"
+    on_host = not is_accelerator(backbone.device)
     return MemoryNeed(
         program=max(0, resident_bytes() - weights) if on_host else 0,
         weights=weights,
@@ -93,7 +91,7 @@ def memory_need(
         adapter=sum(tensor.numel() * tensor.element_size() for tensor in theta.tensors.values()),
         tokens_per_task=float(lengths.mean()) * prompts_per_task,
         activations_per_token=saved_bytes(backbone, theta, _typical(token_ids, lengths)),
-        slack=SLACK[backbone.device.type],
+        slack=HOST_SLACK if on_host else ACCELERATOR_SLACK,
     )
 
 
@@ -124,32 +122,9 @@ def saved_bytes(backbone: Backbone, theta: Adapters, packed: PackedTokens) -> fl
     return sum(kept.values()) / len(packed.token_ids)
 
 
-def resident_bytes() -> int:
-    """What this process holds in memory now; 0 where the system does not tell."""
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.is_file() else 0
-
-
 def usable_memory(device: torch.device) -> float:
     """Bytes this process may grow to by default: what it holds on a device, and most of what is free there."""
-    held = torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_bytes()
-    return held + USABLE_SHARE * free_memory(device)
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device now; on the CPU as the system and a container's limit allow."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        free = int(fields["MemAvailable"].split()[0]) * 1024
-    limit, used = CGROUP / "memory.max", CGROUP / "memory.current"
-    if limit.is_file() and used.is_file() and (most := limit.read_text().strip()).isdecimal():
-        free = min(free, int(most) - int(used.read_text()))
-    return max(free, 0)
+    return held_memory(device) + USABLE_SHARE * free_memory(device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -33,9 +33,9 @@ def save_adapter(
     """Writes adapter_config.json, adapter_model.safetensors, head.safetensors and adaptation.json.
 
     The head is the classifier `[n_way, D]` on the last token's features, and its scale where it has one; `facts` is
-    what adapting and predicting with it need to know. `moments`, of an inner Adam that goes on from task to task, go
-    into second_moments.safetensors, learned log-rates of the inner loop `[K]` into inner_rates.safetensors.
-    PEFT itself reads none of these.
+    what adapting and predicting with it need to know; the digest of the base's weights is added. `moments`, of an inner
+    Adam that goes on from task to task, go into second_moments.safetensors, learned log-rates of the inner loop `[K]`
+    into inner_rates.safetensors. PEFT itself reads none of these.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lora_config(backbone, base_model_name).save_pretrained(str(folder))
@@ -48,7 +48,8 @@ def save_adapter(
     if moments is not None:
         squares = {name: tensor.cpu().contiguous() for name, tensor in moments.squares.tensors.items()}
         write_bytes(folder / MOMENTS, safetensors.torch.save(squares | {STEPS: moments.steps.cpu()}))
-    write_json(folder / FACTS, facts)
+    base = {"base_sha256": backbone.digest or None, "base_revision": backbone.revision}
+    write_json(folder / FACTS, {**facts, **base})
 
 
 def load_adapter(folder: Path, device: torch.device) -> Adapters:
@@ -92,6 +93,16 @@ def read_facts(folder: Path) -> dict[str, Any]:
     if not (isinstance(facts, dict) and isinstance(facts.get("config"), dict) and "labels" in facts):
         raise InputError(f"{str(folder / FACTS)!r} names no config and labels: copy it again from where it was")
     return facts
+
+
+def check_base(folder: Path, backbone: Backbone) -> None:
+    """InputError where an adapter was trained on other weights than these, whatever they are called."""
+    recorded = read_facts(folder).get("base_sha256")
+    if recorded and backbone.digest and recorded != backbone.digest:
+        raise InputError(
+            f"adapter {str(folder)!r} was trained on a base with SHA-256 {recorded[:12]}, and this one has "
+            f"{backbone.digest[:12]}: give --model the base it was trained on"
+        )
 
 
 def _read(path: Path) -> dict[str, Tensor]:

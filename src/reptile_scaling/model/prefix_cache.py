@@ -1,30 +1,34 @@
 """Activations entering the first adapted layer, once per utterance, for all tasks, cells and seeds.
 
-Bounded: utterances past the bound are computed each time they are met. On request kept on disk, where any later run
-with the same weights, prompts, layer and precision finds them.
+Bounded: utterances past the bound are computed each time they are met. Shared on disk, where any later run with the
+same weights, layer and precision finds those of the same prompts.
 
 Suffixes: P packed tokens · D width.
 """
 
 import hashlib
-import os
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from reptile_scaling.model.backbone import Backbone
+from reptile_scaling.model.lanes import in_lanes
 from reptile_scaling.model.packing import PackedTokens, pack_tokens
+from reptile_scaling.model.prefix_store import MOST_BYTES, PrefixStore, prompt_key
 
-# Bounds the memory of one prefix forward; more utterances are done in several.
-TOKENS_PER_FORWARD = 4096
+TOKENS_PER_FORWARD = 1024
+"""Bounds the memory of one prefix forward, and keeps its activations near a core; more is done in several."""
+TOKENS_PER_PART = 2048
+"""Written to disk once so many are new, or a quarter of what is there."""
+
+Progress = Callable[[int, int], None]
+"""(tokens done, tokens to do) of a filling."""
 
 
 class PrefixCache:
@@ -37,6 +41,8 @@ class PrefixCache:
         self._lengths = np.array([len(ids) for ids in token_ids], dtype=np.int64)
         self._start_of = np.full(len(token_ids), -1, dtype=np.int64)
         self._n_tokens = 0
+        self._store: PrefixStore | None = None
+        self._unsaved: list[int] = []
         self._filling = threading.Lock()
         room = min(int(self._lengths.sum()), most_bytes // (backbone.width * backbone.dtype.itemsize))
         # Memory that is not written to yet costs a CPU nothing.
@@ -62,66 +68,96 @@ class PrefixCache:
         rows_PD[self._on_device(np.flatnonzero(cached_P))] = self._hidden_PD[self._on_device(row_P[cached_P])]
         return rows_PD
 
-    def fill(self, utterances: Int[np.ndarray, "..."]) -> None:
+    def fill(self, utterances: Int[np.ndarray, "..."], progress: Progress | None = None) -> None:
         """Computes what is missing of these utterances, as long as there is room."""
         with self._filling:
-            self._fill(utterances)
+            missing = np.unique(utterances)
+            missing = missing[self._start_of[missing] < 0]
+            missing = missing[self._n_tokens + np.cumsum(self._lengths[missing]) <= len(self._hidden_PD)]
+            if missing.size:
+                computed_PD, start_of = self._compute(missing, progress)
+                self._keep(list(start_of), computed_PD)
+                self._save(list(start_of))
 
-    def _fill(self, utterances: Int[np.ndarray, "..."]) -> None:
-        missing = np.unique(utterances)
-        missing = missing[self._start_of[missing] < 0]
-        missing = missing[self._n_tokens + np.cumsum(self._lengths[missing]) <= len(self._hidden_PD)]
-        if not missing.size:
-            return
-        computed_PD, start_of = self._compute(missing)
-        self._hidden_PD[self._n_tokens : self._n_tokens + len(computed_PD)] = computed_PD
-        for utterance, start in start_of.items():
-            self._start_of[utterance] = self._n_tokens + start
-        self._n_tokens += len(computed_PD)
-
-    def keep_on_disk(self, folder: Path) -> None:
-        """Reads the whole data set's activations from a file of this folder, or computes and writes them there."""
-        path = folder / f"prefix_{self.fingerprint()}.safetensors"
-        if path.is_file() and self._read(path):
-            return
-        self.fill(np.arange(len(self._token_ids)))
-        folder.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}.partial")
-        tensors = {"hidden": self._hidden_PD[: self._n_tokens].cpu(), "start_of": torch.from_numpy(self._start_of)}
-        save_file(tensors, aside)
-        aside.replace(path)
+    def share(self, folder: Path, most_bytes: int = MOST_BYTES) -> None:
+        """Takes over what earlier runs have left in this folder, and leaves there what is computed from now on."""
+        self._store = PrefixStore(folder / self.fingerprint(), most_bytes)
+        number_of = {prompt_key(ids): number for number, ids in enumerate(self._token_ids)}
+        for keys, hidden_PD in self._store.read(set(number_of)):
+            numbers = [number_of[key] for key in keys]
+            starts = np.cumsum(self._lengths[numbers]) - self._lengths[numbers]
+            ends = starts + self._lengths[numbers]
+            new = np.flatnonzero(self._start_of[numbers] < 0)
+            room = len(self._hidden_PD) - self._n_tokens
+            fitting = new[np.cumsum(self._lengths[numbers][new]) <= room].tolist()
+            if fitting:
+                rows = np.concatenate([np.arange(starts[i], ends[i]) for i in fitting])
+                self._keep([numbers[i] for i in fitting], hidden_PD[torch.from_numpy(rows)].to(self._backbone.device))
 
     def fingerprint(self) -> str:
-        """Changes with the weights below the adapters, the prompts, the layer and the precision."""
+        """Changes with the weights below the adapters, the layer and the precision."""
         backbone = self._backbone
-        digest = hashlib.sha256(f"{backbone.first_adapted} {backbone.dtype} {len(self._hidden_PD)}".encode())
-        for weight in backbone.frozen_weights_below():
-            digest.update(struct.pack("<dd", float(weight.double().sum()), float(weight.double().square().sum())))
-        for ids in self._token_ids:
-            digest.update(np.asarray([len(ids), *ids], dtype=np.int64).tobytes())
+        digest = hashlib.sha256(f"{backbone.first_adapted} {backbone.dtype} {backbone.digest}".encode())
+        if not backbone.digest:
+            for weight in backbone.frozen_weights_below():
+                digest.update(struct.pack("<dd", float(weight.double().sum()), float(weight.double().square().sum())))
         return digest.hexdigest()[:24]
 
-    def _read(self, path: Path) -> bool:
-        """Whether the file was whole; a torn one is computed and written again."""
-        try:
-            with safe_open(path, framework="pt", device=str(self._backbone.device)) as file:
-                hidden_PD, start_of = file.get_tensor("hidden"), file.get_tensor("start_of")
-        except (SafetensorError, OSError):
-            return False
-        self._hidden_PD[: len(hidden_PD)] = hidden_PD
-        self._start_of, self._n_tokens = start_of.cpu().numpy(), len(hidden_PD)
-        return True
+    def _keep(self, utterances: list[int], hidden_PD: Tensor) -> None:
+        """Takes in activations of utterances one after another."""
+        lengths = self._lengths[utterances]
+        self._hidden_PD[self._n_tokens : self._n_tokens + len(hidden_PD)] = hidden_PD
+        self._start_of[utterances] = self._n_tokens + np.cumsum(lengths) - lengths
+        self._n_tokens += len(hidden_PD)
 
-    def _compute(self, utterances: Int[np.ndarray, "n"]) -> tuple[Float[Tensor, "P D"], dict[int, int]]:
-        """Activations of some utterances, and the row each begins at."""
+    def _save(self, utterances: list[int]) -> None:
+        """Leaves what is new on disk, once it is enough for a part."""
+        self._unsaved += utterances
+        lengths = self._lengths[self._unsaved]
+        n_new = int(lengths.sum())
+        if self._store is None or n_new < max(TOKENS_PER_PART, (self._n_tokens - n_new) // 4):
+            return
+        starts = self._start_of[self._unsaved]
+        rows = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])
+        keys = [prompt_key(self._token_ids[utterance]) for utterance in self._unsaved]
+        self._store.write(keys, lengths.tolist(), self._hidden_PD[self._on_device(rows)])
+        self._unsaved = []
+
+    def _compute(
+        self, utterances: Int[np.ndarray, "n"], progress: Progress | None = None
+    ) -> tuple[Float[Tensor, "P D"], dict[int, int]]:
+        """Activations of some utterances, and the row each begins at; side by side on a CPU's cores."""
         # Similar lengths together: attention pads within a forward.
         ordered = utterances[np.argsort(self._lengths[utterances], kind="stable")]
         ends = np.cumsum(self._lengths[ordered])
-        groups = np.split(ordered, np.flatnonzero(np.diff(ends // TOKENS_PER_FORWARD)) + 1)
-        packed = [pack_tokens(self._token_ids, [group]) for group in groups if group.size]
-        parts = [self._backbone.entering_activations(self._backbone.place(part)) for part in packed]
+        n_tokens = int(ends[-1])
+        n_groups = _even(-(-n_tokens // TOKENS_PER_FORWARD), len(ordered))
+        group_of = np.minimum((ends - 1) * n_groups // n_tokens, n_groups - 1)
+        groups = [group for group in np.split(ordered, np.flatnonzero(np.diff(group_of)) + 1) if group.size]
+        done = 0
+        counting = threading.Lock()
+
+        def compute(share: slice) -> list[Tensor]:
+            nonlocal done
+            found = []
+            for group in groups[share]:
+                placed = self._backbone.place(pack_tokens(self._token_ids, [group]))
+                found.append(self._backbone.entering_activations(placed))
+                with counting:
+                    done += len(found[-1])
+                    if progress is not None:
+                        progress(done, n_tokens)
+            return found
+
+        parts = [part for share in in_lanes(compute, range(len(groups)), self._backbone.device) for part in share]
         starts = ends - self._lengths[ordered]
         return torch.cat(parts), dict(zip(ordered.tolist(), starts.tolist(), strict=True))
 
     def _on_device(self, token_at: np.ndarray) -> Tensor:
         return torch.from_numpy(token_at).to(self._backbone.device)
+
+
+def _even(n_groups: int, most: int) -> int:
+    """At least so many groups, which lanes share without one of them idle."""
+    n_threads = torch.get_num_threads()
+    return min(-(-n_groups // n_threads) * n_threads, most)

@@ -61,7 +61,7 @@ class RunDirectory:
     def report_path(self) -> Path:
         return self.path / "report.html"
 
-    def begin(self, config: Config, data_fingerprint: str, versions: dict[str, str]) -> None:
+    def begin(self, config: Config, data_fingerprint: str, versions: dict[str, str], base_sha256: str = "") -> None:
         """Takes the folder for this experiment. InputError if it already holds another one, and nothing is touched.
 
         A grid that grew is the same experiment; the recorded one is then replaced by the larger.
@@ -70,12 +70,13 @@ class RunDirectory:
         if found is None and self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
             raise InputError(f"folder {str(self.path)!r} is not empty and holds no experiment: choose another --out")
         if found is not None:
-            self._check_same(found, Provenance(config, data_fingerprint, versions))
+            self._check_same(found, Provenance(config, data_fingerprint, versions, base_sha256))
+            base_sha256 = base_sha256 or found.base_sha256
         with named_refusals(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         for unfinished in self.path.rglob(".*.part"):  # of writes that were killed
             unfinished.unlink()
-        write_record(self.path / "experiment.json", Provenance(config, data_fingerprint, versions))
+        write_record(self.path / "experiment.json", Provenance(config, data_fingerprint, versions, base_sha256))
 
     def _check_same(self, found: Provenance, wanted: Provenance) -> None:
         # A key that is younger than the folder had its default then.
@@ -91,6 +92,12 @@ class RunDirectory:
                 f"folder {str(self.path)!r} holds an experiment on other data (SHA-256 "
                 f"{found.data_fingerprint[:12]}, now {wanted.data_fingerprint[:12]}): choose another --out, or "
                 "restore it"
+            )
+        if found.base_sha256 and wanted.base_sha256 and found.base_sha256 != wanted.base_sha256:
+            raise InputError(
+                f"folder {str(self.path)!r} holds an experiment on another base called {wanted.config.model_name!r} "
+                f"(SHA-256 {found.base_sha256[:12]}, now {wanted.base_sha256[:12]}): choose another --out, or restore "
+                "the base"
             )
 
     @contextmanager

@@ -22,6 +22,8 @@ class Provenance:
     """SHA-256 of the data."""
     versions: dict[str, str]
     """Of Python and the packages, and the git commit where there was one."""
+    base_sha256: str = ""
+    """Of the base's weights; empty where they were not downloaded yet when the run began."""
 
 
 @dataclass(frozen=True)
