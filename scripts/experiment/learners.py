@@ -14,7 +14,7 @@ import csv
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,14 +70,14 @@ def queries_right(
     return np.stack(rows)
 
 
-def trained(workbench: Workbench) -> tuple[MetaState, dict[str, float]]:
-    """One cell; the state at the evaluation whose prototypes are best on validation tasks, and accuracy at each."""
+def trained(workbench: Workbench, score: Callable[[Workbench, MetaState], float]) -> tuple[MetaState, dict[str, float]]:
+    """One cell; the state at the evaluation whose score on validation tasks is best, and the score at each."""
     config, corpus = workbench.config, workbench.corpus
     n_tasks, seed = config.n_tasks_list[0], config.seeds[0]
     pool = training_pool(corpus.dataset, corpus.split, config, seed)
     order = visiting_order(n_tasks, config.num_meta_steps * config.meta_batch_size, seed, f"ntasks_{n_tasks}")
-    episodes, state = validation_episodes(workbench), fresh_state(workbench, seed)
-    best, best_accuracy, seen = state, validation_accuracy(workbench, episodes, state), {}
+    state = fresh_state(workbench, seed)
+    best, best_accuracy, seen = state, score(workbench, state), {}
     seen["0"] = best_accuracy
     while state.meta_step < config.num_meta_steps:
         places = range(state.meta_step * config.meta_batch_size, (state.meta_step + 1) * config.meta_batch_size)
@@ -89,13 +89,15 @@ def trained(workbench: Workbench) -> tuple[MetaState, dict[str, float]]:
         assert outcome.state is not None, f"diverged in meta-step {state.meta_step + 1}"
         state = outcome.state
         if state.meta_step % config.eval_interval == 0:
-            accuracy = seen[str(state.meta_step)] = validation_accuracy(workbench, episodes, state)
+            accuracy = seen[str(state.meta_step)] = score(workbench, state)
             if accuracy > best_accuracy:
                 best, best_accuracy = state, accuracy
     return best, seen
 
 
-def validation_accuracy(workbench: Workbench, episodes: Sequence[Episode], state: MetaState) -> float:
+def validation_accuracy(workbench: Workbench, state: MetaState) -> float:
+    """Of prototypes, without an inner step."""
+    episodes = validation_episodes(workbench)
     features = frozen_features(workbench, episodes, state.initialisation)
     return float(queries_right(episodes, features, cosine_logits).mean()) / workbench.config.k_query
 
@@ -104,7 +106,7 @@ def measure(config: Config, out: Path, name: str) -> None:
     """Trains and tests one cell, and every classifier on both kinds of features."""
     began = time.perf_counter()
     workbench = open_workbench(config, open_corpus(config), "cpu")
-    state, seen = trained(workbench)
+    state, seen = trained(workbench, validation_accuracy)
     seconds = time.perf_counter() - began
     validation, test = validation_episodes(workbench), test_episodes(workbench)
     chosen: dict[str, str] = {}

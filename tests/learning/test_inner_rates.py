@@ -1,5 +1,6 @@
 """Learned inner rates against a hand-written twin on PEFT's modules, against finite differences, and through files."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from test_algorithms import N_TASKS, Twin, episodes_of, starts
 from torch import Tensor
 
 from reptile_scaling.config import make_config
+from reptile_scaling.data.dataset import make_dataset
 from reptile_scaling.data.episodes import Episode
 from reptile_scaling.errors import InputError
 from reptile_scaling.lab.plan import plan_sweep
@@ -24,6 +26,7 @@ from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
 from reptile_scaling.model.adapters import HEAD_NAMES, LOG_RATE, Adapters, stack_adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.peft_io import load_adapter
+from reptile_scaling.report.curves import draw_inner_rates
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.use.labeller import adapt_to_labels, open_labeller
 from toy_models import encode
@@ -111,10 +114,12 @@ def test_slopes_of_one_step_equal_finite_differences(name: str, tokenizer, toy_d
         moved = {n: x.detach() + shift.get(n, 0) for n, x in rates.items()}
         return float(twin.loss(adapted(twin, own, moved, episode, "sgd", False), episode.query).detach())
 
-    for matrix in list(rates)[::5]:
-        slope = float(found.tensors[matrix + LOG_RATE][2, 0])
-        difference = (loss({matrix: torch.tensor(h)}) - loss({matrix: torch.tensor(-h)})) / (2 * h)
-        assert slope == pytest.approx(difference, rel=5e-3, abs=1e-6), matrix
+    some = list(rates)[::3]
+    slopes = torch.stack([found.tensors[matrix + LOG_RATE][2, 0] for matrix in some]).double()
+    shifts = [{matrix: torch.tensor(h).double()} for matrix in some]
+    differences = [(loss(shift) - loss({n: -x for n, x in shift.items()})) / (2 * h) for shift in shifts]
+    # Single precision on our side: each slope is a sum over a matrix, in which terms cancel.
+    assert (slopes - torch.tensor(differences).double()).norm() <= 2e-3 * slopes.norm()
 
 
 def test_equal_rates_are_the_fixed_loop_and_later_steps_take_the_last(toy_dataset, language_model) -> None:
@@ -172,17 +177,27 @@ def test_peft_loads_an_adapter_with_rates(run: RunDirectory, model_folder: Path)
     assert "inner_rates.safetensors" in {file.name for file in folder.iterdir()}
 
 
-def test_adapting_to_labels_uses_the_rates(run: RunDirectory, toy_dataset, tmp_path) -> None:
-    from test_labeller import support_of, with_facts
+def test_heat_map_has_a_mark_for_each_rate(run: RunDirectory) -> None:
+    chart = draw_inner_rates(run)
+    assert chart is not None
+    rates = run.cell(run.cells()[0]).read_inner_rates()
+    assert len(chart.rows) == len(rates) and chart.inline().count('class="mark"') == len(rates)
 
+
+def test_adapting_to_labels_uses_the_rates(run: RunDirectory, toy_dataset, tmp_path) -> None:
     adapter = run.cell(run.cells()[0]).adapter_folder
-    support = support_of(toy_dataset, (0, 2, 3, 5), (1, 2, 2, 1))
+    rows = [
+        (toy_dataset.texts[u], toy_dataset.class_names[c])
+        for c, n in ((0, 1), (2, 2), (3, 2), (5, 1))
+        for u in toy_dataset.utterances_by_class[c][:n]
+    ]
+    support = make_dataset("support", rows)
     labeller, done = adapt_to_labels(adapter, support, tmp_path / "out", steps=4)
     assert done.steps == 4 and not any(n.endswith(LOG_RATE) for n in labeller.adapters.tensors)
     again = open_labeller(tmp_path / "out")
     texts = list(support.texts)
     np.testing.assert_allclose(again.predict(texts), labeller.predict(texts), atol=1e-6)
-    still = with_facts(adapter, tmp_path / "still")
+    still = Path(shutil.copytree(adapter, tmp_path / "still"))
     rates = safetensors.torch.load_file(still / "inner_rates.safetensors")
     safetensors.torch.save_file({n: x - 30 for n, x in rates.items()}, still / "inner_rates.safetensors")
     resting, _ = adapt_to_labels(still, support, tmp_path / "resting")
