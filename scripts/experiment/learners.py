@@ -5,7 +5,8 @@
 For each split and number of shots: trains one cell, keeps the meta-step whose validation accuracy is best, and reads
 the test tasks without an inner step: under the learned prototypes, and by nearest mean and logistic regression on the
 learned features, beside the same on frozen features. Then N = 2, 8, 32 training tasks at 1 shot on the first split.
-Everything is chosen on validation classes. Run again, it goes on where it was. Writes OUT/NAME.csv (queries right of
+Settings are chosen on validation classes; the rival that differences are taken to is the one that is best on the test
+tasks, in the rival's favour. Run again, it goes on where it was. Writes OUT/NAME.csv (queries right of
 each task's classes), OUT/NAME.json (what was chosen), OUT/learners.json (the table) and prints the table.
 """
 
