@@ -3,8 +3,8 @@
 OUT ?= experiments_scaling_law
 PYTEST = .venv/bin/python -m pytest -q -n 2 --dist worksteal
 
-demo: setup  ## the scaling curve of configs/demo.yaml, from a bare clone
-	.venv/bin/reptile-scaling run configs/demo.yaml --out $(OUT)
+demo: setup  ## the scaling curve of the preset demo, from a bare clone
+	.venv/bin/reptile-scaling run demo --out $(OUT)
 
 test: setup  ## all tests
 	$(PYTEST)
@@ -29,7 +29,7 @@ findings: setup  ## the tables of docs/findings.md from results/, and a page of 
 coverage: setup  ## all tests, and which lines and branches none of them takes
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
-docs: setup  ## docs/config.md from the code
+docs: setup  ## docs/config.md and the schema of a configuration from the code
 	.venv/bin/python scripts/docs/config_reference.py
 
 help:  ## this list

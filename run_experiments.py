@@ -1,6 +1,7 @@
-"""The experiment as a script: edit CONFIG and N_TASKS_LIST, then run `.venv/bin/python run_experiments.py`.
+"""The experiment as a script: edit CONFIG and N_TASKS_LIST, then run `python run_experiments.py` where
+`pip install -r requirements.txt` has installed the package.
 
-The keys are those of configs/*.yaml; a run that was cut goes on where it was.
+The keys are those of docs/config.md; a run that was cut goes on where it was. Exit codes are those of the command line.
 """
 
 import sys
@@ -13,7 +14,7 @@ from reptile_scaling.errors import InputError
 N_TASKS_LIST = [2, 4, 8, 16, 50, 200]
 
 CONFIG = {
-    **load_config(Path(__file__).parent / "configs" / "demo.yaml").model_dump(),
+    **load_config("demo").model_dump(),
     "n_tasks_list": N_TASKS_LIST,
     "seeds": [0, 1],
     # "model_name": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
@@ -26,4 +27,5 @@ if __name__ == "__main__":
     try:
         sys.exit(run_config(make_config(CONFIG), OUTPUT_FOLDER))
     except InputError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

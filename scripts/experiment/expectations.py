@@ -9,10 +9,9 @@ over the shared test tasks, with 95 % intervals; a level's accuracy on a task is
 import argparse
 from pathlib import Path
 
-import numpy as np
-
 from reptile_scaling.analysis.levels import best_cells
-from reptile_scaling.analysis.standing import paired_gain, task_accuracies
+from reptile_scaling.analysis.paired import paired_gain
+from reptile_scaling.analysis.standing import classes_of_tests, standings, task_accuracies
 from reptile_scaling.api import load_experiment
 from reptile_scaling.errors import InputError
 from reptile_scaling.runs.directory import RunDirectory
@@ -28,7 +27,7 @@ def rows(folder: Path) -> list[tuple[str, bool, str]]:
     run, record = RunDirectory(folder), load_experiment(folder)
     power = record.law.candidates["power"]
     beta, (low, high) = power.parameters["beta"], power.interval["beta"]
-    chosen = record.law.candidates[record.law.verdict.form]
+    chosen = record.law.candidates.get(record.law.verdict.form, power)
     if chosen is not power and "beta" in chosen.interval:
         a, b = chosen.interval["beta"]
         also = f"; {record.law.verdict.form}, the verdict: {chosen.parameters['beta']:.2f} ({a:.2f} to {b:.2f})"
@@ -44,15 +43,14 @@ def rows(folder: Path) -> list[tuple[str, bool, str]]:
         (f"R² of the power law above {R2}", power.r2 > R2, f"{power.r2:.3f}"),
     ]
     levels = {n: [cell for cell in run.cells() if cell.n_tasks == n] for n in GAIN_LEVELS}
-    gain, error = paired_gain(*(task_accuracies(run, levels[n]) for n in reversed(GAIN_LEVELS)))
+    few, many = (task_accuracies(run, levels[n]) for n in GAIN_LEVELS)
+    gain = paired_gain(many, few, classes_of_tests(run))
     what = f"{GAIN[0]:g} to {GAIN[1]:g} points of accuracy from N = {GAIN_LEVELS[0]} to {GAIN_LEVELS[1]}"
-    found.append((what, GAIN[0] <= gain <= GAIN[1], f"{gain:+.1f} ± {error:.1f}"))
+    found.append((what, GAIN[0] <= gain.points <= GAIN[1], f"{gain.points:+.1f} ± {gain.half_width:.1f}"))
     best = task_accuracies(run, best_cells(run))
-    for baseline in run.read_baselines().values():
-        if baseline.is_rival:
-            gain, error = paired_gain(best, np.array(baseline.task_accuracies))
-            number = f"{best.mean():.1%} against {baseline.accuracy:.1%}: {gain:+.1f} ± {error:.1f} points"
-            found.append((f"meta-training beats: {baseline.label}", gain > error, number))
+    for s in standings(run):
+        number = f"{best.mean():.1%} against {s.accuracy:.1%}: {s.gain:+.1f} ± {s.error:.1f} points"
+        found.append((f"meta-training beats: {s.label}", s.verb == "beats", number))
     return found
 
 

@@ -16,7 +16,8 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 from part_tables import MAIN, unpack_all
 
 from reptile_scaling.analysis.law_of_run import losses_of_run
-from reptile_scaling.analysis.standing import paired_gain, task_accuracies
+from reptile_scaling.analysis.paired import TaskClasses, paired_gain
+from reptile_scaling.analysis.standing import classes_of_tests, initialisations_of, task_accuracies
 from reptile_scaling.analysis.training_facts import cost_of_run, overtraining_sentence
 from reptile_scaling.api import RunRecord, load_experiment
 from reptile_scaling.errors import InputError
@@ -44,9 +45,10 @@ def level_table(record: RunRecord) -> Iterator[str]:
         )
 
 
-def beyond(accuracies: np.ndarray, others: np.ndarray) -> str:
+def beyond(ours: np.ndarray, theirs: np.ndarray, classes: TaskClasses | None) -> str:
     """Points of accuracy beyond the others', paired over test tasks, with the half-width of a 95 % interval."""
-    return "{:+.1f} ± {:.1f}".format(*paired_gain(accuracies, others))
+    gain = paired_gain(ours, theirs, classes)
+    return f"{gain.points:+.1f} ± {gain.half_width:.1f}"
 
 
 def gain_lines(runs: Path) -> Iterator[str]:
@@ -54,18 +56,19 @@ def gain_lines(runs: Path) -> Iterator[str]:
     for part, head in (("", "label words"), ("_classifier", "a classifier")):
         run = RunDirectory(runs / f"{MAIN}{part}")
         few, many = (task_accuracies(run, [c for c in run.cells() if c.n_tasks == n]) for n in (50, 1000))
-        yield f"From N = 50 to 1000 accuracy gains {beyond(many, few)} points with {head}."
+        yield f"From N = 50 to 1000 accuracy gains {beyond(many, few, classes_of_tests(run))} points with {head}."
 
 
 def short_lines(runs: Path) -> Iterator[str]:
     """The short part beside the main part's fine-tuning on the same test tasks."""
-    run, baselines = RunDirectory(runs / f"{MAIN}_short"), RunDirectory(runs / MAIN).read_baselines()
+    run, main = RunDirectory(runs / f"{MAIN}_short"), RunDirectory(runs / MAIN)
+    baselines, classes = main.read_baselines(), classes_of_tests(main)
     fine_tuning = [baselines["no_meta"], baselines["no_meta_tuned"]]
     yield f"| N, 25 meta-steps | {' | '.join(f'points beyond {b.label}' for b in fine_tuning)} |"
     yield "|---|---|---|"
     for n in run.config().n_tasks_list:
         accuracies = task_accuracies(run, [cell for cell in run.cells() if cell.n_tasks == n])
-        yield f"| {n} | {' | '.join(beyond(accuracies, np.array(b.task_accuracies)) for b in fine_tuning)} |"
+        yield f"| {n} | {' | '.join(beyond(accuracies, initialisations_of(b), classes) for b in fine_tuning)} |"
 
 
 def joint_lines(runs: Path) -> Iterator[str]:
@@ -82,7 +85,7 @@ def joint_lines(runs: Path) -> Iterator[str]:
         loss = record.results.meta_test_loss.mean()
         yield (
             f"| {record.config.meta_lr} | {end:.3f} | {loss:.3f} | {accuracies.mean():.1%} | "
-            f"{beyond(reference, accuracies)} |"
+            f"{beyond(reference, accuracies, classes_of_tests(main))} |"
         )
 
 

@@ -33,9 +33,10 @@ from reptile_scaling.learning.meta_step import Visit, meta_step
 from reptile_scaling.learning.workbench import Workbench, open_corpus, open_workbench
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.heads import HEADS, logits
+from reptile_scaling.presets import preset_path
 from reptile_scaling.randomness import stream
 
-CONFIG = Path(__file__).parents[2] / "configs" / "learners_banking77.yaml"
+CONFIG = preset_path("learners_banking77")
 SPLITS, SHOTS, LEVELS = ("01", "02", "03", "04", "05"), (1, 5), (2, 8, 32)
 LEARNED, FROZEN = "protonet", "frozen"
 N_RESAMPLED = 2000
@@ -149,7 +150,8 @@ def write_queries(
 
 def read_queries(paths: Sequence[Path], k_query: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Of the rows of all files: the number of its task, of its class, and each method's accuracy in points."""
-    tasks, classes, columns = [], [], {}
+    tasks, classes = [], []
+    columns: dict[str, list[float]] = {}
     for path in paths:
         with path.open(newline="") as file:
             for row in csv.DictReader(file):

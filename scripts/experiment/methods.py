@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from reptile_scaling.analysis.standing import paired_gain, task_accuracies
+from reptile_scaling.analysis.paired import TaskClasses, paired_gain
+from reptile_scaling.analysis.standing import classes_of_tests, initialisations_of, task_accuracies
 from reptile_scaling.config import Config, load_config, make_config
 from reptile_scaling.errors import InputError
 from reptile_scaling.lab.plan import plan_sweep
 from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.runs.directory import RunDirectory
 
-CONFIG = Path(__file__).parents[2] / "configs" / "methods_banking77.yaml"
+CONFIG = "methods_banking77"
 REFERENCE = "reptile, classifier"
 FINE_TUNING = ("no_meta", "no_meta_tuned")  # baselines that start from the head, so once with every head
 HEADS = ("classifier", "prototype", "label_words", "zero")  # the last two with Reptile and joint training alone
@@ -88,12 +89,19 @@ def validation_loss(run: RunDirectory) -> float:
     return float(np.mean([run.cell(cell).read_eval_stats()[-1].validation_loss for cell in run.cells()]))
 
 
-def row(name: str, accuracies: np.ndarray, loss: float | None, reference: np.ndarray, **more: object) -> dict[str, Any]:
-    """A method beside the reference, in points of accuracy with a 95 % interval over test tasks."""
-    gain, half_width = paired_gain(accuracies, reference)
+def row(
+    name: str,
+    accuracies: np.ndarray,
+    loss: float | None,
+    reference: np.ndarray,
+    classes: TaskClasses | None,
+    **more: object,
+) -> dict[str, Any]:
+    """A method beside the reference, in points of accuracy with a 95 % interval."""
+    gain = paired_gain(accuracies, reference, classes)
     return {
         "method": name, "accuracy": float(accuracies.mean()), "loss": loss,
-        "points_beyond_reference": gain, "ci95_half_width": half_width, **more,
+        "points_beyond_reference": gain.points, "ci95_half_width": gain.half_width, **more,
     }  # fmt: skip
 
 
@@ -123,12 +131,14 @@ def compare(base: Config, out: Path) -> None:
     reference_run = chosen[REFERENCE][0]
     perform(reference_run.config(), None, reference_run)
     reference = task_accuracies(reference_run, reference_run.cells())
+    classes = classes_of_tests(reference_run)
     rows = []
     for name, (run, settings) in chosen.items():
         results = run.results()
         rows.append(
             row(
                 name, task_accuracies(run, run.cells()), float(np.mean([r.meta_test_loss for r in results])), reference,
+                classes,
                 zero_step_accuracy=float(np.mean([r.zero_step_accuracy for r in results])),
                 meta_steps=results[0].meta_steps, training_seconds=float(np.mean([r.wall_seconds for r in results])),
                 settings=settings, validation_loss_by_inner_lr=validation[name],
@@ -139,13 +149,17 @@ def compare(base: Config, out: Path) -> None:
         perform(run.config(), FINE_TUNING, run)
         for baseline in run.read_baselines().values():
             own = f"{baseline.label}, {head}" if baseline.name in FINE_TUNING else baseline.label
-            accuracies = np.array(baseline.task_accuracies)
-            rows.append(row(own, accuracies, baseline.loss, reference, seconds_per_task=baseline.seconds_per_task))
+            accuracies = initialisations_of(baseline)
+            rows.append(
+                row(own, accuracies, baseline.loss, reference, classes, seconds_per_task=baseline.seconds_per_task)
+            )
     # Folders of one machine say nothing to a reader.
     shown = {k: v for k, v in base.model_dump(mode="json").items() if k not in ("data_dir", "prefix_cache_dir")}
     rows.sort(key=lambda r: -r["accuracy"])
     (out / "methods.json").write_text(
-        json.dumps({"config": shown, "reference": REFERENCE, "n_test_tasks": len(reference), "rows": rows}, indent=1)
+        json.dumps(
+            {"config": shown, "reference": REFERENCE, "n_test_tasks": reference.shape[1], "rows": rows}, indent=1
+        )
         + "\n"
     )
     print("| method | accuracy | loss | beyond Reptile, points |\n|---|---|---|---|")

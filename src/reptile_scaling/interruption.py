@@ -39,6 +39,11 @@ def stop_if_requested() -> None:
         raise StopRequested
 
 
+def request_stop() -> None:
+    """As the first signal does."""
+    _flag.set()
+
+
 @contextmanager
 def graceful_stop(flag: Flag) -> Iterator[None]:
     """Handles signals inside the block by setting `flag`; outside the main thread nothing changes."""

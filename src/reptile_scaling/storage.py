@@ -1,20 +1,36 @@
-"""Files written so that a power cut leaves the old or the new one, and read so that a torn one is named. No torch."""
+"""Files written so that a power cut leaves the old or the new one, and read so that a torn or flipped one is named.
+
+No torch.
+"""
 
 import csv
-import errno
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, fields
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import MISSING, asdict, fields
 from functools import cache
 from io import StringIO
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from reptile_scaling.errors import InputError, StorageError
+from reptile_scaling import disk
+from reptile_scaling.disk import named_refusals, read_file
+from reptile_scaling.errors import InputError
+from reptile_scaling.seals import (
+    SUMS,
+    BrokenSeal,
+    check_listed,
+    check_tensors,
+    read_sums,
+    sealed_json,
+    sealed_tensors,
+    sha256,
+    sums_text,
+    unsealed_json,
+)
 
 
 @runtime_checkable
@@ -26,35 +42,17 @@ class Fields(Protocol):
 
 Record = TypeVar("Record")
 
-REFUSALS = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space or ask for a larger quota",
-    errno.EFBIG: "raise the limit on file sizes",
-    errno.EROFS: "mount it for writing",
-    errno.EACCES: "give yourself the right to write there",
-    errno.EPERM: "give yourself the right to write there",
-    errno.EISDIR: "name a file, since this is a folder",
-    errno.ENOTDIR: "choose another folder, since part of the path is a file",
-}
-
-
-@contextmanager
-def named_refusals(path: Path) -> Iterator[None]:
-    """Turns what a full or closed disk raises into StorageError with a cure."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in REFUSALS:
-            raise
-        cure = REFUSALS[error.errno]
-        raise StorageError(
-            f"{str(path)!r} cannot be written ({os.strerror(error.errno)}): {cure}, then run the same command again"
-        ) from error
+SEALED_ELSEWHERE = ("status.json", SUMS)
+"""What a list of digests leaves out: a heartbeat, and the list itself."""
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """An object with its keys in the order given; a configuration inside it as its settings."""
-    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False, default=_settings) + "\n").encode())
+    write_bytes(path, _json_text(content).encode())
+
+
+def _json_text(content: Mapping[str, object]) -> str:
+    return json.dumps(content, indent=2, allow_nan=False, default=_settings) + "\n"
 
 
 def _settings(value: object) -> object:
@@ -64,20 +62,28 @@ def _settings(value: object) -> object:
 
 
 def write_record(path: Path, record: Fields) -> None:
-    """One dataclass as a JSON object."""
+    """One dataclass as a JSON object, without a seal: for what is written again every second."""
     write_json(path, asdict(record))
 
 
-def read_record(path: Path, kind: type[Record]) -> Record | None:
-    """What `write_record` wrote, typed by the fields of `kind`; None where there is no file.
+def write_sealed(path: Path, record: Fields) -> None:
+    """One dataclass as a JSON object that begins with the digest of the rest."""
+    write_bytes(path, sealed_json(_json_text(asdict(record))))
 
-    InputError for a file that is cut short, or that lacks a field which has no default.
+
+def read_record(path: Path, kind: type[Record]) -> Record | None:
+    """What `write_record` or `write_sealed` wrote, typed by the fields of `kind`; None where there is no file.
+
+    InputError for a file that is cut short, that is not as it was written, or that lacks a field without a default.
     """
-    if not path.is_file():
+    content = read_file(path)
+    if content is None:
         return None
     reader: TypeAdapter[Record] = _reader(kind)
     try:
-        return reader.validate_json(path.read_bytes())
+        return reader.validate_json(unsealed_json(content, set(columns(kind).values())))
+    except BrokenSeal as error:
+        raise _not_whole(path, str(error), RERUN) from error
     except ValidationError as error:
         raise _refusal(path, error) from error
 
@@ -90,10 +96,8 @@ def write_lines(path: Path, records: Sequence[Fields]) -> None:
 
 def read_lines(path: Path, kind: type[Record]) -> list[Record]:
     """What `write_lines` wrote; empty where there is no file, InputError for one that is torn or foreign."""
-    if not path.is_file():
-        return []
     try:
-        return [_reader(kind).validate_json(line) for line in path.read_bytes().splitlines()]
+        return [_reader(kind).validate_json(line) for line in (read_listed(path, REDO) or b"").splitlines()]
     except ValidationError as error:
         raise _refusal(path, error) from error
 
@@ -123,22 +127,25 @@ def columns(kind: type[Any]) -> dict[str, str]:
 def read_rows(path: Path, kind: type[Record]) -> list[Record]:
     """What `write_rows` wrote, typed by the fields of `kind`: a name like `7` stays a string.
 
-    Empty where there is no file, or nothing in it. InputError for a table that is cut short, or not one of `kind`.
+    Empty where there is no file, or nothing in it. A field with a default may lack its column, as in tables of earlier
+    versions, or its value. InputError for a table that is cut short, or not one of `kind`.
     """
-    content = path.read_bytes() if path.is_file() else b""
+    content = read_listed(path, REDO)
     if not content:
         return []
     try:
         header, *lines = csv.reader(StringIO(content.decode(), newline=""), strict=True)
     except (UnicodeDecodeError, csv.Error) as error:
         raise _not_whole(path, str(error), REDO) from error
-    if missing := [column for column in columns(kind) if column not in header]:
+    younger = {field.name for field in fields(cast(Any, kind)) if field.default is not MISSING}
+    missing = [column for column, name in columns(kind).items() if column not in header and name not in younger]
+    if missing:
         raise InputError(f"{str(path)!r} has no column {missing[0]!r}, so it is torn or of another program: {REDO}")
     torn = [number for number, line in enumerate(lines, 1) if len(line) != len(header)]
     if torn or not content.endswith(b"\n"):
         raise _not_whole(path, f"row {torn[0] if torn else len(lines)} is cut short", REDO)
-    places = [(header.index(column), name) for column, name in columns(kind).items()]
-    found = [{name: line[place] for place, name in places} for line in lines]
+    places = [(header.index(column), name) for column, name in columns(kind).items() if column in header]
+    found = [{name: line[place] for place, name in places if line[place] or name not in younger} for line in lines]
     reader: TypeAdapter[Record] = _reader(kind)
     try:
         return [reader.validate_python(row) for row in found]
@@ -172,23 +179,89 @@ def _refusal(path: Path, error: ValidationError) -> InputError:
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes aside, flushes to the disk, renames. StorageError where the disk refuses."""
     with named_refusals(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        disk.make_folder(path.parent)
         aside = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            with open(aside, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-            _flush_folder(path.parent)
-        finally:
-            aside.unlink(missing_ok=True)
+            disk.write_file(aside, content)
+            disk.rename(aside, path)
+        except BaseException:  # also Ctrl-C
+            with suppress(OSError):
+                disk.remove(aside)
+            raise
 
 
-def _flush_folder(folder: Path) -> None:
-    """A rename is on the disk only once its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def move(source: Path, target: Path) -> None:
+    """A file in place of another one of its folder. StorageError where the disk refuses."""
+    with named_refusals(target):
+        disk.rename(source, target)
+
+
+def write_tensors(path: Path, content: bytes) -> None:
+    """Safetensors, saved with `seals.BLANK` in their metadata, and sealed."""
+    write_bytes(path, sealed_tensors(content))
+
+
+def read_tensors(path: Path) -> bytes | None:
+    """Safetensors as `write_tensors` wrote them, or of before there were seals; None where there is no file.
+
+    BrokenSeal where they are anything else.
+    """
+    content = read_file(path)
+    if content is not None:
+        check_tensors(content)
+    return content
+
+
+def seal(folder: Path) -> None:
+    """Lists the digests of the files that lie in a folder now in its `SHA256SUMS`; its subfolders have their own."""
+    with named_refusals(folder, "read"):
+        found = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
+    listed = [path for path in found if path.name not in SEALED_ELSEWHERE and not path.name.startswith("checkpoint")]
+    write_bytes(folder / SUMS, sums_text({path.name: sha256(read_file(path) or b"") for path in listed}).encode())
+
+
+def unseal(folder: Path) -> None:
+    """Before files are written anew: until they are sealed again nothing vouches for them, and nothing accuses them."""
+    with named_refusals(folder):
+        disk.remove(folder / SUMS)
+
+
+def read_listed(path: Path, cure: str) -> bytes | None:
+    """A file as the `SHA256SUMS` beside it says, where there is one; None where there is no file.
+
+    InputError with `cure` for one that is not.
+    """
+    content, sums = read_file(path), read_file(path.with_name(SUMS))
+    if content is None or sums is None:
+        return content
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        listed = read_sums(sums)
+    except BrokenSeal as error:
+        raise _not_whole(path.with_name(SUMS), str(error), cure) from error
+    try:
+        check_listed(path.name, content, listed)
+    except BrokenSeal as error:
+        raise _not_whole(path, str(error), cure) from error
+    return content
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder has a list of digests and every file it names is as listed: what a cache has to be."""
+    try:
+        listed = read_sums(read_file(folder / SUMS) or b"")
+        return all(read_listed(folder / name, "make it again") is not None for name in listed)
+    except (BrokenSeal, InputError):
+        return False
+
+
+def publish(aside: Path, folder: Path) -> None:
+    """A folder that somebody else's code has written becomes `folder`, sealed, whole or not at all; nothing happens
+    where another process was faster."""
+    with named_refusals(folder):
+        seal(aside)
+        disk.flush_tree(aside)
+        try:
+            disk.rename(aside, folder)
+        except OSError:
+            if not is_whole(folder):
+                raise

@@ -57,6 +57,6 @@ def test_rate_is_the_best_of_the_arrangements_of_threads(monkeypatch: pytest.Mon
     product = Product(100, 8, 8, needs_input_gradient=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     for together, apart in ((2.0, 1.0), (1.0, 2.0)):
-        monkeypatch.setattr(floor, "_seconds", lambda *_, together=together: together)
-        monkeypatch.setattr(floor, "_lane_seconds", lambda *_, apart=apart: apart)
+        monkeypatch.setattr(floor, "seconds_together", lambda *_, together=together: together)
+        monkeypatch.setattr(floor, "seconds_in_lanes", lambda *_, apart=apart: apart)
         assert floor.matrix_rate([product], torch.float32, torch.device("cpu")) == product.flops / 1.0

@@ -1,12 +1,17 @@
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 
 from reptile_scaling.config import make_config
 from reptile_scaling.data.class_split import split_classes
 from reptile_scaling.data.dataset import IntentDataset, make_dataset
-from reptile_scaling.data.episodes import TaskPool, coverage, evaluation_pool, training_pool, visiting_order
+from reptile_scaling.data.episodes import Episode, TaskPool, coverage, evaluation_pool, training_pool, visiting_order
+from reptile_scaling.runs.grid import Cell
 
 DATASET = make_dataset("d", [(f"text {c} {i}", f"class{c:02d}") for c in range(20) for i in range(20)])
 
@@ -79,3 +84,91 @@ def test_training_and_test_tasks_share_no_class() -> None:
     train = {c for e in training_pool(DATASET, split, config, 0).episodes(100) for c in e.classes}
     test = {c for e in evaluation_pool(DATASET, split.test, config, "test").episodes(100) for c in e.classes}
     assert not train & test
+
+
+def permuted(cell: str = "ntasks_2_seed_0", **options: bool) -> TaskPool:
+    return replace(pool(**options), slot_stream=cell)
+
+
+def by_class(episode: Episode) -> dict[int, tuple[list[int], list[int]]]:
+    return {
+        c: (s.tolist(), q.tolist()) for c, s, q in zip(episode.classes, episode.support, episode.query, strict=True)
+    }
+
+
+@settings(max_examples=40, deadline=None)
+@given(task=st.integers(0, 5000), visit=st.integers(0, 50), resampled=st.booleans(), cell=st.text(max_size=20))
+def test_permuted_slots_move_classes_with_their_utterances_and_change_nothing_else(
+    task: int, visit: int, resampled: bool, cell: str
+) -> None:
+    fixed = pool(resampled=resampled).episode(task, visit)
+    drawn = permuted(cell, resampled=resampled).episode(task, visit)
+    assert by_class(drawn) == by_class(fixed)
+    # Any order of five classes is as likely: of six visits in a row not all are in the task's own.
+    later = [permuted(cell, resampled=resampled).episode(task, visit + i).classes for i in range(6)]
+    assert later[0] == drawn.classes and len(set(later)) > 1
+
+
+def test_slots_of_a_visit_are_the_cells_own() -> None:
+    visits = [(task, visit) for task in range(4) for visit in range(4)]
+    of_cell = {
+        cell: [permuted(cell).episode(*visit).classes for visit in visits]
+        for cell in ("ntasks_2_seed_0", "ntasks_4_seed_0")
+    }
+    first, second = of_cell.values()
+    assert first != second
+    assert [permuted("ntasks_2_seed_0").episode(*visit).classes for visit in visits] == first
+
+
+def test_every_order_of_the_slots_is_as_likely() -> None:
+    of_three = TaskPool(DATASET, tuple(range(12)), 0, "train", n_way=3, k_support=1, k_query=1, slot_stream="cell")
+    for task in range(3):
+        own = of_three.task_classes(task)
+        orders = Counter(tuple(map(own.index, of_three.episode(task, visit).classes)) for visit in range(3000))
+        # 3! = 6 orders, 500 expected of each; of three such tests one in 300 draws would have one below .001.
+        assert len(orders) == 6 and chisquare(list(orders.values())).pvalue > 0.001
+
+
+def test_memoriser_of_a_tasks_slots_is_at_chance_when_they_are_permuted() -> None:
+    """It knows in which slot each class of the task stood at the visit before, and never adapts."""
+
+    def score(tasks: TaskPool) -> float:
+        hits = []
+        for task in range(20):
+            met = [tasks.episode(task, visit).classes for visit in range(51)]
+            hits += [np.equal(before, now).mean() for before, now in zip(met, met[1:], strict=False)]
+        return float(np.mean(hits))
+
+    assert score(pool()) == 1.0
+    # 1000 visits, each the share of fixed points of a random order of five: mean 1/5, standard error .2/√1000 = .006.
+    assert score(permuted()) == pytest.approx(0.2, abs=0.03)
+
+
+def pools_of(slots: str, n_tasks: int) -> tuple[TaskPool, TaskPool]:
+    """The training pool of the cell of N tasks, and the test pool."""
+    config = make_config({"class_split": {"train": 0.5, "validation": 0.25, "seed": 3}, "k_query": 5, "slots": slots})
+    split = split_classes(DATASET, config)
+    training = training_pool(DATASET, split, config, 0, Cell(n_tasks, 0).stream_name)
+    return training, evaluation_pool(DATASET, split.test, config, "test")
+
+
+def test_permuted_cells_share_the_first_50_tasks_of_1000() -> None:
+    (small, _), (large, _) = pools_of("permuted", 50), pools_of("permuted", 1000)
+    pairs = list(zip(small.episodes(50), large.episodes(1000)[:50], strict=True))
+    assert all(by_class(a) == by_class(b) for a, b in pairs)
+    assert any(a.classes != b.classes for a, b in pairs)
+
+
+def test_fixed_slots_are_the_tasks_own_at_every_visit() -> None:
+    training, _ = pools_of("fixed", 50)
+    assert all(training.episode(3, visit).classes == training.task_classes(3) for visit in range(20))
+
+
+def test_evaluation_tasks_know_nothing_of_slots() -> None:
+    (_, permuted_test), (_, fixed_test) = pools_of("permuted", 2), pools_of("fixed", 50)
+    for task in range(20):
+        for visit in (0, 7):
+            drawn, expected = permuted_test.episode(task, visit), fixed_test.episode(task)
+            assert drawn.classes == expected.classes == fixed_test.task_classes(task)
+            np.testing.assert_array_equal(drawn.support, expected.support)
+            np.testing.assert_array_equal(drawn.query, expected.query)

@@ -269,7 +269,7 @@ def test_read_only_folder_is_one_sentence(tmp_path, monkeypatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr(os, "mkdir", refuse)
     message = r"run' cannot be written \(Read-only file system\): mount it for writing"
     with pytest.raises(StorageError, match=message), RunDirectory(tmp_path / "run").locked():
         pass

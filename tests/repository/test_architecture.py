@@ -18,7 +18,7 @@ FLOORS = [
     {"model"},
     {"data", "runs", "laws"},
     {"config", "storage"},
-    {"randomness", "interruption", "axes"},
+    {"randomness", "interruption", "axes", "presets", "disk", "seals"},
     {"errors"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

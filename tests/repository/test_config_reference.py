@@ -20,7 +20,7 @@ PROMISED = {
     "inner_batch_size", "num_meta_steps", "eval_interval", "num_meta_test_tasks", "devices", "load_in_8bit", "lora_r",
     "lora_alpha", "lora_dropout", "max_length", "seed_meta_test", "seed_train_base", "n_tasks_list", "seeds",
     "dataset", "data_dir", "class_split", "task_examples", "algorithm", "head", "lora_layers", "lora_targets",
-    "dtype", "executor",
+    "dtype", "executor", "slots",
 }  # fmt: skip
 
 

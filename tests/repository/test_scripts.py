@@ -90,7 +90,7 @@ def test_parts_of_the_experiment_are_valid_and_joint_training_passes_as_much(mon
 
 def test_pilot_tries_values_that_a_config_takes() -> None:
     keys = runpy.run_path(str(EXPERIMENT / "pilot.py"))["KEYS"]
-    base = load_config(ROOT / "configs" / "banking77_smollm2.yaml")
+    base = load_config("banking77_smollm2")
     for key, values in keys.items():
         for value in values:
             assert getattr(make_config({**base.model_dump(), key: value}), key) == value

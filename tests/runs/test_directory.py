@@ -32,10 +32,10 @@ def run(tmp_path) -> RunDirectory:
 
 def test_what_is_written_is_read_back(run: RunDirectory) -> None:
     cell = run.cell(Cell(2, 0))
+    cell.write_train_stats([TrainRow(1, 1.5, 0.5, 0.1, 0.25)])
     cell.write_result(RESULT, [MetaTestTask(0, 0.5, 0.8, 0.2)])
     assert cell.read_result() == RESULT
     assert cell.read_test_tasks() == [MetaTestTask(0, 0.5, 0.8, 0.2)]
-    cell.write_train_stats([TrainRow(1, 1.5, 0.5, 0.1, 0.25)])
     assert cell.read_train_stats() == [TrainRow(1, 1.5, 0.5, 0.1, 0.25)]
     assert run.experiment() == Provenance(Config(), "f" * 64, {"torch": "2"})
     checkpoint = Checkpoint(7, 1.5, {"w": np.arange(6, dtype=np.float32).reshape(2, 3)})
@@ -123,6 +123,7 @@ def test_folder_of_version_0_1_is_read(tmp_path) -> None:
     run = RunDirectory(tmp_path)
     settings = Config().model_dump(mode="json")
     young = settings.pop("k_support_train")
+    del settings["slots"], settings["select"]
     experiment = {"config": settings, "data_fingerprint": "f" * 64, "versions": {"reptile-scaling-law": "0.1.0"}}
     (tmp_path / "experiment.json").write_text(json.dumps(experiment, indent=2))
     cell = run.cell(Cell(2, 0))
@@ -137,7 +138,9 @@ def test_folder_of_version_0_1_is_read(tmp_path) -> None:
     }
     for name, content in rows.items():
         (cell.path / name).write_text(content)
-    run.begin(Config(), "f" * 64, {})
+    with pytest.raises(InputError, match="slots = 'fixed', and this one has 'permuted': choose another --out"):
+        run.begin(Config(), "f" * 64, {})
+    run.begin(Config(slots="fixed", select="last"), "f" * 64, {})
     assert run.config().k_support_train == young
     assert (run.results(), cell.read_confusions(), cell.read_eval_stats()) == ([RESULT], [], [])
     assert cell.read_train_stats() == [TrainRow(1, 1.6, 0.5, 0.1, 0.25)]
@@ -146,6 +149,8 @@ def test_folder_of_version_0_1_is_read(tmp_path) -> None:
 
 def test_experiment_of_another_version_is_refused_in_a_sentence(run: RunDirectory) -> None:
     path = run.path / "experiment.json"
-    path.write_text(path.read_text().replace('"k_inner": 5', '"k_inner_of_1999": 5'))
+    of_another = {**json.loads(path.read_text()), "config": {"k_inner_of_1999": 5}}
+    del of_another["sha256"]
+    path.write_text(json.dumps(of_another))
     with pytest.raises(InputError, match=r"cannot be read \(config.k_inner_of_1999: .*: use the version"):
         run.experiment()

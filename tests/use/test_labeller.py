@@ -15,52 +15,28 @@ import torch
 import yaml
 
 from reptile_scaling.config import make_config
-from reptile_scaling.data.dataset import make_dataset
 from reptile_scaling.data.episodes import TaskPool
 from reptile_scaling.data.files import read_file
 from reptile_scaling.errors import InputError
-from reptile_scaling.lab.plan import plan_sweep
-from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.learning.evaluation import test_loop as loop_of
 from reptile_scaling.learning.inner_loop import adapt_in_groups
 from reptile_scaling.learning.starts import starting_points
 from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.learning.workbench import open_corpus, open_workbench
 from reptile_scaling.model.peft_io import load_adapter
-from reptile_scaling.runs.directory import RunDirectory
-from reptile_scaling.runs.grid import Cell
-from reptile_scaling.use.labeller import adapt_to_labels, engine_for_texts, open_labeller, wilson_interval
+from reptile_scaling.use.agreement import wilson_interval
+from reptile_scaling.use.labeller import adapt_to_labels, engine_for_texts, open_labeller
 from test_cli import call, refused
-
-CELL = Cell(2, 0)
-
-
-@pytest.fixture(scope="module")
-def adapter(toy_settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The initialisation of one finished cell, with its LoRA moved away from zero."""
-    run = RunDirectory(tmp_path_factory.mktemp("cell") / "run")
-    settings = {**toy_settings, "n_tasks_list": [2], "seeds": [0], "k_inner_test": 3}
-    run_sweep(plan_sweep(make_config(settings), run), run)
-    return run.cell(CELL).adapter_folder
-
-
-def support_of(toy_dataset, classes: tuple[int, ...], shots: tuple[int, ...]):
-    rows = [
-        (toy_dataset.texts[u], toy_dataset.class_names[c])
-        for c, n in zip(classes, shots, strict=True)
-        for u in toy_dataset.utterances_by_class[c][:n]
-    ]
-    return make_dataset("support", rows)
 
 
 @pytest.mark.parametrize("head", ["classifier", "zero", "prototype"])
 def test_same_shape_as_in_training_is_the_loop_of_evaluation(
-    head: str, adapter, toy_settings, toy_dataset, tmp_path
+    head: str, adapter, toy_settings, support_of, tmp_path
 ) -> None:
     """n_way classes of k_support shots: the adapted parameters are those that meta-test would have."""
     copy = with_facts(adapter, tmp_path / "adapter", head=head)
-    support = support_of(toy_dataset, (1, 4, 7), (2, 2, 2))
-    labeller, done = adapt_to_labels(copy, support, tmp_path / "out")
+    support = support_of((1, 4, 7), (2, 2, 2))
+    labeller, done = adapt_to_labels(copy, support, tmp_path / "out", steps=3)
     config = make_config({**toy_settings, "k_inner_test": 3, "head": head})
     workbench = open_workbench(config, open_corpus(config), "cpu")
     pool = TaskPool(support, (0, 1, 2), 0, "train", n_way=3, k_support=1, k_query=1)
@@ -80,31 +56,31 @@ def with_facts(adapter: Path, folder: Path, **changed: object) -> Path:
         (folder / file.name).write_bytes(file.read_bytes())
     facts = json.loads((folder / "adaptation.json").read_text())
     facts["config"] |= changed
+    (folder / "SHA256SUMS").unlink(missing_ok=True)  # the change is ours
     (folder / "adaptation.json").write_text(json.dumps(facts))
     return folder
 
 
-def test_unequal_shots_and_another_number_of_classes(adapter, toy_dataset, tmp_path) -> None:
-    support = support_of(toy_dataset, (0, 2, 3, 5, 9), (1, 4, 2, 6, 3))
-    labeller, done = adapt_to_labels(adapter, support, tmp_path / "out", learning_rate=0.02)
+def test_unequal_shots_and_another_number_of_classes(adapter, support_of, tmp_path) -> None:
+    support = support_of((0, 2, 3, 5, 9), (1, 4, 2, 6, 3))
+    labeller, done = adapt_to_labels(adapter, support, tmp_path / "out", steps=9, learning_rate=0.02)
     assert labeller.labels == support.class_names and done.n_support == 16
-    assert done.steps == 3 * 3, "three support sets of six utterances, three passes"
     assert done.first_loss == pytest.approx(np.log(5), abs=1e-4), "a head of equal rows is at chance"
     probabilities = labeller.predict(list(support.texts))
     np.testing.assert_allclose(probabilities.sum(1), 1)
     again = open_labeller(tmp_path / "out")
     np.testing.assert_allclose(again.predict(list(support.texts)), probabilities, atol=1e-6)
-    longer, more = adapt_to_labels(adapter, support, tmp_path / "longer", steps=150, learning_rate=0.02)
-    assert more.steps == 150 and more.last_loss < done.last_loss
+    longer, more = adapt_to_labels(adapter, support, tmp_path / "longer", steps=40, learning_rate=0.02)
+    assert more.steps == 40 and more.last_loss < done.last_loss
     assert longer.evaluate(list(support.texts), [support.class_names[c] for c in support.labels]).accuracy >= 0.5
 
 
-def test_probabilities_equal_those_of_peft_by_hand(adapter, toy_dataset, model_folder, tmp_path) -> None:
+def test_probabilities_equal_those_of_peft_by_hand(adapter, toy_dataset, support_of, model_folder, tmp_path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    support = support_of(toy_dataset, (0, 2, 3), (3, 1, 2))
-    labeller, _ = adapt_to_labels(adapter, support, tmp_path / "out")
+    support = support_of((0, 2, 3), (3, 1, 2))
+    labeller, _ = adapt_to_labels(adapter, support, tmp_path / "out", steps=3)
     texts = [*toy_dataset.texts[:7], "a word nobody has seen"]
     ours = labeller.predict(texts)
     base, tokenizer = AutoModelForCausalLM.from_pretrained(model_folder), AutoTokenizer.from_pretrained(model_folder)
@@ -112,14 +88,14 @@ def test_probabilities_equal_those_of_peft_by_hand(adapter, toy_dataset, model_f
     head = safetensors.torch.load_file(tmp_path / "out" / "head.safetensors")
     for row, text in enumerate(texts):
         feature = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, -1]
-        scores = head["head.weight"] @ feature + head["head.bias"]
+        scores = (head["head.weight"] @ feature + head["head.bias"]) / labeller.temperature
         np.testing.assert_allclose(ours[row], scores.softmax(0).detach().numpy(), atol=1e-4)
 
 
-def test_evaluation_counts_as_numpy_does(adapter, toy_dataset, tmp_path) -> None:
-    support = support_of(toy_dataset, (0, 2, 3), (3, 3, 3))
-    labeller, _ = adapt_to_labels(adapter, support, tmp_path / "out")
-    rest = support_of(toy_dataset, (0, 2), (12, 9))
+def test_evaluation_counts_as_numpy_does(adapter, support_of, tmp_path) -> None:
+    support = support_of((0, 2, 3), (3, 3, 3))
+    labeller, _ = adapt_to_labels(adapter, support, tmp_path / "out", steps=3)
+    rest = support_of((0, 2), (12, 9))
     truth = [rest.class_names[c] for c in rest.labels]
     found, probabilities = labeller.evaluate(list(rest.texts), truth), labeller.predict(list(rest.texts))
     right = np.array([labeller.labels[p.argmax()] == label for p, label in zip(probabilities, truth, strict=True)])
@@ -140,16 +116,20 @@ def test_wilson_interval_agrees_with_scipy() -> None:
         assert wilson_interval(n_correct, n) == pytest.approx((expected.low, expected.high), abs=1e-4)
 
 
-def test_command_line_from_table_to_labels(adapter, toy_dataset, tmp_path) -> None:
+def test_command_line_from_table_to_labels(adapter, support_of, tmp_path) -> None:
     support = tmp_path / "mine.csv"
-    rows = support_of(toy_dataset, (0, 2, 3), (3, 2, 4))
+    rows = support_of((0, 2, 3), (3, 2, 4))
     pd.DataFrame({"utterance": rows.texts, "intent": [rows.class_names[c] for c in rows.labels]}).to_csv(support)
     out = tmp_path / "out"
     done = call("adapt", "--adapter", adapter, "--support", support, "--out", out, "--evaluate", support)
     assert done.returncode == 0, done.stderr
     assert "9 utterances of 3 labels" in done.stdout and "accuracy" in done.stdout and "recall" in done.stdout
     said = call("predict", "--adapter", out, "--input", support, "--evaluate")
-    assert said.returncode == 0 and "accuracy" in said.stderr
+    assert said.returncode == 0 and "expected calibration error" in said.stderr
+    assert "chosen by 9 support utterances left out in turn" in done.stdout
+    shy = call("predict", "--adapter", out, "--input", support, "--evaluate", "--abstain-below", "1")
+    assert "answered 0 of 9 texts (0.0%)" in shy.stderr and "accuracy" not in shy.stderr
+    assert pd.read_csv(io.StringIO(shy.stdout))["label"].isna().all()
     table = pd.read_csv(io.StringIO(said.stdout))
     assert list(table.columns) == ["text", "label", "probability"] and list(table["text"]) == list(rows.texts)
     command = [sys.executable, "-c", "from reptile_scaling.cli import main; main()"]
@@ -201,6 +181,7 @@ def test_refusals_name_value_and_cure(adapter, toy_dataset, tmp_path, monkeypatc
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n")))
     assert "is not UTF-8" in predicting(adapted, "-", monkeypatch, capsys)
     for content, message in (("{}", "names no config"), ("[1]", "names no config"), ('{"con', "is not whole")):
+        (other / "SHA256SUMS").unlink(missing_ok=True)  # the change is ours
         (other / "adaptation.json").write_text(content)
         assert message in adapting(start=other) and "copy it again" in adapting(start=other)
     (adapted / "head.safetensors").write_bytes(b"torn")
@@ -208,8 +189,8 @@ def test_refusals_name_value_and_cure(adapter, toy_dataset, tmp_path, monkeypatc
     assert not (tmp_path / "new").exists()
 
 
-def test_white_space_around_a_text_changes_nothing(adapter, toy_dataset, tmp_path) -> None:
-    labeller, _ = adapt_to_labels(adapter, support_of(toy_dataset, (0, 2, 3), (2, 2, 2)), tmp_path / "out")
+def test_white_space_around_a_text_changes_nothing(adapter, support_of, tmp_path) -> None:
+    labeller, _ = adapt_to_labels(adapter, support_of((0, 2, 3), (2, 2, 2)), tmp_path / "out")
     one, other = labeller.predict(["open the door", "  open  the door \t"])
     np.testing.assert_array_equal(one, other)
     with pytest.raises(InputError, match="text 2 of 2 is empty: fill it in"):
@@ -220,8 +201,8 @@ def predicting(adapter: Path, source: object, monkeypatch, capsys, *extra: objec
     return refused(["predict", "--adapter", adapter, "--input", source, *extra], monkeypatch, capsys)
 
 
-def test_adaptation_that_diverges_is_refused(adapter, toy_dataset, tmp_path) -> None:
-    support = support_of(toy_dataset, (0, 2, 3), (2, 2, 2))
+def test_adaptation_that_diverges_is_refused(adapter, support_of, tmp_path) -> None:
+    support = support_of((0, 2, 3), (2, 2, 2))
     with pytest.raises(InputError, match="diverged at --lr 1e"):
         adapt_to_labels(adapter, support, tmp_path / "out", learning_rate=1e30)
     assert not (tmp_path / "out").exists()

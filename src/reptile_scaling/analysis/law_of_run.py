@@ -1,6 +1,7 @@
 """The law of a run: its finished cells as a table of losses, fitted."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from reptile_scaling.axes import AXES
 from reptile_scaling.data.files import read_table
 from reptile_scaling.laws import Law, LossTable, fit_law, table_from_frame
 from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.storage import read_listed
 
 
 def law_of_run(run: RunDirectory) -> Law:
@@ -16,9 +18,24 @@ def law_of_run(run: RunDirectory) -> Law:
     return fit_law(losses_of_run(run))
 
 
+def law_of_last_points(run: RunDirectory) -> Law | None:
+    """The law of the initialisations after the last meta-step; None where those are what is tested, or not kept."""
+    table, results = losses_of_run(run), run.results()
+    last = [r.last_meta_test_loss for r in results]
+    if any(loss is None for loss in last) or all(
+        loss == r.meta_test_loss for loss, r in zip(last, results, strict=True)
+    ):
+        return None
+    losses = np.array(last, dtype=float)
+    return fit_law(replace(table, loss=losses, task_losses=None, task_classes=None, y_name="loss of the last points"))
+
+
 def read_losses(path: Path, x: str, y: str, group: str | None) -> LossTable:
     """The columns of a table file; or a run's folder, whose columns are known."""
-    return losses_of_run(RunDirectory(path)) if path.is_dir() else table_from_frame(read_table(path), x, y, group)
+    if path.is_dir():
+        return losses_of_run(RunDirectory(path))
+    read_listed(path, "run `report` on its folder again")  # a run's own table says whether it is as it was written
+    return table_from_frame(read_table(path), x, y, group)
 
 
 def losses_of_run(run: RunDirectory) -> LossTable:

@@ -9,7 +9,7 @@ from reptile_scaling.runs.records import CellResult
 
 
 def best_level(run: RunDirectory) -> float:
-    """The level of lowest loss on the validation tasks at the end of training, mean over its cells.
+    """The level of lowest loss on the validation tasks, mean over its cells, each at the point that is tested.
 
     Not on the test tasks, or the best of many levels would look better than it is. The largest level where levels do
     not share their test tasks.
@@ -37,4 +37,5 @@ def shown_levels(run: RunDirectory) -> list[float]:
 
 
 def _validation_loss(run: RunDirectory, result: CellResult) -> float:
-    return run.cell(result.cell).read_eval_stats()[-1].validation_loss
+    rows = run.cell(result.cell).read_eval_stats()
+    return next((r.validation_loss for r in rows if r.meta_step == result.selected_meta_step), rows[-1].validation_loss)

@@ -1,5 +1,6 @@
 """What the page says in words and small tables: numbers of a run and its law, ready to print."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ from reptile_scaling.runs.directory import RunDirectory
 
 # A validation loss within this share of its lowest counts as having reached it.
 STILL = 0.01
+# A zero-step loss this share above ln(n_way) is no noise of a few validation tasks.
+REMEMBERED = 0.05
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ def gain_sentence(run: RunDirectory) -> str:
 def convergence_sentence(run: RunDirectory) -> str:
     """Whether the largest level has stopped improving on validation tasks, which a fixed number of steps decides."""
     results = run.results()
+    if selection := selection_sentence(run):
+        return selection
     last = max(results, key=lambda r: r.level)
     largest = last.cell.level_name
     curves = [
@@ -83,12 +88,50 @@ def convergence_sentence(run: RunDirectory) -> str:
     return f"{largest} had stopped improving on validation tasks by meta-step {steps}."
 
 
+def selection_sentence(run: RunDirectory) -> str:
+    """Where the tested points of the cells lie, and how many lie at an edge, where the best may be beyond. Empty where
+    the last point is tested."""
+    results = run.results()
+    if run.config().select != "best" or results[0].selected_meta_step is None:
+        return ""
+    chosen = sorted({r.selected_meta_step for r in results if r.selected_meta_step is not None})
+    last = [r for r in results if r.selected_meta_step == r.meta_steps]
+    first = [r for r in results if r.selected_meta_step == 0]
+    sentence = f"Cells are tested where validation tasks say so, after {chosen[0]} to {chosen[-1]} meta-steps"
+    if first:
+        sentence += f"; {len(first)} of {len(results)} are best before the first meta-step: training only harmed them"
+    if last:
+        sentence += f"; {len(last)} of {len(results)} are best at their last one: more meta-steps may lower their loss"
+    return sentence + "."
+
+
+def slots_sentence(run: RunDirectory) -> str:
+    """Whether a meta-learned classifier remembers slots: its loss on validation tasks before any inner step is above
+    that of a uniform guess. Empty where it does not, or where the head is not meta-learned."""
+    config, chance = run.config(), math.log(run.config().n_way)
+    worst = [
+        (row.zero_step_loss, cell.level_name)
+        for cell in run.cells()
+        for row in run.cell(cell).read_eval_stats()
+        if row.zero_step_loss is not None
+    ]
+    if not worst or config.head != "classifier" or max(worst)[0] <= chance * (1 + REMEMBERED):
+        return ""
+    loss, level = max(worst)
+    return (
+        f"Slots are remembered: before any inner step the classifier of {level} has {loss:.2f} nats on validation "
+        f"tasks, more than a uniform guess (ln {config.n_way} = {chance:.2f}). With slots {config.slots!r} a curve "
+        "over tasks may show that memory; `slots: permuted` draws them anew at every visit."
+    )
+
+
 def overtraining_sentence(run: RunDirectory, law: Law) -> str:
     """Whether the smallest level falls behind the largest mostly after its own best point on validation tasks: then a
     falling law tells of too many visits to few tasks rather than of too few tasks. Empty where it does not.
     """
     results = run.results()
-    if not law.verdict.scaling_detected or not AXES[results[0].axis].shares_tests:
+    is_selected = results[0].selected_meta_step is not None and run.config().select == "best"
+    if is_selected or not law.verdict.scaling_detected or not AXES[results[0].axis].shares_tests:
         return ""
     levels = sorted({r.level for r in results})
     ends, bests = [], []

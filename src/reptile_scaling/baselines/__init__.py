@@ -4,14 +4,13 @@ A new baseline is a file here and an entry in BASELINES. All choices are made on
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from reptile_scaling.baselines.baseline import Baseline, Scores, readings_only
 from reptile_scaling.baselines.fine_tuning import (
+    has_curve,
     no_meta,
     no_meta_tuned,
     no_meta_work,
@@ -28,10 +27,9 @@ from reptile_scaling.baselines.prompting import (
     zero_shot_labels,
     zero_shot_work,
 )
-from reptile_scaling.data.episodes import Episode
-from reptile_scaling.learning.evaluation import adaptation_curve, test_episodes, test_loop
-from reptile_scaling.learning.workbench import Workbench, fresh_initialisation
-from reptile_scaling.runs.records import BaselineResult, CurvePoint
+from reptile_scaling.learning.evaluation import test_episodes
+from reptile_scaling.learning.workbench import Workbench
+from reptile_scaling.runs.records import BaselineResult
 
 __all__ = ["BASELINES", "Baseline", "Scores", "frozen_features", "readings_only", "run_baseline"]
 
@@ -45,8 +43,8 @@ BASELINES = {
     "in_context": Baseline("in-context: support set in the prompt", in_context, in_context_work, has_next_word),
     "nearest_mean": Baseline("nearest class mean, frozen features", nearest_mean, readings_only),
     "logistic_regression": Baseline("logistic regression, frozen features", logistic_regression, readings_only),
-    "no_meta": Baseline("fine-tuning, same inner loop", no_meta, no_meta_work, draws_curve=True),
-    "no_meta_tuned": Baseline("fine-tuning, tuned rate and steps", no_meta_tuned, tuning_work),
+    "no_meta": Baseline("fine-tuning, same inner loop", no_meta, no_meta_work),
+    "no_meta_tuned": Baseline("fine-tuning, tuned rate and steps", no_meta_tuned, tuning_work, has_curve),
 }
 
 
@@ -59,8 +57,7 @@ def run_baseline(workbench: Workbench, name: str, folder: Path) -> BaselineResul
     began = time.perf_counter()
     scores = baseline.measure(workbench, episodes, folder)
     seconds = scores.seconds if scores.seconds is not None else time.perf_counter() - began
-    curve = _curve(workbench, episodes) if baseline.draws_curve else []
-    return replace(_means(name, baseline, scores, seconds), adaptation_curve=curve)
+    return _means(name, baseline, scores, seconds)
 
 
 def _means(name: str, baseline: Baseline, scores: Scores, seconds: float) -> BaselineResult:
@@ -80,12 +77,7 @@ def _means(name: str, baseline: Baseline, scores: Scores, seconds: float) -> Bas
         settings=scores.settings,
         task_accuracies=scores.accuracy.tolist(),
         task_losses=loss.tolist() if loss is not None else None,
+        adaptation_curve=scores.curve,
         is_rival=baseline.is_rival,
+        initialisations=scores.by_initialisation,
     )
-
-
-def _curve(workbench: Workbench, episodes: Sequence[Episode]) -> list[CurvePoint]:
-    """Fine-tuning from the pretrained model, on the tasks that cells draw their curves on."""
-    config = workbench.config
-    shown = episodes[: config.num_validation_tasks]
-    return adaptation_curve(workbench.engine, fresh_initialisation(workbench, 0), shown, test_loop(config))

@@ -1,7 +1,7 @@
 """What a baseline is."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +9,25 @@ import numpy as np
 
 from reptile_scaling.config import Config
 from reptile_scaling.data.episodes import Episode
+from reptile_scaling.learning.evaluation import Reading
 from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import Workbench
+from reptile_scaling.runs.records import CurvePoint
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Per test task; and whatever the baseline chose."""
+    """Per test task, mean over initialisations where there are several; and whatever the baseline chose."""
 
     accuracy: np.ndarray
     loss: np.ndarray | None
     settings: dict[str, Any]
     seconds: float | None = None
     """What all test tasks took, for work that may have been resumed; None is what the call took."""
+    curve: list[CurvePoint] = field(default_factory=list)
+    """Over inner steps, where it is measured."""
+    by_initialisation: list[list[float]] = field(default_factory=list)
+    """Accuracies on every test task from each initialisation, where there are several."""
 
 
 def mean_loss(scores: Scores) -> float:
@@ -29,6 +35,22 @@ def mean_loss(scores: Scores) -> float:
     assert scores.loss is not None
     mean = float(scores.loss.mean())
     return mean if np.isfinite(mean) else float("inf")
+
+
+def mean_scores(readings: Sequence[Reading], settings: dict[str, Any]) -> Scores:
+    """Over initialisations."""
+    accuracies, losses = [r.accuracy for r in readings], [r.loss for r in readings]
+    each = [accuracy.tolist() for accuracy in accuracies]
+    return Scores(np.mean(accuracies, axis=0), np.mean(losses, axis=0), settings, by_initialisation=each)
+
+
+def mean_points(curves: Sequence[Sequence[CurvePoint]]) -> list[CurvePoint]:
+    """Over initialisations, whose rates may differ: that of the first is named."""
+    means = []
+    for points in zip(*curves, strict=True):
+        loss, accuracy = (float(np.mean([getattr(p, name) for p in points])) for name in ("loss", "accuracy"))
+        means.append(replace(points[0], loss=loss, accuracy=accuracy))
+    return means
 
 
 def always(config: Config) -> bool:
@@ -49,8 +71,6 @@ class Baseline:
     """Whether it means anything for this model and algorithm."""
     is_rival: bool = True
     """Whether meta-training has to beat it. The pretrained model before any step is shown, and is no rival."""
-    draws_curve: bool = False
-    """Whether it also gives the pretrained start's line in the figure of adaptation curves."""
 
 
 def readings_only(config: Config) -> Work:

@@ -4,68 +4,77 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from reptile_scaling.baselines.baseline import Scores, mean_loss
+from reptile_scaling.baselines.baseline import Scores, mean_points, mean_scores
 from reptile_scaling.config import Config
 from reptile_scaling.data.episodes import Episode
-from reptile_scaling.learning.evaluation import READINGS_PER_TASK, curve_work, evaluate, test_loop, validation_episodes
-from reptile_scaling.learning.task_batch import InnerLoop
+from reptile_scaling.learning.budget import Start, budget_work
+from reptile_scaling.learning.curve import Curve, measure_curve
+from reptile_scaling.learning.evaluation import READINGS_PER_TASK, evaluate, test_loop
 from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import Workbench, fresh_initialisation
-
-# Multiples of the configured inner loop that the tuned baseline may choose from.
-TUNING_RATES = (0.5, 1.0, 2.0, 4.0)
-TUNING_STEPS = (1, 4)
+from reptile_scaling.runs.records import TaskReading
+from reptile_scaling.storage import write_rows
 
 
 def zero_step(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
     """The pretrained model before any step: chance, or the slots leak, but for a head that knows the classes' words."""
-    loop = replace(test_loop(workbench.config), steps=1)
+    loop = replace(test_loop(workbench.config), steps=0)
     figures = evaluate(workbench.engine, fresh_initialisation(workbench, 0), episodes, loop)
     return Scores(figures.zero_step_accuracy, None, {})
 
 
 def no_meta(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
-    """The cells' own inner loop from the pretrained model."""
-    return _fine_tuned(workbench, episodes, test_loop(workbench.config))
+    """The cells' own inner loop from the pretrained model, from as many initialisations as there are seeds."""
+    loop = test_loop(workbench.config)
+    read = [
+        evaluate(workbench.engine, fresh_initialisation(workbench, seed), episodes, loop).after
+        for seed in workbench.config.seeds
+    ]
+    settings = {"inner_lr": loop.learning_rate, "inner_steps": loop.steps, "initialisations": len(read)}
+    return mean_scores(read, settings)
 
 
 def no_meta_tuned(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
-    """Fine-tuning from the pretrained model with rate and steps chosen by loss on the validation tasks."""
-    own = test_loop(workbench.config)
-    base = own.steps or workbench.config.k_inner
-    choices = [
-        replace(own, steps=base * steps, learning_rate=own.learning_rate * rate)
-        for steps in TUNING_STEPS
-        for rate in TUNING_RATES
-    ]
-    validation = validation_episodes(workbench)
-    losses = [mean_loss(_fine_tuned(workbench, validation, choice)) for choice in choices]
-    best = min(range(len(choices)), key=lambda i: losses[i])
-    return _fine_tuned(workbench, episodes, choices[best])
+    """Fine-tuning with rate and steps chosen on validation tasks as every cell's are, from as many initialisations as
+    there are seeds. Its curve over inner steps is what meta-training is compared with at equal steps."""
+    curves = [_curve_of(workbench, seed, folder) for seed in workbench.config.seeds]
+    best = [curve.budget.best_steps for curve in curves]
+    rates = [curve.budget.rates.get(steps) for curve, steps in zip(curves, best, strict=True)]
+    settings = {"inner_lr": _alone(rates), "inner_steps": _alone(best), "initialisations": len(curves)}
+    read = [curve.by_steps[steps] for curve, steps in zip(curves, best, strict=True)]
+    return replace(mean_scores(read, settings), curve=mean_points([curve.points for curve in curves]))
 
 
-def _fine_tuned(workbench: Workbench, episodes: Sequence[Episode], loop: InnerLoop) -> Scores:
-    figures = evaluate(workbench.engine, fresh_initialisation(workbench, 0), episodes, loop)
-    return Scores(figures.accuracy, figures.loss, {"inner_lr": loop.learning_rate, "inner_steps": loop.steps})
+def _curve_of(workbench: Workbench, seed: int, folder: Path) -> Curve:
+    """From one initialisation; its readings are kept in the baseline's folder, as a cell's are in its own."""
+    curve = measure_curve(workbench, Start(fresh_initialisation(workbench, seed)))
+    write_rows(folder / f"seed_{seed}_curve_tasks.csv", TaskReading, curve.readings)
+    return curve
+
+
+def _alone(choices: Sequence[float | int | None]) -> float | None | list[float | None]:
+    """What all initialisations chose, or each one's own."""
+    return choices[0] if len(set(choices)) == 1 else list(choices)
 
 
 def zero_step_work(config: Config) -> Work:
-    return fine_tuning_work(config.num_meta_test_tasks, steps=1)
+    return Work(readings=config.num_meta_test_tasks)
 
 
 def no_meta_work(config: Config) -> Work:
-    """With the adaptation curve."""
-    return fine_tuning_work(config.num_meta_test_tasks, config.test_steps) + curve_work(config)
+    one = fine_tuning_work(config.num_meta_test_tasks, config.test_steps)
+    return sum([one] * (len(config.seeds) - 1), one)
 
 
 def tuning_work(config: Config) -> Work:
-    """Every choice on the validation tasks, and the longest on the test tasks."""
-    steps = config.test_steps or config.k_inner
-    tried = Work(
-        inner_steps=len(TUNING_RATES) * sum(TUNING_STEPS) * steps * config.num_validation_tasks,
-        readings=len(TUNING_RATES) * len(TUNING_STEPS) * READINGS_PER_TASK * config.num_validation_tasks,
-    )
-    return tried + fine_tuning_work(config.num_meta_test_tasks, max(TUNING_STEPS) * steps)
+    """A budget for each initialisation."""
+    one = budget_work(config)
+    return sum([one] * (len(config.seeds) - 1), one)
+
+
+def has_curve(config: Config) -> bool:
+    """Tuning needs numbers of steps to choose among."""
+    return bool(config.curve_steps)
 
 
 def fine_tuning_work(n_tasks: int, steps: int) -> Work:

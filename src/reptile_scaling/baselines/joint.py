@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,38 +16,58 @@ from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.cohort import train_cohort
 from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import Workbench
+from reptile_scaling.runs.cell_directory import CellDirectory
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 
 ALGORITHM = "joint"
 
 
+OUTER_RATES = (0.3, 1.0, 3.0)
+"""Multiples of the inner rate that its outer optimiser may take; the first seed's validation tasks choose."""
+
+
 def joint_training(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
-    """Trains one cell in the baseline's folder, resumable as all are; its meta-test reads these same episodes."""
-    config = joint_config(workbench.config)
-    cell = Cell(max(config.n_tasks_list), config.seeds[0])
-    rival = RunDirectory(folder)
-    trained = rival.cell(cell)
-    if not trained.is_done:
-        train_cohort(replace(workbench, config=config), [cell], rival)
-    if not trained.is_done:
-        raise InputError(f"joint training diverged at meta_lr {config.meta_lr:g}: lower inner_lr")
-    rows = trained.read_test_tasks()
-    assert len(rows) == len(episodes), (len(rows), len(episodes))
-    return Scores(
-        np.array([row.accuracy for row in rows]),
-        np.array([row.loss for row in rows]),
-        {"meta_steps": config.num_meta_steps, "meta_lr": config.meta_lr, "n_tasks": cell.n_tasks, "seed": cell.seed},
-        seconds=trained.read_result().wall_seconds,
+    """Cells of the largest N in the baseline's folder, resumable as all are, whose meta-test reads these same episodes:
+    one for every seed at the outer rate that was best on validation tasks."""
+    seeds = workbench.config.seeds
+    tried = {factor: _trained(workbench, seeds[0], factor, folder) for factor in OUTER_RATES}
+    best = min(tried, key=lambda factor: min(row.validation_loss for row in tried[factor].read_eval_stats()))
+    cells = [tried[best], *(_trained(workbench, seed, best, folder) for seed in seeds[1:])]
+    config = joint_config(workbench.config, best)
+    settings = {"meta_steps": config.num_meta_steps, "meta_lr": config.meta_lr, "seeds": list(seeds)}
+    return replace(
+        _scores_of(cells, {**settings, "n_tasks": cells[0].cell.n_tasks}),
+        seconds=sum(cell.read_result().wall_seconds for cell in (*tried.values(), *cells[1:])),
     )
 
 
-def joint_config(config: Config) -> Config:
-    """The run's settings with joint training in place of its algorithm.
+def _trained(workbench: Workbench, seed: int, factor: float, folder: Path) -> CellDirectory:
+    """The cell of a seed at an outer rate, trained unless it is done."""
+    config = joint_config(workbench.config, factor)
+    cell = Cell(max(config.n_tasks_list), seed)
+    rival = RunDirectory(folder / f"meta_lr_{config.meta_lr:g}")
+    if not rival.cell(cell).is_done:
+        train_cohort(replace(workbench, config=config), [cell], rival)
+    if not rival.cell(cell).is_done:
+        raise InputError(f"joint training diverged at meta_lr {config.meta_lr:g}: lower inner_lr")
+    return rival.cell(cell)
+
+
+def _scores_of(cells: Sequence[CellDirectory], settings: dict[str, Any]) -> Scores:
+    """Of the cells' meta-tests, mean over them."""
+    tables = [cell.read_test_tasks() for cell in cells]
+    accuracies = np.array([[task.accuracy for task in table] for table in tables])
+    losses = np.array([[task.loss for task in table] for table in tables])
+    return Scores(accuracies.mean(0), losses.mean(0), settings, by_initialisation=accuracies.tolist())
+
+
+def joint_config(config: Config, factor: float = 1.0) -> Config:
+    """The run's settings with joint training in place of its algorithm, at a multiple of the inner rate.
 
     A cell passes its support sets through the model k_inner times a visit; joint training passes support and query
-    sets once, so it takes as many more meta-steps as make the utterances equal. Its optimiser is Adam at the inner
-    loop's rate, annealed. A cell without an inner loop in training passes both sets once too.
+    sets once, so it takes as many more meta-steps as make the utterances equal; a cell without an inner loop in
+    training passes both sets once too. Its optimiser is Adam, annealed; where it stops is selected as for the cells.
     """
     has_inner_loop = ALGORITHMS[config.algorithm].has_inner_loop
     passes = config.k_inner * config.train_shots / (config.train_shots + config.k_query) if has_inner_loop else 1.0
@@ -54,17 +75,18 @@ def joint_config(config: Config) -> Config:
     return config.model_copy(
         update={
             "algorithm": ALGORITHM, "num_meta_steps": steps, "eval_interval": max(1, steps // 4),
-            "meta_optimizer": "adam", "meta_lr": config.inner_lr, "meta_lr_schedule": "linear",
-            "keep_second_moments": False, "inner_rates": "fixed",
+            "meta_optimizer": "adam", "meta_lr": factor * config.inner_lr, "meta_lr_schedule": "linear",
+            "keep_second_moments": False, "curve_steps": (), "inner_rates": "fixed",
         }
     )  # fmt: skip
 
 
 def joint_work(config: Config) -> Work:
-    """In inner steps, of which a visit is as many as it passes support sets."""
+    """In inner steps, of which a visit is as many as it passes support sets: each rate once, the best for all seeds."""
     visits = config.num_meta_steps * config.meta_batch_size
     trained = Work(inner_steps=visits * config.k_inner)
-    return trained + fine_tuning_work(config.num_meta_test_tasks, config.test_steps)
+    one = trained + fine_tuning_work(config.num_meta_test_tasks, config.test_steps)
+    return sum([one] * (len(OUTER_RATES) + len(config.seeds) - 2), one)
 
 
 def cells_train_otherwise(config: Config) -> bool:

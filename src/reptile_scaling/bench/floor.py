@@ -93,11 +93,11 @@ def _product_seconds(rows: int, d_in: int, d_out: int, dtype: torch.dtype, devic
 
     n_lanes = torch.get_num_threads() if device.type == "cpu" else 1
     if n_lanes == 1 or rows < n_lanes:
-        return _seconds(whole, device, repeats)
-    return min(_seconds(whole, device, repeats), _lane_seconds(x, weight, n_lanes, repeats))
+        return seconds_together(whole, device, repeats)
+    return min(seconds_together(whole, device, repeats), seconds_in_lanes(x, weight, n_lanes, repeats))
 
 
-def _seconds(run: Callable[[], object], device: torch.device, repeats: int) -> float:
+def seconds_together(run: Callable[[], object], device: torch.device, repeats: int) -> float:
     """Median after two runs that do not count."""
     times = []
     for _ in range(repeats + 2):
@@ -109,7 +109,7 @@ def _seconds(run: Callable[[], object], device: torch.device, repeats: int) -> f
     return statistics.median(times[2:])
 
 
-def _lane_seconds(x: torch.Tensor, weight: torch.Tensor, n_lanes: int, repeats: int) -> float:
+def seconds_in_lanes(x: torch.Tensor, weight: torch.Tensor, n_lanes: int, repeats: int) -> float:
     """Of the product where each thread has its share of the rows and waits for no other: the slowest lane's mean."""
     shares = x.tensor_split(n_lanes)
 

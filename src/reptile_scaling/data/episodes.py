@@ -1,7 +1,9 @@
 """Task pool → episodes: which classes and utterances a task has, and in which order a cell visits tasks.
 
 A task is `n_way` classes in a drawn order (the order is the slots) and, where `task_examples` is fixed, its own
-utterances. Task i of a pool depends on the pool's seed and i alone: the first 50 tasks are the first 50 of 1000.
+utterances. Task i of a pool depends on the pool's seed and i alone: the first 50 tasks are the first 50 of 1000. Where
+`slots` is permuted, a cell meets a task with its classes in a fresh order at each visit, drawn from the cell's own
+stream.
 """
 
 from dataclasses import dataclass
@@ -37,19 +39,27 @@ class TaskPool:
     k_query: int
     resampled: bool = False
     """Whether utterances are drawn anew at each visit."""
+    slot_stream: str | None = None
+    """The stream, a cell's own, that draws the slots of a visit; None keeps the task's own slots at every visit."""
 
     def task_classes(self, task: int) -> tuple[int, ...]:
-        """The classes of a task in slot order: drawn without replacement and never sorted."""
+        """The classes of a task in the order of its own slots: drawn without replacement and never sorted."""
         rng = stream(self.seed, self.name, "classes", task)
         return tuple(int(c) for c in rng.permutation(self.classes)[: self.n_way])
 
     def episode(self, task: int, visit: int = 0) -> Episode:
-        """The utterances of a visit to a task; with fixed examples every visit is the same."""
+        """The utterances of a visit to a task; with fixed examples they are the same at every visit.
+
+        With a `slot_stream` the rows stand in an order of this visit's own, each still with its class.
+        """
         classes = self.task_classes(task)
         rng = stream(self.seed, self.name, "utterances", task, visit if self.resampled else 0)
         members = self.dataset.utterances_by_class
         n_drawn = self.k_support + self.k_query
         drawn = np.stack([rng.choice(members[c], n_drawn, replace=False) for c in classes])
+        if self.slot_stream is not None:
+            order = stream(self.seed, "slots", self.slot_stream, task, visit).permutation(self.n_way)
+            classes, drawn = tuple(classes[slot] for slot in order.tolist()), drawn[order]
         return Episode(classes, drawn[:, : self.k_support], drawn[:, self.k_support :])
 
     def episodes(self, n_tasks: int) -> tuple[Episode, ...]:
@@ -57,8 +67,13 @@ class TaskPool:
         return tuple(self.episode(task) for task in range(n_tasks))
 
 
-def training_pool(dataset: IntentDataset, split: ClassSplit, config: Config, seed: int) -> TaskPool:
-    """The pool a seed's cells train on; the cell of N tasks uses the first N."""
+def training_pool(
+    dataset: IntentDataset, split: ClassSplit, config: Config, seed: int, cell: str | None = None
+) -> TaskPool:
+    """The pool a seed's cells train on; the cell of N tasks uses the first N.
+
+    Without `cell`, the name of a cell's streams, tasks are as they are on their own: in their own slots.
+    """
     classes = split.train
     if config.n_classes is not None:
         # Smaller choices are part of larger ones.
@@ -73,6 +88,7 @@ def training_pool(dataset: IntentDataset, split: ClassSplit, config: Config, see
         k_support=config.train_shots,
         k_query=config.k_query,
         resampled=config.task_examples == "resampled",
+        slot_stream=cell if config.slots == "permuted" else None,
     )
 
 

@@ -15,9 +15,9 @@ from reptile_scaling.data.episodes import Episode, training_pool
 from reptile_scaling.lab.plan import BaselineJob, CohortJob, Plan
 from reptile_scaling.lab.progress import duration
 from reptile_scaling.learning.algorithms import ALGORITHMS
+from reptile_scaling.learning.budget import budget_work
 from reptile_scaling.learning.evaluation import (
     READINGS_PER_TASK,
-    curve_work,
     evaluate,
     test_episodes,
     training_loop,
@@ -25,6 +25,7 @@ from reptile_scaling.learning.evaluation import (
 from reptile_scaling.learning.inner_loop import adapt_in_groups
 from reptile_scaling.learning.meta_state import fresh_state
 from reptile_scaling.learning.meta_step import batch_gradients
+from reptile_scaling.learning.selection import evaluation_is_due
 from reptile_scaling.learning.starts import starting_points
 from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.learning.work import Work
@@ -111,15 +112,14 @@ def training_work(plan: Plan, run: RunDirectory) -> Work:
 
 
 def evaluation_work(plan: Plan) -> Work:
-    """Validation at every interval and the meta-test, of every cell; adaptation curves of the first seed's."""
+    """Of every cell: validations, the meta-test of the selected and the last initialisation, and the curve."""
     config = plan.config
     n_cells = sum(len(job.cells) for job in plan.jobs if isinstance(job, CohortJob))
-    n_validations = -(-config.num_meta_steps // config.eval_interval)
-    n_tasks = n_cells * (n_validations * config.num_validation_tasks + config.num_meta_test_tasks)
-    cells = [cell for job in plan.jobs if isinstance(job, CohortJob) for cell in job.cells]
-    n_curves = sum(cell.seed == config.seeds[0] for cell in cells)
+    n_validations = sum(evaluation_is_due(step, config) for step in range(config.num_meta_steps + 1))
+    n_tested = config.num_meta_test_tasks * (1 if config.select == "last" else 2)
+    n_tasks = n_cells * (n_validations * config.num_validation_tasks + n_tested)
     own = Work(inner_steps=n_tasks * config.test_steps, readings=n_tasks * READINGS_PER_TASK)
-    return sum([curve_work(config)] * n_curves, own)
+    return sum([budget_work(config)] * n_cells if config.curve_steps else [], own)
 
 
 def baseline_work(plan: Plan) -> Work:

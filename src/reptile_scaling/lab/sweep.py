@@ -61,6 +61,7 @@ def _folders_of(run: RunDirectory, job: Job) -> list[Path]:
 def write_pools(plan: Plan, run: RunDirectory) -> None:
     """The tasks of every pool, with their utterances where a task owns them."""
     config, corpus = plan.config, plan.corpus
+    run.unseal_pools()
     test = evaluation_pool(corpus.dataset, corpus.split.test, config, "test")
     validation = evaluation_pool(corpus.dataset, corpus.split.validation, config, "validation")
     run.write_pool("test", _pool_tasks(test, config.num_meta_test_tasks))
@@ -71,6 +72,7 @@ def write_pools(plan: Plan, run: RunDirectory) -> None:
             value = None if config.axis == "n_tasks" else getattr(level, config.axis)
             name = f"seed_{seed}" if value is None else Cell(1, seed, config.axis, value).name
             run.write_pool(f"train_{name}", _pool_tasks(pool, max(config.n_tasks_list)))
+    run.seal_pools()
 
 
 def _pool_tasks(pool: TaskPool, n_tasks: int) -> list[PoolTask]:

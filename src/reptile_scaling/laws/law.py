@@ -49,6 +49,16 @@ class Law:
         """The x at which the mean over seeds reaches `target`, with a 95 % interval; infinite where it never does."""
         return solve_for_target(self.candidates, self.verdict, self.levels, self.transform, float(target))
 
+    def why_unidentified(self, name: str) -> str:
+        """Why a form of FORMS says nothing here; empty where it is identified."""
+        candidate = self.candidates.get(name)
+        if candidate is not None:
+            return candidate.reason
+        n_levels, needed = self.levels.x.size, FORMS[name].min_levels
+        if n_levels < needed:
+            return f"{n_levels} levels of {self.levels.symbol}, and {name} needs {needed}"
+        return "the losses are not all positive"
+
     def as_json(self) -> dict[str, Any]:
         """The object `fit --json` prints: plain numbers, and null wherever nothing is known."""
         return {
@@ -56,7 +66,7 @@ class Law:
             "n_levels": int(self.levels.x.size),
             "n_seeds": distinct_groups(self.table.group) if self.table.group else int(self.levels.n_seeds.max()),
             "transform": self.transform,
-            "forms": {name: _form_json(name, self.candidates.get(name), self.levels, self.table) for name in FORMS},
+            "forms": {name: _form_json(name, self) for name in FORMS},
             "verdict": {
                 "form": self.verdict.form,
                 "scaling_detected": self.verdict.scaling_detected,
@@ -134,20 +144,15 @@ def _uneven_noise(levels: Levels) -> list[str]:
     ]
 
 
-def _form_json(name: str, candidate: Candidate | None, levels: Levels, table: LossTable) -> dict[str, Any]:
-    form = FORMS[name]
+def _form_json(name: str, law: Law) -> dict[str, Any]:
+    form, candidate, levels, table = FORMS[name], law.candidates.get(name), law.levels, law.table
     nothing = dict.fromkeys(form.parameters)
     if candidate is None:
-        why = (
-            f"{levels.x.size} levels of {levels.symbol}, and {name} needs {form.min_levels}"
-            if levels.x.size < form.min_levels
-            else ("the losses are not all positive")
-        )
         return {
             **nothing,
             "formula": form.formula.format(x=levels.symbol),
             "identified": False,
-            "reason": why,
+            "reason": law.why_unidentified(name),
             "ci95": nothing,
             "holdout_error": None,
             "loo_error": None,

@@ -5,11 +5,13 @@ import time
 import numpy as np
 
 from reptile_scaling.data.episodes import coverage
+from reptile_scaling.disk import named_refusals
 from reptile_scaling.learning.algorithms import ALGORITHMS
+from reptile_scaling.learning.budget import Start
 from reptile_scaling.learning.cell_training import CellTraining
+from reptile_scaling.learning.curve import measure_curve
 from reptile_scaling.learning.evaluation import (
     QueryLosses,
-    adaptation_curve,
     count_confusions,
     evaluate,
     test_episodes,
@@ -21,26 +23,30 @@ from reptile_scaling.model.adapter_facts import adaptation_facts
 from reptile_scaling.model.peft_io import save_adapter
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.records import CellResult, MetaTestTask
-from reptile_scaling.storage import named_refusals
 
 
 def finish_cell(workbench: Workbench, training: CellTraining) -> None:
-    """Meta-test on the shared pool, the adapter, and last the result that marks the cell as done."""
-    config, folder, state = training.config, training.folder, training.state
+    """Meta-test of the selected and of the last initialisation, the adapter, and last the result that marks the cell
+    as done."""
+    config, folder, chosen = training.config, training.folder, training.start
     began = time.perf_counter()
-    episodes, loop = test_episodes(workbench), test_loop(config)
-    figures = evaluate(workbench.engine, state.initialisation, episodes, loop, state.inner_moments)
-    if training.cell.seed == config.seeds[0]:
-        shown = episodes[: config.num_validation_tasks]
-        curve = adaptation_curve(workbench.engine, state.initialisation, shown, loop, state.inner_moments)
-        folder.write_adaptation_curve(curve)
+    episodes, loop, start = test_episodes(workbench), test_loop(config), Start(chosen.theta, chosen.inner_moments)
+    figures = evaluate(workbench.engine, start.theta, episodes, loop, start.moments)
+    last = figures
+    if chosen.meta_step != training.state.meta_step or training.mean is not None:
+        state = training.state
+        last = evaluate(workbench.engine, state.initialisation, episodes, loop, state.inner_moments)
+    if config.curve_steps:
+        curve = measure_curve(workbench, start)
+        folder.write_adaptation_curve(curve.points)
+        folder.write_curve_readings(curve.readings)
     training.wall_seconds += time.perf_counter() - began
-    result = _result(workbench, training, figures)
+    result = _result(workbench, training, figures, last)
     if not np.isfinite(result.meta_test_loss):
-        training.diverge(state.meta_step)
+        training.diverge(training.state.meta_step)
         return
     _write_adapter(workbench, training, result)
-    folder.write_inner_rates(rate_table(state.theta))
+    folder.write_inner_rates(rate_table(chosen.theta))
     if training.events:
         training.events.close()
     folder.write_confusions(count_confusions(episodes, figures.predicted, workbench.corpus.dataset.class_names))
@@ -50,12 +56,14 @@ def finish_cell(workbench: Workbench, training: CellTraining) -> None:
     folder.write_status(training.done())
 
 
-def _result(workbench: Workbench, training: CellTraining, figures: QueryLosses) -> CellResult:
+def _result(workbench: Workbench, training: CellTraining, figures: QueryLosses, last: QueryLosses) -> CellResult:
     config, cell, meta_step = training.config, training.cell, training.state.meta_step
     training_seconds = sum(row.seconds for row in training.train_rows)
+    selected = training.start.meta_step
     n_visits = meta_step * config.meta_batch_size
+    n_used = selected * config.meta_batch_size
     reads_query = ALGORITHMS[config.algorithm].reads_query or config.inner_rates == "learned"
-    seen = coverage(training.pool, training.order[:n_visits], reads_query)
+    seen = coverage(training.pool, training.order[:n_used], reads_query)
     return CellResult(
         n_tasks=cell.n_tasks,
         seed=cell.seed,
@@ -67,7 +75,7 @@ def _result(workbench: Workbench, training: CellTraining, figures: QueryLosses) 
         meta_steps=meta_step,
         distinct_classes=seen.distinct_classes,
         distinct_utterances=seen.distinct_utterances,
-        visits_per_task=n_visits / cell.n_tasks,
+        visits_per_task=n_used / cell.n_tasks,
         wall_seconds=training.wall_seconds,
         tasks_per_second=n_visits / training_seconds,
         num_meta_test_tasks=len(figures.loss),
@@ -76,6 +84,9 @@ def _result(workbench: Workbench, training: CellTraining, figures: QueryLosses) 
         axis=cell.axis,
         axis_value=cell.value,
         x=_place_on_axis(workbench, cell),
+        selected_meta_step=selected,
+        last_meta_test_loss=float(last.loss.mean()),
+        last_meta_test_accuracy=float(last.accuracy.mean()),
     )
 
 
@@ -92,8 +103,8 @@ def _place_on_axis(workbench: Workbench, cell: Cell) -> float | None:
 
 
 def _write_adapter(workbench: Workbench, training: CellTraining, result: CellResult) -> None:
-    config, state, path = training.config, training.state, training.folder.adapter_folder
+    config, chosen, path = training.config, training.start, training.folder.adapter_folder
     with named_refusals(path):
         backbone, facts = workbench.engine.backbone, adaptation_facts(config)
-        save_adapter(path, backbone, state.initialisation, config.model_name, facts, state.inner_moments)
+        save_adapter(path, backbone, chosen.theta, config.model_name, facts, chosen.inner_moments)
         training.folder.write_card(config, workbench.corpus.dataset.name, result, backbone.is_encoder)

@@ -12,7 +12,17 @@ from reptile_scaling.data.episodes import TaskPool, training_pool, visiting_orde
 from reptile_scaling.learning.evaluation import QueryLosses
 from reptile_scaling.learning.meta_state import MetaState, fresh_state, restored
 from reptile_scaling.learning.meta_step import Outcome, Visit
+from reptile_scaling.learning.selection import (
+    MEAN,
+    Chosen,
+    better,
+    has_passed_its_best,
+    restored_choice,
+    restored_mean,
+    running_mean,
+)
 from reptile_scaling.learning.workbench import Workbench
+from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.randomness import stream
 from reptile_scaling.runs.cell_directory import CellDirectory
 from reptile_scaling.runs.grid import Cell
@@ -40,6 +50,10 @@ class CellTraining:
     order: np.ndarray
     """Tasks in the order they are visited."""
     state: MetaState
+    chosen: Chosen | None
+    """The best point on validation tasks so far, where `select` is `best`."""
+    mean: Adapters | None
+    """The running mean of θ, where `select` is `mean`."""
     wall_seconds: float
     train_rows: list[TrainRow]
     eval_rows: list[EvalRow]
@@ -67,6 +81,8 @@ class CellTraining:
             self.diverge(self.state.meta_step + 1)
             return
         self.state = outcome.state
+        if self.mean is not None:
+            self.mean = running_mean(self.mean, self.state.initialisation, self.state.meta_step)
         self.wall_seconds += outcome.seconds
         self.train_rows.append(
             TrainRow(
@@ -95,14 +111,32 @@ class CellTraining:
         """Logs an evaluation on the validation tasks."""
         self.wall_seconds += seconds
         loss, accuracy = float(figures.loss.mean()), float(figures.accuracy.mean())
-        zero_step_accuracy = float(figures.zero_step_accuracy.mean())
-        self.eval_rows.append(EvalRow(self.state.meta_step, loss, accuracy, zero_step_accuracy))
+        zero_step = (float(figures.zero_step_accuracy.mean()), float(figures.zero_step_loss.mean()))
+        self.eval_rows.append(EvalRow(self.state.meta_step, loss, accuracy, *zero_step))
+        if self.config.select == "best":
+            self.chosen = better(self.chosen, self.state, loss)
         if self.events:
             self.events.add(self.state.meta_step, {"validation_loss": loss, "validation_accuracy": accuracy})
+        shown = loss if np.isfinite(loss) else None
         self.status = replace(
-            self.status, validation_loss=loss, validation_accuracy=accuracy, wall_seconds=self.wall_seconds
+            self.status, validation_loss=shown, validation_accuracy=accuracy, wall_seconds=self.wall_seconds
         )
         self.tell()
+
+    @property
+    def start(self) -> Chosen:
+        """The initialisation that is read on the test tasks and kept as the adapter."""
+        if self.chosen is not None:
+            return self.chosen
+        loss = self.eval_rows[-1].validation_loss if self.eval_rows else float("nan")
+        theta = self.mean if self.mean is not None else self.state.initialisation
+        return Chosen(theta, self.state.inner_moments, self.state.meta_step, loss)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no meta-step is left to it: all done, past its best, or diverged."""
+        is_last = self.state.meta_step >= self.config.num_meta_steps
+        return is_last or self.is_diverged or has_passed_its_best(self.eval_rows, self.config)
 
     def tell(self) -> None:
         """Writes the status now."""
@@ -126,23 +160,33 @@ class CellTraining:
         """Statistics first: rows past the checkpoint are dropped when the cell resumes."""
         self.folder.write_train_stats(self.train_rows)
         self.folder.write_eval_stats(self.eval_rows)
-        self.folder.write_checkpoint(Checkpoint(self.state.meta_step, self.wall_seconds, self.state.tensors()))
+        tensors = self.state.tensors()
+        if self.chosen is not None:
+            tensors |= self.chosen.tensors()
+        if self.mean is not None:
+            tensors |= {MEAN + name: tensor.cpu().numpy() for name, tensor in self.mean.tensors.items()}
+        self.folder.write_checkpoint(Checkpoint(self.state.meta_step, self.wall_seconds, tensors))
 
 
 def begin_cell(workbench: Workbench, folder: CellDirectory, start: Checkpoint | None) -> CellTraining:
     """A cell at a checkpoint, or before its first meta-step."""
     config, cell = workbench.config, folder.cell
     folder.write_config(config)
-    state = fresh_state(workbench, cell.seed)
+    state, chosen = fresh_state(workbench, cell.seed), None
+    mean = state.initialisation if config.select == "mean" else None
     if start is not None:
         state = restored(state, start.meta_step, start.tensors)
+        chosen = restored_choice(start.tensors, workbench.engine.backbone.device)
+        mean = restored_mean(mean, start.tensors)
     training = CellTraining(
         cell=cell,
         config=config,
         folder=folder,
-        pool=training_pool(workbench.corpus.dataset, workbench.corpus.split, config, cell.seed),
+        pool=training_pool(workbench.corpus.dataset, workbench.corpus.split, config, cell.seed, cell.stream_name),
         order=visiting_order(cell.n_tasks, config.num_meta_steps * config.meta_batch_size, cell.seed, cell.stream_name),
         state=state,
+        chosen=chosen,
+        mean=mean,
         wall_seconds=start.wall_seconds if start is not None else 0.0,
         train_rows=[row for row in folder.read_train_stats() if row.meta_step <= state.meta_step],
         eval_rows=[row for row in folder.read_eval_stats() if row.meta_step <= state.meta_step],

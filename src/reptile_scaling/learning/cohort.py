@@ -8,12 +8,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from reptile_scaling.config import Config
 from reptile_scaling.interruption import StopRequested, stop_if_requested
 from reptile_scaling.learning.cell_result import finish_cell
 from reptile_scaling.learning.cell_training import CellTraining, begin_cell
 from reptile_scaling.learning.evaluation import evaluate, test_loop, validation_episodes
 from reptile_scaling.learning.meta_step import meta_step
+from reptile_scaling.learning.selection import evaluation_is_due, has_passed_its_best
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.runs.cell_directory import CellDirectory
 from reptile_scaling.runs.directory import RunDirectory
@@ -45,23 +45,22 @@ def train_cohort(workbench: Workbench, cells: Sequence[Cell], run: RunDirectory)
 def _train(workbench: Workbench, trainings: Sequence[CellTraining]) -> None:
     """Meta-steps of all cells until each is at its last one; validation and checkpoints on the way."""
     config, saved = workbench.config, time.monotonic()
-    while active := [t for t in trainings if t.state.meta_step < config.num_meta_steps and not t.is_diverged]:
+    for training in trainings:
+        if not training.eval_rows:
+            _validate(workbench, training)
+    while active := [t for t in trainings if not t.is_over]:
         outcomes = meta_step(workbench, [t.state for t in active], [t.next_visits() for t in active])
         for training, outcome in zip(active, outcomes, strict=True):
             training.take(outcome)
         going_on = [t for t in active if not t.is_diverged]
         stop_if_requested()
-        due = [t for t in going_on if _evaluation_is_due(t.state.meta_step, config)]
+        due = [t for t in going_on if evaluation_is_due(t.state.meta_step, config)]
         for training in due:
             _validate(workbench, training)
         if due or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
             for training in going_on:
                 training.save()
             saved = time.monotonic()
-
-
-def _evaluation_is_due(meta_step: int, config: Config) -> bool:
-    return meta_step % config.eval_interval == 0 or meta_step == config.num_meta_steps
 
 
 def _validate(workbench: Workbench, training: CellTraining) -> None:
@@ -74,9 +73,20 @@ def _validate(workbench: Workbench, training: CellTraining) -> None:
 def _begin_cells(workbench: Workbench, folders: Sequence[CellDirectory]) -> list[CellTraining]:
     """Cells at their newest common checkpoint, so that they go on in the lockstep an uninterrupted run has.
 
-    Without a common one each takes its own newest: nothing is lost, and results agree within float tolerance.
+    Without a common one each takes its own newest: nothing is lost, and results agree within float tolerance. A cell
+    that had ended before the others by its own validation losses stays ended.
     """
     found = [{c.meta_step: c for c in folder.read_checkpoints()} for folder in folders]
-    common = set.intersection(*(set(steps) for steps in found))
-    starts = [steps[max(common or steps)] if steps else None for steps in found]
+    going_on = [set(steps) for folder, steps in zip(folders, found, strict=True) if not _is_ended(workbench, folder)]
+    common = set.intersection(*going_on) if going_on else set()
+    newest = max(common, default=None)
+    starts = []
+    for steps in found:
+        # One that ended later than the common step was still in the lockstep there.
+        step = newest if newest in steps else max(steps, default=None)
+        starts.append(steps[step] if step is not None else None)
     return [begin_cell(workbench, folder, start) for folder, start in zip(folders, starts, strict=True)]
+
+
+def _is_ended(workbench: Workbench, folder: CellDirectory) -> bool:
+    return has_passed_its_best(folder.read_eval_stats(), workbench.config)

@@ -16,30 +16,68 @@ from reptile_scaling.learning.examples import query_examples
 from reptile_scaling.learning.inner_loop import adapt
 from reptile_scaling.learning.starts import starting_points
 from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
-from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.engine import Engine
 from reptile_scaling.model.heads import logits, task_losses
 from reptile_scaling.randomness import stream
-from reptile_scaling.runs.records import Confusion, CurvePoint
+from reptile_scaling.runs.records import Confusion
 
 # Forwards of a task's query set in `evaluate`: after adaptation and before.
 READINGS_PER_TASK = 2
-CURVE_STEPS = (1, 2, 5, 10, 20, 50)
+BEFORE = -1
+"""In place of a number of inner steps: before the support set is looked at, so without a head that it gives."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The query sets of T tasks after some inner steps, means over query utterances; losses in nats per utterance."""
+
+    loss: Float[np.ndarray, "T"]
+    accuracy: Float[np.ndarray, "T"]
+    predicted: Int[np.ndarray, "T Q"]
+    """The slot given to each query utterance, in the order of the query set."""
+
+    @classmethod
+    def join(cls, shares: "Sequence[Reading]") -> "Reading":
+        """Shares of the tasks, one after another."""
+        columns = zip(*((r.loss, r.accuracy, r.predicted) for r in shares), strict=True)
+        return cls(*(np.concatenate(column) for column in columns))
 
 
 @dataclass(frozen=True)
 class QueryLosses:
-    """Figures per task, means over its query utterances; losses in nats per utterance."""
+    """A number of inner steps beside what knows no support set, per task."""
 
-    loss: Float[np.ndarray, "T"]
-    accuracy: Float[np.ndarray, "T"]
-    zero_step_loss: Float[np.ndarray, "T"]
-    zero_step_accuracy: Float[np.ndarray, "T"]
-    predicted: Int[np.ndarray, "T Q"]
-    """The slot given to each query utterance after adaptation, in the order of the query set."""
+    before: Reading
+    after: Reading
+
+    @property
+    def loss(self) -> Float[np.ndarray, "T"]:
+        """After adaptation."""
+        return self.after.loss
+
+    @property
+    def accuracy(self) -> Float[np.ndarray, "T"]:
+        """After adaptation."""
+        return self.after.accuracy
+
+    @property
+    def zero_step_loss(self) -> Float[np.ndarray, "T"]:
+        """Before the support set is looked at."""
+        return self.before.loss
+
+    @property
+    def zero_step_accuracy(self) -> Float[np.ndarray, "T"]:
+        """Before the support set is looked at: above chance means that slots leak, but for a head that knows the
+        classes."""
+        return self.before.accuracy
+
+    @property
+    def predicted(self) -> Int[np.ndarray, "T Q"]:
+        """After adaptation."""
+        return self.after.predicted
 
 
 def inner_optimizer(config: Config) -> str:
@@ -82,21 +120,6 @@ def validation_episodes(workbench: Workbench) -> tuple[Episode, ...]:
     return pool.episodes(config.num_validation_tasks)
 
 
-@dataclass(frozen=True)
-class Reading:
-    """Of the query sets of T tasks."""
-
-    loss: Float[np.ndarray, "T"]
-    accuracy: Float[np.ndarray, "T"]
-    predicted: Int[np.ndarray, "T Q"]
-
-    @classmethod
-    def join(cls, shares: "Sequence[Reading]") -> "Reading":
-        """Shares of the tasks, one after another."""
-        columns = zip(*((r.loss, r.accuracy, r.predicted) for r in shares), strict=True)
-        return cls(*(np.concatenate(column) for column in columns))
-
-
 @torch.no_grad()
 def read_queries(engine: Engine, batch: TaskBatch, adapters: Adapters) -> Reading:
     """Each task's query set under its own parameters `[T, …]`."""
@@ -115,11 +138,26 @@ def evaluate(
     loop: InnerLoop,
     moments: AdamMoments | None = None,
 ) -> QueryLosses:
-    """Adapts θ to each episode's support set and reads its query set, before and after.
+    """Adapts θ to each episode's support set and reads its query set, before and after."""
+    readings = read_along(engine, theta, episodes, loop, (BEFORE, loop.steps), moments)
+    return QueryLosses(readings[BEFORE], readings[loop.steps])
 
-    Zero-step accuracy is read before any adaptation: above chance means that slots leak.
+
+def read_along(
+    engine: Engine,
+    theta: Adapters,
+    episodes: Sequence[Episode],
+    loop: InnerLoop,
+    steps: Sequence[int],
+    moments: AdamMoments | None = None,
+) -> dict[int, Reading]:
+    """Adapts θ to each episode's support set once and reads its query set after each number of `steps`.
+
+    After 0 steps a task has the head that it starts from, computed from its support set where `loop.head` says so.
+    What is read after s steps is what `evaluate` gives for a loop of s steps: `loop.steps` does not matter here.
     """
-    readings: list[tuple[Reading, Reading]] = []
+    loop = replace(loop, steps=max(0, *steps))
+    shares: list[dict[int, Reading]] = []
     for start in range(0, len(episodes), engine.tasks_in_flight):
         stop_if_requested()
         group = episodes[start : start + engine.tasks_in_flight]
@@ -131,47 +169,28 @@ def evaluate(
             [stream(start + i, "test_batches") for i in range(len(group))],
             moments=moments.repeated(len(group)) if moments is not None else None,
         )
-        readings += _read_group(engine, batch)
-    before, after = (Reading.join(side) for side in zip(*readings, strict=True))
-    return QueryLosses(after.loss, after.accuracy, before.loss, before.accuracy, after.predicted)
+        shares += _read_group(engine, batch, steps)
+    return {step: Reading.join([share[step] for share in shares]) for step in steps}
 
 
-def _read_group(engine: Engine, batch: TaskBatch) -> list[tuple[Reading, Reading]]:
-    """The query sets before and after the inner loop, of each share of the tasks."""
+def _read_group(engine: Engine, batch: TaskBatch, steps: Sequence[int]) -> list[dict[int, Reading]]:
+    """The query sets after each number of steps, of each share of the tasks."""
     engine.remember(batch.support_utterances())
     engine.remember(batch.query_utterances())
 
-    def read(tasks: slice) -> tuple[Reading, Reading]:
-        own = batch.rows(tasks)
-        return read_queries(engine, own, own.theta), read_queries(engine, own, adapt(engine, own).adapters)
+    def read(tasks: slice) -> dict[int, Reading]:
+        own, found = batch.rows(tasks), {}
+        if BEFORE in steps:
+            found[BEFORE] = read_queries(engine, own, own.theta)
+
+        def after_step(taken: int, phi: Adapters) -> None:
+            if taken in steps:
+                found[taken] = read_queries(engine, own, phi)
+
+        adapt(engine, own, after_step)
+        return found
 
     return engine.in_groups(read, len(batch))
-
-
-def adaptation_curve(
-    engine: Engine,
-    theta: Adapters,
-    episodes: Sequence[Episode],
-    loop: InnerLoop,
-    moments: AdamMoments | None = None,
-) -> list[CurvePoint]:
-    """Query loss and accuracy after 0 to 50 inner steps, means over the episodes: how fast θ adapts, and to what.
-
-    Each number of steps is an adaptation of its own, so a point equals what `evaluate` gives for that loop.
-    """
-    points: list[CurvePoint] = []
-    for steps in CURVE_STEPS:
-        figures = evaluate(engine, theta, episodes, replace(loop, steps=steps), moments)
-        if not points:
-            points.append(CurvePoint(0, float(figures.zero_step_loss.mean()), float(figures.zero_step_accuracy.mean())))
-        points.append(CurvePoint(steps, float(figures.loss.mean()), float(figures.accuracy.mean())))
-    return points
-
-
-def curve_work(config: Config) -> Work:
-    """What one adaptation curve takes."""
-    n_tasks = min(config.num_validation_tasks, config.num_meta_test_tasks)
-    return Work(inner_steps=n_tasks * sum(CURVE_STEPS), readings=n_tasks * len(CURVE_STEPS) * READINGS_PER_TASK)
 
 
 def count_confusions(

@@ -1,6 +1,6 @@
 """The inner loop: T tasks adapted at once, each with its own parameters, gradient and optimiser state."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,12 +30,21 @@ class Adapted:
     """Adam's, where the loop began with some."""
 
 
-def adapt(engine: Engine, batch: TaskBatch, directions: list[list[Tensor]] | None = None) -> Adapted:
+AfterStep = Callable[[int, Adapters], None]
+"""Told the number of steps taken and φ `[T, …]` before the first step and after each; φ goes on changing in place."""
+
+
+def adapt(
+    engine: Engine,
+    batch: TaskBatch,
+    after_step: AfterStep | None = None,
+    directions: list[list[Tensor]] | None = None,
+) -> Adapted:
     """Runs the inner loop of all tasks of a batch, in one group; `batch.theta` is left as it was.
 
     Where rates are learned, a list that is given as `directions` receives those of each step.
     """
-    return adapt_support(support_examples(engine, batch), batch, directions)
+    return adapt_support(support_examples(engine, batch), batch, after_step, directions)
 
 
 def adapt_in_groups(engine: Engine, batch: TaskBatch) -> Adapted:
@@ -49,13 +58,20 @@ def adapt_in_groups(engine: Engine, batch: TaskBatch) -> Adapted:
     )
 
 
-def adapt_support(support: Examples, batch: TaskBatch, directions: list[list[Tensor]] | None = None) -> Adapted:
+def adapt_support(
+    support: Examples,
+    batch: TaskBatch,
+    after_step: AfterStep | None = None,
+    directions: list[list[Tensor]] | None = None,
+) -> Adapted:
     """The inner loop on support sets already read; those of one task may have classes of different sizes."""
     loop = batch.loop
     theta, log_rates = split_rates(batch.theta)
     phi = first_parameters(support, theta, loop)
+    if after_step is not None:
+        after_step(0, phi)
     if loop.adapts == "head":
-        return _adapt_heads(support, phi, log_rates, batch)
+        return _adapt_heads(support, phi, log_rates, batch, after_step)
     phi = phi.map(lambda tensor: tensor.requires_grad_())
     optimizer = make_optimizer(loop.optimizer, phi, loop.learning_rate, batch.moments, log_rates)
     dropout = _dropout_streams(batch, support.labels_S.device)
@@ -64,10 +80,14 @@ def adapt_support(support: Examples, batch: TaskBatch, directions: list[list[Ten
         losses[step] = _step(optimizer, phi, support.losses(phi, chosen, dropout))
         if directions is not None and isinstance(optimizer, RatedOptimizer):
             directions.append(optimizer.last_directions)
+        if after_step is not None:
+            after_step(step + 1, phi)
     return Adapted(phi.map(lambda tensor: tensor.detach()), losses, optimizer.moments)
 
 
-def _adapt_heads(support: Examples, phi: Adapters, log_rates: Adapters | None, batch: TaskBatch) -> Adapted:
+def _adapt_heads(
+    support: Examples, phi: Adapters, log_rates: Adapters | None, batch: TaskBatch, after_step: AfterStep | None
+) -> Adapted:
     """The head alone moves, so the features are computed once."""
     loop = batch.loop
     with torch.no_grad():
@@ -78,6 +98,8 @@ def _adapt_heads(support: Examples, phi: Adapters, log_rates: Adapters | None, b
     for step, chosen in enumerate(mini_batches(support, batch)):
         scores = logits(head, pick(features, chosen))
         losses[step] = _step(optimizer, head, task_losses(scores, support.labels(chosen)))
+        if after_step is not None:
+            after_step(step + 1, Adapters(phi.tensors | head.tensors))
     adapted = phi.tensors | head.map(lambda tensor: tensor.detach()).tensors
     return Adapted(Adapters(adapted), losses, optimizer.moments)
 

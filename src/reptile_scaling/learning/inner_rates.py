@@ -6,6 +6,7 @@ gradient in φ_{k+1}. `maml` and `anil` have that gradient; to first order it is
 A step beyond those trained takes the last one's rate.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -35,6 +36,17 @@ def split_rates(theta: Adapters) -> tuple[Adapters, Adapters | None]:
     return Adapters(own), Adapters(rates) if rates else None
 
 
+def has_rates(theta: Adapters) -> bool:
+    """Whether its rates are learned."""
+    return any(name.endswith(LOG_RATE) for name in theta.tensors)
+
+
+def times_rates(theta: Adapters, factor: float) -> Adapters:
+    """θ with all its learned rates multiplied."""
+    shift = math.log(factor)
+    return Adapters({name: x + shift if name.endswith(LOG_RATE) else x for name, x in theta.tensors.items()})
+
+
 def first_order(gradient: Adapters, directions: Sequence[Sequence[Tensor]], rates: Adapters) -> dict[str, Tensor]:
     """−α_k ⟨g, u_k⟩ of each task, `[T, K]` by the name of its log-rate; g `[T, …]` is the query gradient at φ_K.
 
@@ -45,6 +57,11 @@ def first_order(gradient: Adapters, directions: Sequence[Sequence[Tensor]], rate
         along_TK = torch.stack([(gradient.tensors[name] * own[i]).flatten(1).sum(1) for own in directions], dim=1)
         found[name + LOG_RATE] = -log_rates_TK.exp() * along_TK
     return found
+
+
+def rates_of_step(log_rates: Adapters, k: int) -> Adapters:
+    """Log-rates `[T, K]` of step k alone, `[T, 1]`."""
+    return log_rates.map(lambda rates_TK: rates_TK[:, k : k + 1])
 
 
 def scaled(vector: Adapters, loop: InnerLoop, log_rates: Adapters | None, k: int) -> Adapters:

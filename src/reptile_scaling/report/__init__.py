@@ -40,6 +40,7 @@ def write_report(run: RunDirectory) -> Law:
         }
     )
     render_page(run, law, charts)
+    run.seal_report()
     return law
 
 

@@ -56,7 +56,7 @@ def draw_adaptation(run: RunDirectory) -> Chart | None:
     curves = _adaptation_curves(run)
     if not curves:
         return None
-    chart = new_chart("adaptation", "Query accuracy on test tasks over inner steps, from 0 to 50")
+    chart = new_chart("adaptation", "Query accuracy on test tasks over inner steps")
     with drawing_style():
         axes, ends = chart.axes, []
         for (name, points), colour in zip(curves.items(), (GREY, ORANGE, GREEN, BLUE), strict=False):
@@ -80,8 +80,9 @@ def draw_adaptation(run: RunDirectory) -> Chart | None:
         axes.set_xlabel("inner steps on the support set")
         axes.set_ylabel("query accuracy")
         label_ends(axes, ends)
-        n_tasks = min(config.num_validation_tasks, config.num_meta_test_tasks)
-        chart.figure.supxlabel(f"first seed · the first {n_tasks} test tasks", fontsize=8.5, color=GREY)
+        tuned = any(point.inner_lr is not None for points in curves.values() for point in points)
+        shown = "every point at its best rate on validation tasks" if tuned else "some test tasks at one rate"
+        chart.figure.supxlabel(f"first seed · {shown}", fontsize=8.5, color=GREY)
     return chart
 
 

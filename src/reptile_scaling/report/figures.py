@@ -43,7 +43,7 @@ def draw_scaling(results: list[CellResult], law: Law | None, sentence: str) -> C
         level_ticks(axes, levels)
         loss_ticks(axes, np.concatenate(of_level))
         ends = [] if law is None else _draw_law(chart, law, levels)
-        _draw_cells(chart, results, "meta_test_loss", _half_widths(of_level), "{:.3f} nats")
+        _draw_cells(chart, results, "meta_test_loss", half_widths(of_level), "{:.3f} nats")
         axes.set_xlabel(AXES[results[0].axis].label)
         axes.set_ylabel("meta-test loss, nats per query utterance")
         axes.set_title("\n".join(textwrap.wrap(sentence, 92)), fontsize=HEADLINE_SIZE)
@@ -66,7 +66,7 @@ def draw_accuracy(results: list[CellResult], baselines: list[BaselineResult]) ->
             line = axes.axhline(b.accuracy, color=GREY, lw=1, ls=(0, (4, 3)))
             chart.say(line, f"{b.label}: {b.accuracy:.1%}")
             ends.append((axes.get_xlim()[1], b.accuracy, f"{b.label}, {b.accuracy:.0%}", GREY))
-        _draw_cells(chart, results, "meta_test_accuracy", _half_widths(of_level), "{:.1%}")
+        _draw_cells(chart, results, "meta_test_accuracy", half_widths(of_level), "{:.1%}")
         axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_xlabel(AXES[results[0].axis].label)
@@ -98,7 +98,7 @@ def _legend(results: list[CellResult]) -> str:
     return f"small dots: cells · large: mean of {n_seeds} seeds, 95 % interval · {n_test} shared test tasks"
 
 
-def _half_widths(of_level: list[np.ndarray]) -> np.ndarray:
+def half_widths(of_level: list[np.ndarray]) -> np.ndarray:
     """95 % interval of a level's mean, from the standard deviation pooled over levels; 0 with one seed a level."""
     degrees = sum(len(losses) - 1 for losses in of_level)
     if degrees == 0:

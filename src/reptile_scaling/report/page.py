@@ -9,7 +9,9 @@ import yaml
 from markupsafe import Markup
 
 from reptile_scaling.analysis.difficulty import class_difficulties, task_difficulties
+from reptile_scaling.analysis.law_of_run import law_of_last_points
 from reptile_scaling.analysis.standing import standing_sentence
+from reptile_scaling.analysis.steps_worth import at_steps, laws_at_steps, worth_sentence
 from reptile_scaling.analysis.training_facts import (
     best_name,
     convergence_sentence,
@@ -18,10 +20,12 @@ from reptile_scaling.analysis.training_facts import (
     level_coverage,
     meaning_sentence,
     overtraining_sentence,
+    slots_sentence,
 )
 from reptile_scaling.config import Config
 from reptile_scaling.laws import Law, verdict_sentence
 from reptile_scaling.report.drawing import Chart
+from reptile_scaling.report.tables import form_rows
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.storage import write_bytes
 
@@ -39,7 +43,8 @@ def render_page(run: RunDirectory, law: Law, charts: dict[str, Chart]) -> None:
     page = template.render(
         charts={name: Markup(chart.inline()) for name, chart in charts.items()},
         data_links={name: chart.data_link() for name, chart in charts.items()},
-        law=law.as_json(),
+        law=law,
+        forms=form_rows(law),
         **_words(run, law),
         **_tables(run),
     )
@@ -55,7 +60,16 @@ def _words(run: RunDirectory, law: Law) -> dict[str, str]:
         "standing": standing_sentence(run),
         "convergence": convergence_sentence(run),
         "overtraining": overtraining_sentence(run, law),
+        "slots": slots_sentence(run),
+        "worth": worth_sentence(run),
+        "last_law": _last_law(run),
     }
+
+
+def _last_law(run: RunDirectory) -> str:
+    """The verdict that the last meta-steps' initialisations would give, where others are tested."""
+    law = law_of_last_points(run)
+    return f"At the last meta-step instead: {verdict_sentence(law)}" if law is not None else ""
 
 
 def _tables(run: RunDirectory) -> dict[str, Any]:
@@ -78,6 +92,8 @@ def _tables(run: RunDirectory) -> dict[str, Any]:
         "classes": class_difficulties(run),
         "hardest_tasks": task_difficulties(run)[:HARDEST_TASKS],
         "cost": cost_of_run(run),
+        "at_steps": at_steps(run),
+        "laws_at_steps": {n: verdict_sentence(law) for n, law in laws_at_steps(run).items()},
     }
 
 

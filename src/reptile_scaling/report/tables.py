@@ -1,10 +1,13 @@
 """Laws and results as tables for a terminal."""
 
+from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from rich.table import Table
 
-from reptile_scaling.laws import Law
+from reptile_scaling.laws import Comparison, Law, Plan, Prediction, TasksNeeded
+from reptile_scaling.laws.forms import FORMS
 from reptile_scaling.runs.directory import RunDirectory
 
 
@@ -37,71 +40,113 @@ def results_table(run: RunDirectory) -> Table:
     return table
 
 
+@dataclass(frozen=True)
+class FormRow:
+    """One form of a law, as people read it."""
+
+    name: str
+    parameters: tuple[str, ...]
+    """Each with its 95 % interval; none where the form is not identified."""
+    reason: str
+    """Why it is not identified; empty where it is."""
+    holdout_error: float | None = None
+    weight: float | None = None
+    r2: float | None = None
+
+    def as_texts(self) -> tuple[str, ...]:
+        """Form, parameters with intervals or why there are none, hold-out error, weight and R²."""
+        told = f"not identified: {self.reason}" if self.reason else "\n".join(self.parameters)
+        return (self.name, told, *map(_number, (self.holdout_error, self.weight, self.r2)))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a law was asked besides its verdict."""
+
+    predictions: Prediction | None = None
+    tasks_needed: TasksNeeded | None = None
+    plans: tuple[Plan, ...] | None = None
+    comparison: Comparison | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """What was asked, by name."""
+        found: dict[str, Any] = {
+            name: answer.as_json()
+            for name, answer in (
+                ("predictions", self.predictions),
+                ("tasks_needed", self.tasks_needed),
+                ("comparison", self.comparison),
+            )
+            if answer is not None
+        }
+        return found | ({"plans": [plan.as_json() for plan in self.plans]} if self.plans is not None else {})
+
+
+def form_rows(law: Law) -> list[FormRow]:
+    """A row per form of FORMS, in their order."""
+    rows = []
+    for name in FORMS:
+        candidate = law.candidates.get(name)
+        if candidate is None or not candidate.identified:
+            rows.append(FormRow(name, (), law.why_unidentified(name)))
+        else:
+            told = tuple(f"{key} = {value:.3g}{_interval(candidate.interval.get(key))}" for key, value in
+                         candidate.parameters.items())  # fmt: skip
+            rows.append(FormRow(name, told, "", candidate.holdout_error, candidate.weight, candidate.r2))
+    return rows
+
+
 def law_table(law: Law) -> Table:
     """A row per form, R² last: it decides nothing."""
     table = Table(title="laws", title_justify="left")
     for column in ("form", "parameters [95 % interval]", "hold-out error", "weight", "R²"):
         table.add_column(column)
-    for name, form in law.as_json()["forms"].items():
-        if form["identified"]:
-            table.add_row(
-                name, _parameters(form), _number(form["holdout_error"]), _number(form["weight"]), _number(form["r2"])
-            )
-        else:
-            table.add_row(name, f"not identified: {form['reason']}", "", "", "")
+    for row in form_rows(law):
+        table.add_row(*row.as_texts())
     return table
 
 
-def _parameters(form: dict[str, Any]) -> str:
-    parts = []
-    for parameter, interval in form["ci95"].items():
-        shown = f" [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else ""
-        parts.append(f"{parameter} = {form[parameter]:.3g}{shown}")
-    return "\n".join(parts)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
-
-
-def answer_lines(answers: dict[str, Any], symbol: str) -> list[str]:
+def answer_lines(answers: Answers, symbol: str) -> list[str]:
     """Predictions, plans and comparisons that were asked for, in lines; `symbol` is the letter of x."""
     lines = []
-    if found := answers.get("predictions"):
-        lines += [f"predicted by {found['form']}:", *(f"  {_point_line(point, symbol)}" for point in found["points"])]
-        lines += [f"  {warning}" for warning in found["warnings"]]
-    if found := answers.get("tasks_needed"):
-        needed = "never reached" if found["x"] is None else f"{symbol} = {found['x']:.3g}"
-        bounds = found["ci95"] or [None, None]
-        low, high = ("none" if bound is None else f"{bound:.3g}" for bound in bounds)
-        lines.append(f"for {found['target']:g}: {needed} (95 % interval {low} to {high}) by {found['form']}")
-        lines += [f"  {warning}" for warning in found["warnings"]]
-    for plan in answers.get("plans", []):
-        runs = ", ".join(f"{n} × {seeds}" for n, seeds in zip(plan["levels"], plan["new_seeds"], strict=True))
-        now = "unknown" if plan["beta_width_now"] is None else f"{plan['beta_width_now']:.2g}"
+    if (found := answers.predictions) is not None:
+        points = zip(found.x, found.value, found.low, found.high, strict=True)
+        lines += [f"predicted by {found.form}:"]
+        lines += [f"  {symbol} = {x:g}: {value:.3g}{_interval((low, high))}" for x, value, low, high in points]
+        lines += [f"  {warning}" for warning in found.warnings]
+    if (needed := answers.tasks_needed) is not None:
+        x = f"{symbol} = {needed.x:.3g}" if isfinite(needed.x) else "never reached"
+        low, high = (f"{bound:.3g}" if isfinite(bound) else "none" for bound in (needed.low, needed.high))
+        lines.append(f"for {needed.target:g}: {x} (95 % interval {low} to {high}) by {needed.form}")
+        lines += [f"  {warning}" for warning in needed.warnings]
+    for plan in answers.plans or ():
+        runs = ", ".join(f"{n} × {seeds}" for n, seeds in zip(plan.levels, plan.new_seeds, strict=True))
+        now = "unknown" if plan.beta_width_now is None else f"{plan.beta_width_now:.2g}"
         lines.append(
-            f"plan {plan['name']}: run {symbol} × seeds {runs}; width of the exponent's interval {now} → "
-            f"{plan['beta_width']:.2g}; tells {plan['form']} from {plan['rival']} in {plan['decided']:.0%}"
+            f"plan {plan.name}: run {symbol} × seeds {runs}; width of the exponent's interval {now} → "
+            f"{plan.beta_width:.2g}; tells {plan.form} from {plan.rival} in {plan.decided:.0%}"
         )
-    if found := answers.get("comparison"):
-        lines += ["second minus first:", *(f"  {_level_line(level, symbol)}" for level in found["levels"])]
-        lines += [f"  exponent: {_with_interval(found['exponent'])}", *(f"  {w}" for w in found["warnings"])]
+    if (compared := answers.comparison) is not None:
+        gaps = zip(compared.x, compared.difference, compared.low, compared.high, strict=True)
+        lines.append("second minus first:")
+        lines += [f"  {symbol} = {x:g}: {_gap(float(gap), (low, high))}" for x, gap, low, high in gaps]
+        lines.append(f"  exponent: {_gap(compared.exponent_difference, compared.exponent_interval)}")
+        lines += [f"  {warning}" for warning in compared.warnings]
     return lines
 
 
-def _level_line(level: dict[str, Any], symbol: str) -> str:
-    return f"{symbol} = {level['x']:g}: {_with_interval(level)}"
-
-
-def _with_interval(quantity: dict[str, Any]) -> str:
-    if quantity["difference"] is None:
+def _gap(difference: float | None, interval: tuple[float, float] | None) -> str:
+    if difference is None:
         return "not identified"
-    interval = quantity["ci95"]
-    return f"{quantity['difference']:+.3g}" + (f" [{interval[0]:+.3g}, {interval[1]:+.3g}]" if interval else "")
+    return f"{difference:+.3g}{_interval(interval, '+.3g')}"
 
 
-def _point_line(point: dict[str, Any], symbol: str) -> str:
-    interval = point["ci95"]
-    return f"{symbol} = {point['x']:g}: {point['value']:.3g}" + (
-        f" [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else ""
-    )
+def _interval(ends: tuple[float, float] | None, spec: str = ".3g") -> str:
+    """` [low, high]`; nothing where there is no interval."""
+    if ends is None or not all(isfinite(end) for end in ends):
+        return ""
+    return f" [{ends[0]:{spec}}, {ends[1]:{spec}}]"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or not isfinite(value) else f"{value:.3g}"

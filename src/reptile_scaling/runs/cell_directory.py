@@ -1,13 +1,13 @@
 """The folder of a cell: every file that one cell writes, and what it resumes from."""
 
-import os
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import safetensors.numpy
-from safetensors import safe_open
+from safetensors import SafetensorError
 
 from reptile_scaling.config import Config
 from reptile_scaling.errors import InputError
@@ -23,17 +23,28 @@ from reptile_scaling.runs.records import (
     EvalRow,
     InnerRate,
     MetaTestTask,
+    TaskReading,
     TrainRow,
 )
+from reptile_scaling.seals import BLANK, BrokenSeal, sha256
 from reptile_scaling.storage import (
-    named_refusals,
+    csv_text,
+    move,
     read_record,
     read_rows,
+    read_tensors,
+    seal,
+    unseal,
     write_bytes,
     write_json,
     write_record,
     write_rows,
+    write_sealed,
+    write_tensors,
 )
+
+STATISTICS = "statistics_sha256"
+"""How a checkpoint's metadata names the digest of the tables beside it."""
 
 
 def read_status(folder: Path) -> CellStatus:
@@ -71,6 +82,8 @@ class CellDirectory:
         write_bytes(self.adapter_folder / "README.md", model_card(config, dataset, result, is_encoder).encode())
 
     def write_config(self, config: Config) -> None:
+        """First of all: what follows is not sealed until the result is written."""
+        unseal(self.path)
         write_json(self.path / "config.json", {**config.model_dump(mode="json"), **asdict(self.cell)})
 
     def write_train_stats(self, rows: Sequence[TrainRow]) -> None:
@@ -97,9 +110,10 @@ class CellDirectory:
         return (self.path / "final_result.json").is_file()
 
     def write_result(self, result: CellResult, test_tasks: Sequence[MetaTestTask]) -> None:
-        """The result last: its presence is what marks the cell as done."""
+        """Every file of the cell is sealed, and last comes the result: its presence is what marks the cell as done."""
         write_rows(self.path / "test_tasks.csv", MetaTestTask, test_tasks)
-        write_record(self.path / "final_result.json", result)
+        seal(self.path)
+        write_sealed(self.path / "final_result.json", result)
 
     def read_result(self) -> CellResult:
         result = read_record(self.path / "final_result.json", CellResult)
@@ -125,6 +139,14 @@ class CellDirectory:
         """Empty where they were not learned."""
         return read_rows(self.path / "inner_rates.csv", InnerRate)
 
+    def write_curve_readings(self, readings: Sequence[TaskReading]) -> None:
+        """Every test task at each number of inner steps of the adaptation curve."""
+        write_rows(self.path / "curve_tasks.csv", TaskReading, readings)
+
+    def read_curve_readings(self) -> list[TaskReading]:
+        """Empty where this cell measured no curve."""
+        return read_rows(self.path / "curve_tasks.csv", TaskReading)
+
     def write_adaptation_curve(self, points: Sequence[CurvePoint]) -> None:
         write_rows(self.path / "adaptation_curve.csv", CurvePoint, points)
 
@@ -133,35 +155,44 @@ class CellDirectory:
         return read_rows(self.path / "adaptation_curve.csv", CurvePoint)
 
     def write_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """One safetensors file, replaced whole; the one before it is kept."""
+        """One safetensors file, replaced whole; the one before it is kept. It vouches for the statistics until then."""
         progress = {"meta_step": str(checkpoint.meta_step), "wall_seconds": repr(checkpoint.wall_seconds)}
+        progress |= {STATISTICS: self._statistics_digest(checkpoint.meta_step)} | BLANK
         content = safetensors.numpy.save(checkpoint.tensors, metadata=progress)
         newest, before = self._checkpoint_paths
         if newest.exists():
-            with named_refusals(before):
-                os.replace(newest, before)
-        write_bytes(newest, content)
+            move(newest, before)
+        write_tensors(newest, content)
 
     def read_checkpoints(self) -> list[Checkpoint]:
-        """Those that can be read, newest first; InputError where there are files and none is whole."""
+        """Those that are as they were written, newest first; InputError where there are files and none is whole."""
         found, torn = [], None
         for path in self._checkpoint_paths:
-            if path.exists():
-                try:
-                    found.append(_read_checkpoint(path))
-                except Exception as error:  # safetensors raises its own class for a torn file
-                    torn = f"checkpoint {str(path)!r} cannot be read ({error}): delete it to start this cell anew"
+            try:
+                found += [self._read_checkpoint(path)] if path.exists() else []
+            except (BrokenSeal, SafetensorError, KeyError, ValueError) as error:
+                reason = " ".join(str(error).split())
+                torn = f"checkpoint {str(path)!r} cannot be read ({reason}): delete it to start this cell anew"
         if torn and not found:
             raise InputError(torn)
         return found
 
+    def _read_checkpoint(self, path: Path) -> Checkpoint:
+        content = read_tensors(path) or b""
+        tensors = safetensors.numpy.load(content)
+        progress = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        meta_step = int(progress["meta_step"])
+        # Version 0.1's do not speak of the statistics.
+        if progress.get(STATISTICS, digest := self._statistics_digest(meta_step)) != digest:
+            raise BrokenSeal(f"the statistics beside it are not those it was written with up to step {meta_step}")
+        return Checkpoint(meta_step, float(progress["wall_seconds"]), tensors)
+
+    def _statistics_digest(self, meta_step: int) -> str:
+        """Of the rows up to a meta-step: the tables may have more when a cell is cut, and those are dropped."""
+        train = [row for row in self.read_train_stats() if row.meta_step <= meta_step]
+        validation = [row for row in self.read_eval_stats() if row.meta_step <= meta_step]
+        return sha256((csv_text(TrainRow, train) + csv_text(EvalRow, validation)).encode())
+
     @property
     def _checkpoint_paths(self) -> tuple[Path, Path]:
         return self.path / "checkpoint.safetensors", self.path / "checkpoint_before.safetensors"
-
-
-def _read_checkpoint(path: Path) -> Checkpoint:
-    with safe_open(path, framework="numpy") as file:
-        progress = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    return Checkpoint(int(progress["meta_step"]), float(progress["wall_seconds"]), tensors)

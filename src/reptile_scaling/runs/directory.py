@@ -1,16 +1,17 @@
 """The folder of a run: what the sweep writes there, and the folders of its cells."""
 
-import fcntl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reptile_scaling.config import MAY_CHANGE, Config, keys_with
+from reptile_scaling.config import MAY_CHANGE, Config, as_recorded, keys_with
+from reptile_scaling.disk import named_refusals
 from reptile_scaling.errors import InputError
 from reptile_scaling.runs.cell_directory import CellDirectory, read_status
 from reptile_scaling.runs.grid import Cell, grid
+from reptile_scaling.runs.lease import HOLDING, held
 from reptile_scaling.runs.records import (
     BaselineFailure,
     BaselineResult,
@@ -22,13 +23,15 @@ from reptile_scaling.runs.records import (
 )
 from reptile_scaling.storage import (
     Record,
-    named_refusals,
     read_lines,
     read_record,
+    seal,
+    unseal,
     write_json,
     write_lines,
     write_record,
     write_rows,
+    write_sealed,
 )
 
 
@@ -58,6 +61,11 @@ class RunDirectory:
         return self.path / "figures" / f"{name}.png"
 
     @property
+    def paper_folder(self) -> Path:
+        """Tables and figures for a paper."""
+        return self.path / "paper"
+
+    @property
     def report_path(self) -> Path:
         return self.path / "report.html"
 
@@ -67,16 +75,16 @@ class RunDirectory:
         A grid that grew is the same experiment; the recorded one is then replaced by the larger.
         """
         found = self._read_experiment()
-        if found is None and self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
+        if found is None and self.path.is_dir() and any(p.name not in HOLDING for p in self.path.iterdir()):
             raise InputError(f"folder {str(self.path)!r} is not empty and holds no experiment: choose another --out")
         if found is not None:
             self._check_same(found, Provenance(config, data_fingerprint, versions, base_sha256))
             base_sha256 = base_sha256 or found.base_sha256
         with named_refusals(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-        for unfinished in self.path.rglob(".*.part"):  # of writes that were killed
-            unfinished.unlink()
-        write_record(self.path / "experiment.json", Provenance(config, data_fingerprint, versions, base_sha256))
+            for unfinished in self.path.rglob(".*.part"):  # of writes that were killed
+                unfinished.unlink()
+        unseal(self.path)
+        write_sealed(self.path / "experiment.json", Provenance(config, data_fingerprint, versions, base_sha256))
 
     def _check_same(self, found: Provenance, wanted: Provenance) -> None:
         # A key that is younger than the folder had its default then.
@@ -103,16 +111,7 @@ class RunDirectory:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the folder against a second process; InputError if one has it."""
-        with named_refusals(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = open(self.path / ".lock", "w")  # noqa: SIM115 (closed below)
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(
-                    f"another process is running in {str(self.path)!r}: wait for it, or choose another --out"
-                ) from error
+        with held(self.path):
             yield
 
     @property
@@ -121,7 +120,8 @@ class RunDirectory:
         return self._read_experiment() is not None
 
     def _read_experiment(self) -> Provenance | None:
-        return read_record(self.path / "experiment.json", Provenance)
+        found = read_record(self.path / "experiment.json", Provenance)
+        return replace(found, config=as_recorded(found.config)) if found is not None else None
 
     def experiment(self) -> Provenance:
         """What the folder belongs to. InputError where it holds no run."""
@@ -146,6 +146,14 @@ class RunDirectory:
         """`task_pools/<name>.jsonl`: a task a line."""
         write_lines(self.path / "task_pools" / f"{name}.jsonl", tasks)
 
+    def seal_pools(self) -> None:
+        """Once all are written."""
+        seal(self.path / "task_pools")
+
+    def unseal_pools(self) -> None:
+        """Before they are written anew."""
+        unseal(self.path / "task_pools")
+
     def read_pool(self, name: str) -> list[PoolTask]:
         """The tasks of a pool; empty where it is not written."""
         return read_lines(self.path / "task_pools" / f"{name}.jsonl", PoolTask)
@@ -164,10 +172,11 @@ class RunDirectory:
         return list(self._read_records("workers", Worker).values())
 
     def write_results_table(self) -> None:
+        unseal(self.path)
         write_rows(self.path / "scaling_law_results.csv", CellResult, self.results())
 
     def write_baseline(self, result: BaselineResult) -> None:
-        write_record(self.path / "baselines" / f"{result.name}.json", result)
+        write_sealed(self.path / "baselines" / f"{result.name}.json", result)
 
     def write_baseline_failure(self, name: str, reason: str) -> None:
         """A baseline that raised; the next start tries it again."""
@@ -201,3 +210,7 @@ class RunDirectory:
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         write_json(self.path / "summary_report.json", summary)
+
+    def seal_report(self) -> None:
+        """Once table, law, figures, summary and page are written."""
+        seal(self.path)

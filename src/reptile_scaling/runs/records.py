@@ -48,6 +48,8 @@ class EvalRow:
     validation_loss: float
     validation_accuracy: float
     zero_step_accuracy: float
+    zero_step_loss: float | None = None
+    """Before any inner step: above ln(n_way) under a meta-learned classifier, it remembers slots."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,16 @@ class InnerRate:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Query loss (nats per utterance) and accuracy after so many inner steps, means over tasks."""
+    """Query loss (nats per utterance) and accuracy after so many inner steps, means over the test tasks."""
 
     inner_step: int
     loss: float
     accuracy: float
+    inner_lr: float | None = None
+    """The rate that was best at this number of steps on validation tasks, or the factor on all rates where a cell has
+    learned them; none before the first step."""
+    validation_loss: float | None = None
+    """At that rate; with no step, of the head that tasks start from."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +173,11 @@ class CellResult:
     """The cell's level of another axis than n_tasks, as configured."""
     x: float | None = None
     """That level as a number."""
+    selected_meta_step: int | None = None
+    """Where the initialisation of all figures above was taken: the best on validation tasks, or the last."""
+    last_meta_test_loss: float | None = None
+    """Of the last meta-step's initialisation, whatever was selected."""
+    last_meta_test_accuracy: float | None = None
 
     @property
     def cell(self) -> Cell:
@@ -196,6 +208,19 @@ class BaselineResult:
     """Of the pretrained start, where this baseline measures it, on the tasks that cells draw theirs on."""
     is_rival: bool | None = None
     """Whether meta-training has to beat it; version 0.1 did not say."""
+    initialisations: list[list[float]] = field(default_factory=list)
+    """Accuracies on every test task from each initialisation, where a baseline has several."""
+
+
+@dataclass(frozen=True)
+class TaskReading:
+    """A test task after some inner steps at the rate that is best there; the loss in nats per query utterance."""
+
+    inner_step: int
+    task: int
+    """Its place in the pool `test`."""
+    loss: float
+    accuracy: float
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,11 @@ from jaxtyping import Float
 
 from reptile_scaling.config import Config, make_config
 from reptile_scaling.data.dataset import IntentDataset
+from reptile_scaling.disk import named_refusals
 from reptile_scaling.errors import InputError
 from reptile_scaling.learning.evaluation import test_loop
-from reptile_scaling.learning.examples import Examples
-from reptile_scaling.learning.inner_loop import adapt_support
 from reptile_scaling.learning.starts import starting_points
-from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
+from reptile_scaling.learning.task_batch import InnerLoop
 from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapter_facts import adaptation_facts
 from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_NAMES, HEAD_WEIGHT, LOG_RATE, Adapters
@@ -30,10 +29,13 @@ from reptile_scaling.model.label_words import label_vectors_of
 from reptile_scaling.model.loading import check_model, load_language_model
 from reptile_scaling.model.peft_io import check_base, load_adapter, load_moments, read_facts, save_adapter
 from reptile_scaling.model.prefix_cache import PrefixCache
-from reptile_scaling.randomness import stream
-from reptile_scaling.storage import named_refusals, write_bytes
+from reptile_scaling.storage import write_bytes
+from reptile_scaling.use.agreement import Evaluation, agreement, check_truth
+from reptile_scaling.use.held_out import HeldOut, hold_out, mean_loss
+from reptile_scaling.use.support_set import SupportSet
 
 TEXTS_PER_FORWARD = 256
+TEMPERATURE = "temperature"
 
 CARD = """---
 base_model: {base}
@@ -42,8 +44,8 @@ tags: [few-shot, intent-classification]
 ---
 # Labels: {labels}
 
-Adapted from a meta-trained initialisation with {n_support} labelled utterances in {steps} inner steps
-(support loss {before:.3f} → {after:.3f} nats).
+Adapted from a meta-trained initialisation with {n_support} labelled utterances in {steps} inner steps, {how}
+(support loss {before:.3f} → {after:.3f} nats). Logits are divided by {temperature:.3g}.
 
 ```bash
 reptile-scaling predict --adapter path/to/this/folder --input texts.csv
@@ -53,7 +55,7 @@ reptile-scaling predict --adapter path/to/this/folder --input texts.csv
 
 @dataclass(frozen=True)
 class LabelledText:
-    """A text with the label it was given, and the probability of that label to six digits."""
+    """A text with the label it was given, or none, and the probability of the likeliest one to six digits."""
 
     text: str
     label: str
@@ -68,20 +70,23 @@ class Adaptation:
     n_support: int
     first_loss: float
     last_loss: float
+    held_out: HeldOut | None
+    """What left-out support utterances said; None where none could be left out."""
+    steps_were_given: bool
 
+    @property
+    def how(self) -> str:
+        """Where the number of steps comes from."""
+        if self.steps_were_given:
+            return "as given"
+        if self.held_out is None:
+            return "as evaluated: nothing could be left out to choose them"
+        return f"chosen by {self.held_out.n} support utterances left out in turn ({self.held_out.loss:.3f} nats)"
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Predictions beside the truth."""
-
-    n: int
-    accuracy: float
-    accuracy_ci95: tuple[float, float]
-    """Wilson's interval (Wilson 1927)."""
-    loss: float
-    """Mean cross-entropy, nats per text."""
-    recall: dict[str, float]
-    """By label, of those that occur."""
+    @property
+    def temperature(self) -> float:
+        """Divides the logits of a prediction; 1 where nothing could be left out."""
+        return self.held_out.temperature if self.held_out else 1.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,8 @@ class Labeller:
     adapters: Adapters
     """One set, `[1, …]`."""
     config: Config
+    temperature: float = 1.0
+    """Divides the logits."""
 
     @torch.no_grad()
     def predict(self, texts: list[str]) -> Float[np.ndarray, "texts labels"]:
@@ -106,7 +113,7 @@ class Labeller:
             engine = engine_for_texts(self.backbone, folded[start : start + TEXTS_PER_FORWARD], self.config)
             batch = engine.prepare([np.arange(len(engine.token_ids))])
             scores = logits(self.adapters, engine.features(batch, self.adapters)[None])[0]
-            probabilities.append(scores.double().softmax(-1).cpu().numpy())
+            probabilities.append((scores.double() / self.temperature).softmax(-1).cpu().numpy())
         return np.concatenate(probabilities)
 
     def evaluate(self, texts: list[str], truth: list[str]) -> Evaluation:
@@ -116,31 +123,20 @@ class Labeller:
 
     def compare(self, probabilities: Float[np.ndarray, "texts labels"], truth: list[str]) -> Evaluation:
         """Predictions already made beside labels that `check_truth` has passed."""
-        slots = np.array([self.labels.index(label) for label in truth])
-        correct = probabilities.argmax(1) == slots
-        loss = -np.log(np.clip(probabilities[np.arange(len(slots)), slots], 1e-300, None))
-        return Evaluation(
-            n=len(truth),
-            accuracy=float(correct.mean()),
-            accuracy_ci95=wilson_interval(int(correct.sum()), len(truth)),
-            loss=float(loss.mean()),
-            recall={self.labels[slot]: float(correct[slots == slot].mean()) for slot in np.unique(slots)},
-        )
+        return agreement(self.labels, probabilities, truth)
 
 
-def check_truth(truth: list[str], labels: tuple[str, ...]) -> None:
-    """InputError for nothing to evaluate on, or a label that is none of `labels`."""
-    if not truth:
-        raise InputError("there is no text to evaluate on: give at least one labelled row")
-    if unknown := sorted(set(truth) - set(labels)):
-        raise InputError(f"label {unknown[0]!r} is none of this model's ({', '.join(labels)}): correct it")
-
-
-def wilson_interval(n_correct: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Of a share, `z` standard errors wide on either side; stays inside 0 … 1."""
-    centre = (n_correct + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * np.sqrt(n_correct * (n - n_correct) / n + z * z / 4)
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+def label_texts(
+    labels: tuple[str, ...],
+    texts: list[str],
+    probabilities: Float[np.ndarray, "texts labels"],
+    abstain_below: float = 0.0,
+) -> list[LabelledText]:
+    """The likeliest label of each text, or none where its probability is below `abstain_below`."""
+    return [
+        LabelledText(text, labels[p.argmax()] if p.max() >= abstain_below else "", round(float(p.max()), 6))
+        for text, p in zip(texts, probabilities, strict=True)
+    ]
 
 
 def adapt_to_labels(
@@ -155,8 +151,10 @@ def adapt_to_labels(
 ) -> tuple[Labeller, Adaptation]:
     """Adapts the initialisation in `adapter` to the classes of `support` and writes the result to the folder `out`.
 
-    By default it takes as many passes over the support set as the initialisation was evaluated with, in batches as
-    large as the support sets it was meta-trained on. `model` replaces the base's name, where its folder has moved.
+    `steps` are chosen by support utterances that are left out in turn; where none can be, as many passes are made over
+    the support set as the initialisation was evaluated with, in batches as large as the support sets it was
+    meta-trained on. The same utterances give the temperature of predictions. `model` replaces the base's name, where
+    its folder has moved.
     Raises InputError for a folder that holds no initialisation, fewer than two classes, or an `out` that is in use.
     """
     if len(support.class_names) < 2:
@@ -181,26 +179,27 @@ def adapt_to_labels(
     moments = load_moments(adapter, backbone.device)
     if moments is not None:
         moments = AdamMoments(_head_for(moments.squares, n_classes), moments.steps).repeated(1)
-    loop = _loop(config, len(support.texts), steps, learning_rate)
-    utterances = np.concatenate(support.utterances_by_class)
-    engine.remember(utterances)
-    labels_S = torch.from_numpy(support.labels[utterances]).to(backbone.device)
-    shots = Examples(engine, [utterances], labels_S)
-    adapted = adapt_support(shots, TaskBatch(start, (), loop, [stream(0, "test_batches")], moments=moments))
+    loop = _loop(config, len(support.texts), learning_rate)
+    shots = SupportSet(engine, start, support.labels, np.concatenate(support.utterances_by_class), moments)
+    engine.remember(shots.utterances)
+    held_out = hold_out(shots, loop, steps)
+    loop = replace(loop, steps=steps if steps is not None else held_out.steps if held_out else loop.steps)
+    adapted = shots.adapt(shots.utterances, loop)
     single = adapted.adapters.map(lambda tensor: tensor[0])
     if not single.is_finite():
         raise InputError(f"adaptation diverged at --lr {loop.learning_rate:g}: lower it")
-    with torch.no_grad():
-        losses = [*adapted.losses[:, 0].tolist(), float(shots.losses(adapted.adapters)[0])]
-    done = Adaptation(loop.steps, len(support.texts), losses[0], losses[-1])
+    last_loss = mean_loss(shots.scores(adapted.adapters, shots.utterances), shots.slots[shots.utterances])
+    losses = [*adapted.losses[:, 0].tolist(), last_loss]
+    done = Adaptation(loop.steps, len(support.texts), losses[0], losses[-1], held_out, steps is not None)
     card = CARD.format(
         base=config.model_name, labels=", ".join(support.class_names), n_support=done.n_support, steps=done.steps,
-        before=done.first_loss, after=done.last_loss,
+        how=done.how, before=done.first_loss, after=done.last_loss, temperature=done.temperature,
     )  # fmt: skip
+    facts = {**adaptation_facts(config, support.class_names), TEMPERATURE: done.temperature}
     with named_refusals(out):
-        save_adapter(out, backbone, single, config.model_name, adaptation_facts(config, support.class_names))
+        save_adapter(out, backbone, single, config.model_name, facts)
         write_bytes(out / "README.md", card.encode())
-    return Labeller(support.class_names, backbone, adapted.adapters, config), done
+    return Labeller(support.class_names, backbone, adapted.adapters, config, done.temperature), done
 
 
 def open_labeller(adapter: Path, *, model: str | None = None, device: str = "auto") -> Labeller:
@@ -213,7 +212,8 @@ def open_labeller(adapter: Path, *, model: str | None = None, device: str = "aut
         raise InputError(
             f"adapter {str(adapter)!r} names {len(labels)} labels, but its head has another number: adapt again"
         )
-    return Labeller(tuple(labels), backbone, theta.repeated(1), config)
+    temperature = float(read_facts(adapter).get(TEMPERATURE, 1.0))  # adapters of version 0.1 name none
+    return Labeller(tuple(labels), backbone, theta.repeated(1), config, temperature)
 
 
 def _read_adapter_config(adapter: Path, model: str | None) -> tuple[Config, list[str] | None]:
@@ -252,16 +252,14 @@ def _head_for(theta: Adapters, n_classes: int) -> Adapters:
     return Adapters(theta.tensors | rows)
 
 
-def _loop(config: Config, n_support: int, steps: int | None, learning_rate: float | None) -> InnerLoop:
+def _loop(config: Config, n_support: int, learning_rate: float | None) -> InnerLoop:
     """The inner loop of evaluation, with more steps in mini-batches where the support set is larger than there."""
     loop = test_loop(config)
     trained_on = config.n_way * config.k_support
     if n_support > trained_on:
         passes = -(-n_support // trained_on)
         loop = replace(loop, steps=loop.steps * passes, batch_size=loop.batch_size or trained_on)
-    return replace(
-        loop, steps=loop.steps if steps is None else steps, learning_rate=learning_rate or loop.learning_rate
-    )
+    return replace(loop, learning_rate=learning_rate or loop.learning_rate)
 
 
 def engine_for_texts(backbone: Backbone, texts: tuple[str, ...] | list[str], config: Config) -> Engine:

@@ -89,8 +89,10 @@ class ClusterWorker:
         found: Files = {}
         if self._is_shared:
             return found
-        # Renamed into place whole, so a file that is there can be read.
-        for path in sorted(self._root.rglob("*")):
+        # Renamed into place whole, so a file that is there can be read. A result marks its cell as done, so it is
+        # looked for first and sent last: whatever was written before it is then there, and sent before it.
+        marks = sorted(self._root.rglob("final_result.json"))
+        for path in [*sorted(path for path in self._root.rglob("*") if path.name != "final_result.json"), *marks]:
             name = str(path.relative_to(self._root))
             if path.name.startswith(".") or not path.is_file():
                 continue

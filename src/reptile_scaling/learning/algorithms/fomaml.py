@@ -14,7 +14,7 @@ from reptile_scaling.model.engine import Engine
 def task_gradients(engine: Engine, batch: TaskBatch) -> TaskGradients:
     """∇L_query(φ_t) at φ_t: MAML's gradient with dφ_t/dθ taken as the identity."""
     directions: list[list[Tensor]] = []
-    adapted = adapt(engine, batch, directions)
+    adapted = adapt(engine, batch, directions=directions)
     gradients = loss_gradient(query_examples(engine, batch), adapted.adapters)
     _, log_rates = split_rates(batch.theta)
     if log_rates is not None:

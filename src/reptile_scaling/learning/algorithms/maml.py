@@ -12,7 +12,7 @@ import torch
 from reptile_scaling.learning.algorithms.algorithm import TaskGradients
 from reptile_scaling.learning.examples import Examples, loss_gradient, query_examples, support_examples
 from reptile_scaling.learning.inner_loop import first_parameters, mini_batches
-from reptile_scaling.learning.inner_rates import first_order, scaled, split_rates
+from reptile_scaling.learning.inner_rates import first_order, rates_of_step, scaled, split_rates
 from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
 from reptile_scaling.model.adapters import HEAD_BIAS, Adapters
 from reptile_scaling.model.engine import Engine
@@ -41,8 +41,7 @@ def task_gradients(engine: Engine, batch: TaskBatch) -> TaskGradients:
     slopes: list[dict[str, torch.Tensor]] = []
     for k, (phi, step, chosen) in reversed(list(enumerate(trail))):
         if log_rates is not None:
-            own = log_rates.map(lambda rates_TK, k=k: rates_TK[:, k : k + 1])
-            slopes.insert(0, first_order(back, [list(step.tensors.values())], own))
+            slopes.insert(0, first_order(back, [list(step.tensors.values())], rates_of_step(log_rates, k)))
         bend = hessian_times(support, phi, chosen, scaled(back, loop, log_rates, k))
         back = back.combine(bend, torch.sub)
     back = _through_head(support, theta, loop, back)

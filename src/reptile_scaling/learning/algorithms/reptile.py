@@ -32,7 +32,7 @@ def outer_step(theta: Adapters, gradient: Adapters, meta_lr: float) -> Adapters:
 def task_gradients(engine: Engine, batch: TaskBatch) -> TaskGradients:
     """Reptile's gradient of every task of the batch; query sets are read for learned rates alone."""
     directions: list[list[Tensor]] = []
-    adapted = adapt(engine, batch, directions)
+    adapted = adapt(engine, batch, directions=directions)
     theta, log_rates = split_rates(batch.theta)
     gradients = reptile(theta, adapted.adapters)
     if log_rates is not None:

@@ -7,39 +7,33 @@ import json
 import logging
 import os
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 
+from reptile_scaling import __version__
+from reptile_scaling.cli import adapters, compare, presets
+from reptile_scaling.cli.options import JsonFlag, OutFolder, RunFolder, console, errors
 from reptile_scaling.config import Config, load_config
+from reptile_scaling.disk import CHECK_THE_DISK
 from reptile_scaling.errors import InputError
 from reptile_scaling.laws import Law, Transform
 from reptile_scaling.runs.directory import RunDirectory
-from reptile_scaling.storage import csv_text, write_bytes
 
 if TYPE_CHECKING:
     from reptile_scaling.lab.plan import Plan
-    from reptile_scaling.use.labeller import Evaluation
 
 RUN_FOLDER = Path("experiments_scaling_law")
 
 app = typer.Typer(
-    help="How does few-shot performance of a language model scale with the number of meta-training tasks?",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(highlight=False)
-errors = Console(highlight=False, stderr=True)
-
-OutFolder = Annotated[Path, typer.Option("--out", help="Folder of the run; the same command resumes it.")]
-ModelOption = Annotated[str | None, typer.Option("--model", help="The base, where its folder has moved.")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+for commands in (presets.app, compare.app, adapters.app):
+    app.add_typer(commands)
 
 
 def main() -> None:
@@ -53,11 +47,39 @@ def main() -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        # What `storage` does not name: a folder that cannot be listed, a stale handle under somebody else's reader.
+        place = f"{error.filename!r} " if error.filename else ""
+        print(f"error: {place}{error.strerror or error}: {CHECK_THE_DISK}, then run it again", file=sys.stderr)
+        sys.exit(2)
+
+
+def _print_version(asked: bool | None) -> None:
+    if asked:
+        print(f"reptile-scaling {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def door(
+    version: Annotated[
+        bool | None,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop."),
+    ] = None,
+) -> None:
+    """How does few-shot performance of a language model scale with the number of meta-training tasks?"""
 
 
 @app.command()
 def run(
-    config_file: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The experiment; see configs/.")],
+    config: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONFIG|PRESET",
+            autocompletion=presets.complete_preset,
+            help="The experiment: a YAML file, or a name from `presets`.",
+        ),
+    ],
     out: OutFolder = RUN_FOLDER,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; YAML.")] = None,
     executor: Annotated[str | None, typer.Option("--executor", help="Where cohorts run: local or ray.")] = None,
@@ -65,7 +87,7 @@ def run(
 ) -> None:
     """Run the sweep, or go on with it; ends with the fit and the report."""
     overrides = [*(set_ or []), *([f"executor={executor}"] if executor else [])]
-    sys.exit(run_config(load_config(config_file, tuple(overrides)), out, dry_run=dry_run))
+    sys.exit(run_config(load_config(config, tuple(overrides)), out, dry_run=dry_run))
 
 
 def run_config(config: Config, out: Path, *, dry_run: bool = False) -> int:
@@ -88,7 +110,7 @@ def run_config(config: Config, out: Path, *, dry_run: bool = False) -> int:
 
 
 @app.command()
-def status(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: JsonFlag = False) -> None:
+def status(folder: RunFolder, as_json: JsonFlag = False) -> None:
     """Cells done, running, failed and pending, with reasons and ETA; reads the folder alone."""
     from reptile_scaling.lab.progress import (
         count_states,
@@ -132,23 +154,21 @@ def fit(
     as_json: JsonFlag = False,
 ) -> None:
     """Fit a law with honest uncertainty to any table, or to a run; predict, plan and compare with it."""
+    from reptile_scaling.analysis.beside import compare_losses
     from reptile_scaling.analysis.law_of_run import read_losses
-    from reptile_scaling.laws import compare_arms, fit_law, plan_levels
-    from reptile_scaling.report.tables import answer_lines
+    from reptile_scaling.laws import fit_law, plan_levels
+    from reptile_scaling.report.tables import Answers, answer_lines
 
     losses = read_losses(table, x, y, group)
     law = fit_law(losses, transform=transform)
-    answers: dict[str, Any] = {}
-    if at:
-        answers["predictions"] = law.predict(np.array(at)).as_json()
-    if target is not None:
-        answers["tasks_needed"] = law.tasks_needed(target).as_json()
-    if plan is not None:
-        answers["plans"] = [proposal.as_json() for proposal in plan_levels(law, budget=plan)]
-    if versus is not None:
-        answers["comparison"] = compare_arms(losses, read_losses(versus, x, y, group)).as_json()
+    answers = Answers(
+        predictions=law.predict(np.array(at)) if at else None,
+        tasks_needed=law.tasks_needed(target) if target is not None else None,
+        plans=plan_levels(law, budget=plan) if plan is not None else None,
+        comparison=compare_losses(table, versus, x, y, group) if versus is not None else None,
+    )
     if as_json:
-        print(json.dumps({**law.as_json(), **answers}, allow_nan=False))
+        print(json.dumps({**law.as_json(), **answers.as_json()}, allow_nan=False))
         return
     _print_law(law)
     for line in answer_lines(answers, law.table.x_symbol):
@@ -156,125 +176,21 @@ def fit(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")]) -> None:
+def report(
+    folder: RunFolder,
+    tables: Annotated[
+        bool, typer.Option("--tables", help="Also tables as Markdown and LaTeX, and figures as PDF, in DIR/paper/.")
+    ] = False,
+) -> None:
     """Draw the figures and report.html again."""
+    run_folder = RunDirectory(folder)
+    code = _conclude(run_folder)
+    if tables and run_folder.results():
+        from reptile_scaling.report.paper import write_paper
 
-    sys.exit(_conclude(RunDirectory(folder)))
-
-
-@app.command()
-def adapt(
-    adapter: Annotated[Path, typer.Option("--adapter", metavar="DIR", help="The adapter/ folder of a finished cell.")],
-    support: Annotated[Path, typer.Option("--support", metavar="FILE", help="Labelled texts: csv, jsonl or parquet.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the adapted model goes; a new folder.")],
-    evaluate: Annotated[
-        Path | None, typer.Option("--evaluate", metavar="FILE", help="Labelled texts to measure it on.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Inner steps; by default as evaluated.")] = None,
-    lr: Annotated[float | None, typer.Option("--lr", min=1e-9, help="Inner learning rate; as evaluated.")] = None,
-    model: ModelOption = None,
-) -> None:
-    """Adapt a meta-trained initialisation to labels of one's own: any number of classes and shots."""
-    from reptile_scaling.data.files import read_file
-    from reptile_scaling.use.labeller import adapt_to_labels, check_truth
-
-    labelled = read_file(support)
-    held_out = _labelled_texts(evaluate) if evaluate else None
-    if held_out:
-        check_truth(held_out[1], labelled.class_names)
-    for note in labelled.notes:
-        errors.print(f"note: {note}", markup=False)
-    with errors.status("loading the model and adapting"):
-        began = time.perf_counter()
-        labeller, done = adapt_to_labels(adapter, labelled, out, steps=steps, learning_rate=lr, model=model)
-    console.print(
-        f"{done.n_support} utterances of {len(labeller.labels)} labels, {done.steps} inner steps: support loss "
-        f"{done.first_loss:.3f} → {done.last_loss:.3f} nats; {time.perf_counter() - began:.1f} s with loading.",
-        soft_wrap=True,
-    )
-    console.print(
-        f"Written to {out}/: label texts with `reptile-scaling predict --adapter {out}`.", soft_wrap=True, markup=False
-    )
-    if held_out:
-        _print_evaluation(labeller.evaluate(*held_out), console)
-
-
-@app.command()
-def predict(
-    adapter: Annotated[Path, typer.Option("--adapter", metavar="DIR", help="What `adapt` wrote.")],
-    source: Annotated[
-        str, typer.Option("--input", metavar="FILE|-", help="csv, jsonl or parquet with a text column; - reads lines.")
-    ],
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write here, not to the screen.")] = None,
-    evaluate: Annotated[bool, typer.Option("--evaluate", help="The input has labels too: say how many agree.")] = False,
-    model: ModelOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line, with all probabilities.")] = False,
-) -> None:
-    """Label texts, with probabilities: CSV with text, label, probability."""
-    from reptile_scaling.use.labeller import LabelledText, check_truth, open_labeller
-
-    texts, truth = _texts_to_label(source, evaluate)
-    with errors.status("loading the model and labelling"):
-        labeller = open_labeller(adapter, model=model)
-        if truth is not None:
-            check_truth(truth, labeller.labels)
-        probabilities = labeller.predict(texts)
-    labelled = [
-        LabelledText(text, labeller.labels[p.argmax()], round(float(p.max()), 6))
-        for text, p in zip(texts, probabilities, strict=True)
-    ]
-    if as_json:
-        all_of = [dict(zip(labeller.labels, p.tolist(), strict=True)) for p in probabilities]
-        lines = [{**asdict(row), "probabilities": each} for row, each in zip(labelled, all_of, strict=True)]
-        content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    else:
-        content = csv_text(LabelledText, labelled)
-    if out is not None:
-        write_bytes(out, content.encode())
-    else:
-        sys.stdout.write(content)
-    if truth is not None:
-        _print_evaluation(labeller.compare(probabilities, truth), errors)
-
-
-def _labelled_texts(path: Path) -> tuple[list[str], list[str]]:
-    from reptile_scaling.data.files import labels_of, read_table, texts_of
-
-    table = read_table(path)
-    return texts_of(table, str(path)), [label.strip() for label in labels_of(table, str(path))]
-
-
-def _texts_to_label(source: str, with_labels: bool) -> tuple[list[str], list[str] | None]:
-    from reptile_scaling.data.files import read_table, texts_of
-
-    if source == "-":
-        if with_labels:
-            raise InputError("--evaluate needs labels, and --input - reads texts alone: give a table with both")
-        try:
-            content = sys.stdin.buffer.read().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise InputError(f"--input - is not UTF-8 ({error.reason}): convert it, as with iconv") from error
-        texts = [line for line in content.splitlines() if line.strip()]
-        if not texts:
-            raise InputError("--input - found no text on standard input: pipe in one text a line")
-        return texts, None
-    if with_labels:
-        return _labelled_texts(Path(source))
-    texts = texts_of(read_table(Path(source)), source)
-    if not texts:
-        raise InputError(f"{source} has no row: give at least one text")
-    return texts, None
-
-
-def _print_evaluation(found: "Evaluation", where: Console) -> None:
-    low, high = found.accuracy_ci95
-    where.print(
-        f"accuracy {found.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}) on {found.n} texts, "
-        f"loss {found.loss:.3f} nats",
-        soft_wrap=True,
-    )
-    for label, recall in found.recall.items():
-        where.print(f"  {label}: recall {recall:.1%}", soft_wrap=True, markup=False)
+        for path in write_paper(run_folder):
+            console.print(f"  {path}", soft_wrap=True)
+    sys.exit(code)
 
 
 @app.command()
@@ -376,7 +292,8 @@ def _cost_lines(plan: "Plan", folder: RunDirectory) -> list[str]:
 def _conclude(folder: RunDirectory) -> int:
     """Fit, figures and page of what is done; says the verdict, the table and where everything is."""
     from reptile_scaling.analysis.standing import standing_sentence
-    from reptile_scaling.analysis.training_facts import overtraining_sentence
+    from reptile_scaling.analysis.steps_worth import worth_sentence
+    from reptile_scaling.analysis.training_facts import overtraining_sentence, selection_sentence, slots_sentence
     from reptile_scaling.lab.progress import count_states, read_statuses, status_table
     from reptile_scaling.report import write_report
     from reptile_scaling.report.tables import results_table
@@ -390,7 +307,16 @@ def _conclude(folder: RunDirectory) -> int:
     law = write_report(folder)
     console.print(results_table(folder))
     _print_law(law)
-    for sentence in filter(None, (overtraining_sentence(folder, law), standing_sentence(folder))):
+    for sentence in filter(
+        None,
+        (
+            slots_sentence(folder),
+            overtraining_sentence(folder, law),
+            selection_sentence(folder),
+            standing_sentence(folder),
+            worth_sentence(folder),
+        ),
+    ):
         console.print(sentence, soft_wrap=True, markup=False)
     for path in (folder.plot_path, folder.baseline_plot_path, folder.report_path):
         console.print(f"  {path}", soft_wrap=True)

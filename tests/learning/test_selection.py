@@ -1,0 +1,126 @@
+"""Which point of a cell is tested, when validation is asked, and what a cell without a future costs."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import reptile_scaling.learning.cohort as cohort
+from reptile_scaling.config import make_config
+from reptile_scaling.interruption import StopRequested
+from reptile_scaling.learning.budget import Start, choose_budget, read_with_budget
+from reptile_scaling.learning.evaluation import evaluate, read_along, validation_episodes
+from reptile_scaling.learning.evaluation import test_episodes as episodes_of
+from reptile_scaling.learning.evaluation import test_loop as loop_of
+from reptile_scaling.learning.selection import evaluation_is_due, has_passed_its_best, running_mean
+from reptile_scaling.learning.workbench import fresh_initialisation, open_corpus, open_workbench
+from reptile_scaling.model.adapters import Adapters
+from reptile_scaling.model.peft_io import load_adapter
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
+from reptile_scaling.runs.records import EvalRow
+
+ONE_CELL = (Cell(2, 0),)
+
+
+def trained(settings, folder, cells=ONE_CELL) -> RunDirectory:
+    config, run = make_config(settings), RunDirectory(folder)
+    cohort.train_cohort(open_workbench(config, open_corpus(config), "cpu"), list(cells), run)
+    return run
+
+
+def test_validation_stands_at_spaced_steps_and_at_every_interval() -> None:
+    config = make_config({"num_meta_steps": 130, "eval_interval": 60})
+    due = [step for step in range(131) if evaluation_is_due(step, config)]
+    assert due == [0, 1, 2, 5, 10, 20, 50, 60, 100, 120, 130]
+
+
+def test_patience_counts_evaluations_after_the_best() -> None:
+    config = make_config({"patience": 2})
+    rows = [EvalRow(step, loss, 0.5, 0.2) for step, loss in enumerate((1.0, 0.5, 0.7, 0.6))]
+    assert not has_passed_its_best(rows[:3], config)
+    assert has_passed_its_best(rows, config)
+    assert not has_passed_its_best(rows, make_config({}))
+
+
+def test_running_mean_forgets_its_beginning() -> None:
+    mean, theta = Adapters({"w": torch.tensor([1.0])}), Adapters({"w": torch.tensor([0.0])})
+    for step in range(1, 400):
+        mean = running_mean(mean, theta, step)
+    assert 0 <= float(mean.tensors["w"]) < 1e-3
+
+
+def test_tested_point_is_the_best_on_validation_tasks_and_the_last_stands_beside_it(toy_settings, tmp_path) -> None:
+    settings = {**toy_settings, "num_meta_steps": 6, "eval_interval": 1, "slots": "fixed", "meta_lr": 1.0}
+    best, last = (trained({**settings, "select": s}, tmp_path / s).cell(Cell(2, 0)) for s in ("best", "last"))
+    rows, result = best.read_eval_stats(), best.read_result()
+    assert [row.meta_step for row in rows] == [0, 1, 2, 3, 4, 5, 6]
+    assert result.selected_meta_step == min(rows, key=lambda row: row.validation_loss).meta_step
+    assert result.last_meta_test_loss == pytest.approx(last.read_result().meta_test_loss, abs=1e-6)
+    assert last.read_result().selected_meta_step == 6
+    if result.selected_meta_step != 6:
+        theta = [load_adapter(cell.adapter_folder, torch.device("cpu")) for cell in (best, last)]
+        assert any(not torch.equal(x, theta[1].tensors[name]) for name, x in theta[0].tensors.items())
+
+
+@pytest.mark.parametrize("select", ["best", "mean"])
+def test_resumed_selection_equals_uninterrupted(select: str, toy_settings, tmp_path, monkeypatch) -> None:
+    settings = {**toy_settings, "num_meta_steps": 6, "eval_interval": 2, "select": select, "patience": 2}
+    cells = (Cell(2, 0), Cell(8, 0))
+    whole, step, n_steps = trained(settings, tmp_path / "whole", cells), cohort.meta_step, 0
+
+    def interrupted(*arguments):
+        nonlocal n_steps
+        n_steps += 1
+        if n_steps == 4:
+            raise StopRequested
+        return step(*arguments)
+
+    monkeypatch.setattr(cohort, "meta_step", interrupted)
+    if max(whole.cell(cell).read_result().meta_steps for cell in cells) >= 4:
+        with pytest.raises(StopRequested):
+            trained(settings, tmp_path / "cut", cells)
+    monkeypatch.undo()
+    cut = trained(settings, tmp_path / "cut", cells)
+    for cell in cells:
+        a, b = whole.cell(cell).read_result(), cut.cell(cell).read_result()
+        assert (a.selected_meta_step, a.meta_steps) == (b.selected_meta_step, b.meta_steps)
+        assert a.meta_test_loss == pytest.approx(b.meta_test_loss, abs=1e-6)
+
+
+def test_one_adaptation_tells_of_every_number_of_steps(toy_settings) -> None:
+    config = make_config({**toy_settings, "inner_batch_size": 4})
+    workbench = open_workbench(config, open_corpus(config), "cpu")
+    theta, episodes, loop = fresh_initialisation(workbench, 0), episodes_of(workbench), loop_of(config)
+    along = read_along(workbench.engine, theta, episodes, loop, (0, 1, 3))
+    for steps in (1, 3):
+        alone = evaluate(workbench.engine, theta, episodes, replace(loop, steps=steps))
+        np.testing.assert_allclose(along[steps].loss, alone.loss, atol=1e-6)
+    np.testing.assert_allclose(along[0].loss, alone.zero_step_loss, atol=1e-6)
+
+
+def test_budget_grows_until_its_best_is_inside(toy_settings) -> None:
+    """From a rate far too small the grid goes up; what it promises is what is read."""
+    config = make_config({**toy_settings, "inner_lr": 0.001})
+    workbench = open_workbench(config, open_corpus(config), "cpu")
+    start, validation = Start(fresh_initialisation(workbench, 0)), validation_episodes(workbench)
+    budget = choose_budget(workbench.engine, start, validation, loop_of(config), (1, 3))
+    assert budget.rates[1] >= 0.008
+    read = read_with_budget(workbench.engine, start, validation, loop_of(config), budget)
+    assert list(read) == [0, 1, 3]
+    assert float(read[3].loss.mean()) == pytest.approx(budget.validation_losses[3], abs=1e-6)
+
+
+def test_memoriser_is_known_by_its_zero_step_loss(toy_settings, tmp_path) -> None:
+    """Two tasks in the same slots at every visit teach the classifier which slot; drawn anew they cannot."""
+    settings = {
+        **toy_settings, "num_meta_steps": 40, "eval_interval": 40, "meta_lr": 0.3, "k_inner": 5, "select": "last",
+    }  # fmt: skip
+    chance, worst = math.log(3), {}
+    for slots in ("fixed", "permuted"):
+        rows = trained({**settings, "slots": slots}, tmp_path / slots).cell(Cell(2, 0)).read_eval_stats()
+        worst[slots] = rows[-1].zero_step_loss
+    assert worst["fixed"] > 1.5 * chance
+    assert worst["permuted"] < 1.2 * chance

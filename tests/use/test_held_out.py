@@ -1,0 +1,98 @@
+"""Steps and temperature from left-out support utterances: each once, never seen, and the answers of slow twins."""
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+from reptile_scaling.data.dataset import make_dataset
+from reptile_scaling.use.agreement import calibration_error
+from reptile_scaling.use.held_out import MOST_FOLDS, MOST_UTTERANCES, fit_temperature, leave_out, mean_loss
+from reptile_scaling.use.labeller import adapt_to_labels, open_labeller
+
+
+def test_each_utterance_of_a_class_of_two_or_more_is_left_out_once() -> None:
+    slots = np.repeat([0, 1, 2, 3], [1, 2, 5, 25])
+    folds = leave_out(slots)
+    assert len(folds) == MOST_FOLDS
+    assert sorted(np.concatenate(folds).tolist()) == list(range(1, 33)), "the only one of class 0 stays"
+    for places in folds:
+        kept = np.delete(slots, places)
+        assert set(kept) == {0, 1, 2, 3}, "no class is left without an utterance"
+    assert [len(places) for places in leave_out(np.repeat([0, 1], 5))] == [2] * 5
+
+
+def test_nothing_is_left_out_where_every_class_has_one() -> None:
+    assert leave_out(np.arange(5)) == []
+
+
+def test_temperature_is_the_best_of_a_grid() -> None:
+    rng = np.random.default_rng(0)
+    scores, slots = 3 * rng.standard_normal((40, 4)), rng.integers(0, 4, 40)
+    grid = np.exp(np.linspace(-4, 4, 4001))
+    rows = np.arange(40)
+    # The sum of losses and the square of ln T over its own spread of 1/2.
+    costs = [-log_softmax(scores / t, axis=1)[rows, slots].sum() + (np.log(t) / 0.5) ** 2 / 2 for t in grid]
+    assert fit_temperature(scores, slots) == pytest.approx(grid[int(np.argmin(costs))], rel=5e-3)
+
+
+def test_planted_temperature_is_recovered() -> None:
+    """Labels drawn from softmax(scores / 2): the scores are twice too sure."""
+    rng = np.random.default_rng(1)
+    scores = 2 * rng.standard_normal((5000, 5))
+    slots = (scores / 2 + rng.gumbel(size=scores.shape)).argmax(1)
+    assert fit_temperature(scores, slots) == pytest.approx(2, rel=0.05)  # three standard errors of 5000 draws
+
+
+def test_few_right_answers_do_not_make_it_sure_of_everything() -> None:
+    scores = np.eye(4) * 2
+    assert 0.3 < fit_temperature(scores, np.arange(4)) < 1
+
+
+def test_calibration_error_by_hand() -> None:
+    # Bin 0.5–0.6 has two of mean .55, one right: |1 − 1.1| = .1; bin 0.9–1 two of mean .95, both right: |2 − 1.9| = .1.
+    found = calibration_error(np.array([0.55, 0.55, 0.9, 1.0]), np.array([True, False, True, True]))
+    assert found == pytest.approx((0.1 + 0.1) / 4)
+
+
+def test_chosen_steps_are_those_of_least_held_out_loss_by_adapting_anew(adapter, support_of, tmp_path) -> None:
+    """The slow twin: for each number of steps and each fold a labeller of its own, with nothing shared."""
+    support = support_of((0, 2, 3), (2, 2, 2))
+    labeller, done = adapt_to_labels(adapter, support, tmp_path / "out", learning_rate=0.02)
+    assert done.held_out is not None and done.held_out.n == 6
+    assert open_labeller(tmp_path / "out").temperature == labeller.temperature == done.held_out.temperature
+    losses = {}
+    for steps in (1, 2, 3, 5, 10, 20, 50):
+        of_folds = []
+        for fold in range(2):
+            rows = [
+                (support.texts[u], support.class_names[c]) for c in range(3) for u in support.utterances_by_class[c]
+            ]
+            left = rows[fold::2]
+            kept = make_dataset("kept", [row for row in rows if row not in left])
+            folder = tmp_path / f"{steps}-{fold}"
+            alone, _ = adapt_to_labels(adapter, kept, folder, steps=steps, learning_rate=0.02)
+            probabilities = alone.predict([text for text, _ in left])
+            slots = np.array([alone.labels.index(label) for _, label in left])
+            of_folds.append(mean_loss(np.log(probabilities), slots))
+        losses[steps] = np.mean(of_folds)
+    assert done.steps == min(losses, key=lambda steps: losses[steps])
+    assert done.held_out.loss == pytest.approx(losses[done.steps], abs=1e-4)
+
+
+def test_trained_number_is_taken_where_nothing_can_be_left_out(adapter, support_of, tmp_path) -> None:
+    labeller, done = adapt_to_labels(adapter, support_of((0, 2, 3), (1, 1, 1)), tmp_path / "out")
+    assert (done.steps, done.held_out, labeller.temperature) == (3, None, 1.0)
+    assert done.how == "as evaluated: nothing could be left out to choose them"
+
+
+def test_given_steps_are_kept_and_calibrated(adapter, support_of, tmp_path) -> None:
+    labeller, done = adapt_to_labels(adapter, support_of((0, 2, 3), (3, 3, 3)), tmp_path / "out", steps=4)
+    assert done.steps == 4 and done.how == "as given"
+    assert done.held_out is not None and labeller.temperature == done.held_out.temperature != 1
+
+
+def test_large_support_set_takes_as_many_passes_as_evaluated(adapter, toy_rows, tmp_path) -> None:
+    rows = [(f"{text} again {i}", label) for text, label in toy_rows[:48] for i in range(5)]
+    _, done = adapt_to_labels(adapter, make_dataset("large", rows), tmp_path / "out")
+    assert done.n_support == 240 > MOST_UTTERANCES
+    assert done.held_out is None and done.steps == 3 * 40, "forty support sets of six utterances, three steps each"
