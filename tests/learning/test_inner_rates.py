@@ -1,5 +1,6 @@
 """Learned inner rates against a hand-written twin on PEFT's modules, against finite differences, and through files."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +18,22 @@ from reptile_scaling.data.episodes import Episode
 from reptile_scaling.errors import InputError
 from reptile_scaling.lab.plan import plan_sweep
 from reptile_scaling.lab.sweep import run_sweep
-from reptile_scaling.learning.algorithms import ALGORITHMS
+from reptile_scaling.learning import inner_loop
+from reptile_scaling.learning.algorithms import ALGORITHMS, fomaml, maml, reptile
+from reptile_scaling.learning.budget import Start, choose_budget, read_with_budget
+from reptile_scaling.learning.cell_training import begin_cell
+from reptile_scaling.learning.evaluation import test_loop as loop_of
+from reptile_scaling.learning.evaluation import validation_episodes
+from reptile_scaling.learning.examples import Examples
 from reptile_scaling.learning.inner_loop import adapt_in_groups
 from reptile_scaling.learning.inner_optimizers import DIRECTIONS, make_optimizer
 from reptile_scaling.learning.inner_rates import split_rates
 from reptile_scaling.learning.meta_step import batch_gradients
 from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
+from reptile_scaling.learning.workbench import fresh_initialisation, open_corpus, open_workbench
 from reptile_scaling.model.adapters import HEAD_NAMES, LOG_RATE, Adapters, stack_adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
+from reptile_scaling.model.engine import Engine
 from reptile_scaling.model.peft_io import load_adapter
 from reptile_scaling.report.curves import draw_inner_rates
 from reptile_scaling.runs.directory import RunDirectory
@@ -122,6 +131,74 @@ def test_slopes_of_one_step_equal_finite_differences(name: str, tokenizer, toy_d
     assert (slopes - torch.tensor(differences).double()).norm() <= 2e-3 * slopes.norm()
 
 
+class Plain(Examples):
+    """Losses of two tasks in closed form, in double precision, in place of a support or query set.
+
+    ½ (w − c)ᵀ A (w − c) + b·w of each task; with A = 0 no direction moves with the rates.
+    """
+
+    n_tasks, labels_S = 2, torch.zeros(1, dtype=torch.int64)
+
+    def __init__(self, bend: Tensor, seed: int) -> None:
+        self._bend = bend
+        self._centre, self._slope = torch.randn(2, 2, 3, generator=torch.Generator().manual_seed(seed)).double()
+
+    def losses(self, phi: Adapters, chosen: None = None, dropout: None = None) -> Tensor:
+        apart = phi.tensors["w"] - self._centre
+        return (apart @ self._bend * apart).sum(1) / 2 + (self._slope * phi.tensors["w"]).sum(1)
+
+
+NO_ENGINE = Engine.__new__(Engine)
+STRAIGHT, BENT = torch.zeros(3, 3).double(), torch.tensor([[2.0, 0.5, 0.0], [0.5, 1.0, 0.3], [0.0, 0.3, 3.0]]).double()
+
+
+@pytest.mark.parametrize(
+    "name, direction, bend",
+    [
+        ("maml", "sgd", BENT), ("fomaml", "sgd", STRAIGHT), ("fomaml", "adam", STRAIGHT), ("fomaml", "sign", STRAIGHT),
+        ("reptile", "adam", STRAIGHT),
+    ],
+)  # fmt: skip
+def test_slopes_equal_finite_differences_in_double_precision(
+    name: str, direction: str, bend: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every step's: under a support loss that bends only where the algorithm sees it, as `maml` does."""
+    support, query = Plain(bend, 1), Plain(BENT, 2)
+    for module in (inner_loop, maml, fomaml, reptile):
+        monkeypatch.setattr(module, "support_examples", lambda *_: support, raising=False)
+        monkeypatch.setattr(module, "query_examples", lambda *_: query, raising=False)
+    rates = torch.tensor([[0.1, 0.2, 0.15], [0.3, 0.05, 0.1]]).double().log()
+
+    def batch(log_rates: Tensor) -> TaskBatch:
+        theta = {"w": torch.tensor([[1.0, -2.0, 0.5], [0.2, 0.4, -1.0]]).double(), "w" + LOG_RATE: log_rates}
+        return TaskBatch(Adapters(theta), (), InnerLoop(STEPS, 1e9, direction))
+
+    def losses_T(log_rates: Tensor) -> Tensor:
+        return query.losses(inner_loop.adapt(NO_ENGINE, batch(log_rates)).adapters)
+
+    found = ALGORITHMS[name].task_gradients(NO_ENGINE, batch(rates)).gradients.tensors["w" + LOG_RATE]
+    for k in range(STEPS):
+        shift = torch.zeros_like(rates)
+        shift[:, k] = 1e-5
+        expected_T = (losses_T(rates + shift) - losses_T(rates - shift)) / 2e-5
+        # The square of the shift and 1e-16 / 1e-5 of rounding.
+        torch.testing.assert_close(found[:, k], expected_T, rtol=1e-8, atol=1e-9)
+
+
+def test_first_order_slopes_are_not_those_of_a_support_loss_that_bends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `fomaml` leaves out is there to be left out; the last step's slope is exact all the same."""
+    support, query = Plain(BENT, 1), Plain(BENT, 2)
+    for module in (inner_loop, maml, fomaml):
+        monkeypatch.setattr(module, "support_examples", lambda *_: support, raising=False)
+        monkeypatch.setattr(module, "query_examples", lambda *_: query, raising=False)
+    theta = {"w": torch.ones(2, 3).double(), "w" + LOG_RATE: torch.full((2, STEPS), 0.1).double().log()}
+    batch = TaskBatch(Adapters(theta), (), InnerLoop(STEPS, 1e9, "sgd"))
+    found = [ALGORITHMS[n].task_gradients(NO_ENGINE, batch).gradients for n in ("maml", "fomaml")]
+    exact, first = (gradients.tensors["w" + LOG_RATE] for gradients in found)
+    torch.testing.assert_close(first[:, -1], exact[:, -1])
+    assert ((first - exact)[:, 0].abs() > 0.1 * exact[:, 0].abs()).all()
+
+
 def test_equal_rates_are_the_fixed_loop_and_later_steps_take_the_last(toy_dataset, language_model) -> None:
     engine = encode(Backbone(language_model, LoraShape(4, 8.0)), toy_dataset.texts)
     theta = stack_adapters(starts(engine, False))
@@ -170,6 +247,64 @@ def test_rates_go_with_the_cell_and_its_adapter(run: RunDirectory) -> None:
     assert 0.01 < max(changes) <= 4 * 0.031
 
 
+def test_budget_of_learned_rates_is_a_factor_on_all_of_them(toy_settings) -> None:
+    """Equal rates, learned or not, want the same factor and give the same losses."""
+    config = make_config({**toy_settings, "inner_optimizer": "sgd"})
+    workbench = open_workbench(config, open_corpus(config), "cpu")
+    theta, loop = fresh_initialisation(workbench, 0), replace(loop_of(config), learning_rate=0.01)
+    rates = {name + LOG_RATE: torch.full((1,), 0.01).log() for name in theta.tensors}
+    starts = Start(theta), Start(Adapters(theta.tensors | rates))
+    loops = loop, replace(loop, learning_rate=1e9)
+    tasks, steps = validation_episodes(workbench), (1, 3)
+    fixed, learned = (
+        choose_budget(workbench.engine, start, tasks, own, steps) for start, own in zip(starts, loops, strict=True)
+    )
+    assert {n: rate / 0.01 for n, rate in fixed.rates.items()} == pytest.approx(dict(learned.rates))
+    losses = pytest.approx(dict(learned.validation_losses), abs=1e-5)
+    assert learned.rates[1] != 1 and fixed.validation_losses == losses
+    read = read_with_budget(workbench.engine, starts[1], tasks, loops[1], learned)
+    assert {n: float(r.loss.mean()) for n, r in read.items()} == losses
+
+
+@pytest.mark.parametrize("select", ["best", "last", "mean"])
+def test_selected_rates_are_those_of_the_selected_point(select: str, toy_settings, tmp_path) -> None:
+    """`mean` is the running mean of log-rates too, also when it is resumed from its checkpoint."""
+    settings = {
+        **toy_settings, "n_tasks_list": [2], "seeds": [0], "algorithm": "fomaml", "inner_rates": "learned",
+        "select": select, "num_meta_steps": 3, "eval_interval": 1, "baselines": [],
+    }  # fmt: skip
+    run = RunDirectory(tmp_path / "run")
+    run_sweep(plan_sweep(config := make_config(settings), run), run)
+    cell = run.cell(run.cells()[0])
+    theta = load_adapter(cell.adapter_folder, torch.device("cpu"))
+    told = {(row.matrix, row.inner_step): row.rate for row in cell.read_inner_rates()}
+    for name, own in split_rates(theta)[1].tensors.items():
+        assert [told[name, k + 1] for k in range(len(own))] == pytest.approx(own.exp().tolist())
+    workbench = open_workbench(config, open_corpus(config), "cpu")
+    training = begin_cell(workbench, cell, cell.read_checkpoints()[0])
+    resumed = training.start
+    assert resumed.theta.tensors.keys() == theta.tensors.keys()
+    for name, tensor in resumed.theta.tensors.items():
+        torch.testing.assert_close(tensor, theta.tensors[name])
+    _, last = split_rates(training.state.theta)
+    moved = [float((x - theta.tensors[n + LOG_RATE]).abs().max()) for n, x in last.tensors.items()]
+    assert (max(moved) == 0) == (resumed.meta_step == 3 and select != "mean")
+
+
+def test_flipped_rates_are_refused(run: RunDirectory, tmp_path: Path) -> None:
+    cell = run.cell(run.cells()[0])
+    copied = Path(shutil.copytree(cell.path, tmp_path / "cell"))
+    for file, read in (
+        (copied / "inner_rates.csv", replace(cell, path=copied).read_inner_rates),
+        (copied / "adapter" / "inner_rates.safetensors", lambda: load_adapter(copied / "adapter", torch.device("cpu"))),
+    ):
+        content = bytearray(file.read_bytes())
+        content[-2] ^= 1
+        file.write_bytes(bytes(content))
+        with pytest.raises(InputError, match=re.escape(file.name)):
+            read()
+
+
 def test_peft_loads_an_adapter_with_rates(run: RunDirectory, model_folder: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -201,6 +336,7 @@ def test_adapting_to_labels_uses_the_rates(run: RunDirectory, toy_dataset, tmp_p
     texts = list(support.texts)
     np.testing.assert_allclose(again.predict(texts), labeller.predict(texts), atol=1e-6)
     still = Path(shutil.copytree(adapter, tmp_path / "still"))
+    (still / "SHA256SUMS").unlink()  # the change is ours
     rates = safetensors.torch.load_file(still / "inner_rates.safetensors")
     safetensors.torch.save_file({n: x - 30 for n, x in rates.items()}, still / "inner_rates.safetensors")
     resting, _ = adapt_to_labels(still, support, tmp_path / "resting")
