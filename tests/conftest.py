@@ -25,7 +25,7 @@ VERBS = ("open", "close", "find", "move", "wash", "paint", "lift", "drop", "lock
 THINGS = ("door", "car", "box", "letter", "window", "chair", "book", "lamp", "coat", "plate", "ball", "phone")
 
 SHAPES_CHECKED = ("analysis", "baselines", "data", "laws", "learning", "model")
-"""Wings whose tests check every array's shape at every call; whole sweeps go through the same calls, twice as slowly."""
+"""Wings whose tests check every array's shape at every call; it would make whole sweeps take twice as long."""
 
 
 @pytest.hookimpl(wrapper=True)

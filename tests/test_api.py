@@ -59,8 +59,8 @@ def test_baselines_are_numbers_by_name(experiment) -> None:
 
 def test_learning_curves_have_every_evaluation_of_every_cell(experiment) -> None:
     curves = experiment.learning_curves
-    assert len(curves) == 6 * 2  # 6 cells; 4 meta-steps, evaluated every 2
-    assert set(curves.meta_step) == {2, 4}
+    assert len(curves) == 6 * 4  # 6 cells; 4 meta-steps, evaluated before the first, at 1, and every 2
+    assert set(curves.meta_step) == {0, 1, 2, 4}
     assert {"n_tasks", "seed", "validation_loss", "validation_accuracy"} <= set(curves.columns)
 
 
@@ -92,7 +92,7 @@ def test_setting_that_cannot_work_is_an_input_error(small, tmp_path) -> None:
 def test_run_of_which_nothing_is_left_says_why(small, tmp_path, capsys) -> None:
     ruinous = {"inner_lr": 1000, "inner_optimizer": "sgd", "lora_alpha": 1e30, "n_tasks_list": [2], "seeds": [0]}
     record = run_experiment({**small, **ruinous}, tmp_path / "out")
-    assert record.results.empty and record.learning_curves.empty
+    assert record.results.empty and set(record.learning_curves.meta_step) == {0, 1}
     assert "stopped being finite" in record.failures["ntasks_2_seed_0"]
     assert "ntasks_2_seed_0 failed: parameters stopped being finite" in capsys.readouterr().out
     for ask in (lambda: record.law, lambda: record.sentence, lambda: record.standing):

@@ -20,7 +20,8 @@ COMMAND = [sys.executable, "-c", "from reptile_scaling.cli import main; main()"]
 # A new option is a reviewed line here (a policy of torchtitan's).
 OPTIONS = {
     "adapt": {"--adapter", "--support", "--out", "--evaluate", "--steps", "--lr", "--model"},
-    "bench": {"--model", "--dataset", "--data-dir", "--tasks", "--repeats", "--sweep", "--json"},
+    "bench": {"--data-dir", "--dataset", "--full", "--json", "--model", "--sweep"},
+    "check": {"--json"},
     "compare": {"--markdown", "--latex", "--json"},
     "data": {"--data-dir", "--n-way", "--class-split"},
     "export": {"--adapter", "--out", "--model"},

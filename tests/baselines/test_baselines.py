@@ -5,7 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import reptile_scaling.learning.budget as budget
 from reptile_scaling.baselines import BASELINES, run_baseline
+from reptile_scaling.baselines.joint import OUTER_RATES
 from reptile_scaling.baselines.prompting import DEMONSTRATION, PROMPT
 from reptile_scaling.config import make_config
 from reptile_scaling.errors import InputError
@@ -52,17 +54,19 @@ def test_nearest_mean_equals_distances_written_out(workbench, tmp_path) -> None:
 
 
 def test_tuned_fine_tuning_chooses_on_validation_tasks(workbench, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import reptile_scaling.baselines.fine_tuning as fine_tuning
+    seen, read = [], budget.read_along
 
-    seen = []
-    evaluate = fine_tuning.evaluate
-    monkeypatch.setattr(
-        fine_tuning, "evaluate", lambda *a: (seen.append({c for e in a[2] for c in e.classes}), evaluate(*a))[1]
-    )
-    run_baseline(workbench, "no_meta_tuned", tmp_path)
-    split = workbench.corpus.split
-    assert all(classes <= set(split.validation) for classes in seen[:-1])
-    assert seen[-1] <= set(split.test)
+    def reading(engine, theta, episodes, *rest):
+        seen.append({c for e in episodes for c in e.classes})
+        return read(engine, theta, episodes, *rest)
+
+    monkeypatch.setattr(budget, "read_along", reading)
+    result = run_baseline(workbench, "no_meta_tuned", tmp_path)
+    split, config = workbench.corpus.split, workbench.config
+    tested = [classes for classes in seen if not classes <= set(split.validation)]
+    assert tested and all(classes <= set(split.test) for classes in tested)
+    assert len(seen) - len(tested) >= len(config.seeds) * len(budget.FIRST_RATES)
+    assert result.settings["initialisations"] == len(config.seeds)
 
 
 def test_logistic_regression_equals_its_penalised_likelihood(workbench, tmp_path) -> None:
@@ -124,7 +128,8 @@ def test_joint_training_is_a_cell_of_its_own(toy_settings, tmp_path) -> None:
     config = make_config({**toy_settings, "n_tasks_list": [2, 4], "seeds": [1], "num_meta_steps": 8, "k_inner": 3})
     run = RunDirectory(tmp_path)
     run_sweep(plan_sweep(config, run), run)
-    joint, cell = run.read_baselines()["joint"], RunDirectory(run.baseline_folder("joint")).cell(Cell(4, 1))
+    joint = run.read_baselines()["joint"]
+    cell = RunDirectory(run.baseline_folder("joint") / f"meta_lr_{joint.settings['meta_lr']:g}").cell(Cell(4, 1))
     # Support sets of 2 thrice a visit against 2 + 3 once: 8 · 3 · 2 / 5 meta-steps see as many utterances.
     assert joint.settings["meta_steps"] == round(9.6) == cell.read_result().meta_steps
     assert joint.accuracy == pytest.approx(cell.read_result().meta_test_accuracy)
@@ -176,6 +181,7 @@ def test_zero_step_of_version_0_1_is_no_rival_either(workbench, tmp_path) -> Non
         run.write_baseline(run_baseline(workbench, name, tmp_path))
         path = tmp_path / "baselines" / f"{name}.json"
         fields = json.loads(path.read_text())
+        del fields["sha256"]  # which it had none of either
         assert fields.pop("is_rival") == (name != "zero_step")
         path.write_text(json.dumps(fields))
     assert {name: b.is_rival for name, b in run.read_baselines().items()} == {"zero_step": False, "no_meta": True}
@@ -186,7 +192,9 @@ def test_baseline_that_trains_resumes_in_its_own_folder_and_says_where_it_is(wor
     run.begin(workbench.config, "f" * 64, {})
     folder = run.baseline_folder("joint")
     first = run_baseline(workbench, "joint", folder)
-    (cell,) = (path.parent for path in folder.glob("*/final_result.json"))
+    cells = [path.parent for path in folder.glob("*/*/final_result.json")]
+    assert len(cells) == len(OUTER_RATES) + len(workbench.config.seeds) - 1
+    cell = cells[0]
     done = (cell / "final_result.json").stat().st_mtime_ns
     assert run_baseline(workbench, "joint", folder) == first  # nothing is trained again, and the seconds are the cell's
     assert (cell / "final_result.json").stat().st_mtime_ns == done

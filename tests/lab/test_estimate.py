@@ -14,15 +14,15 @@ from reptile_scaling.runs.records import CellStatus
 
 
 def test_planned_work_is_the_work_done(toy_settings, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = make_config({**toy_settings, "n_tasks_list": [2, 4], "num_meta_steps": 5})
+    config = make_config({**toy_settings, "n_tasks_list": [2, 4], "num_meta_steps": 5, "curve_steps": []})
     run = RunDirectory(tmp_path / "run")
     plan = plan_sweep(config, run)
     done = {"steps": 0, "readings": 0}
     adapt, read = inner_loop.adapt_support, evaluation.read_queries
 
-    def counted_adaptation(support, batch):
+    def counted_adaptation(support, batch, after_step=None):
         done["steps"] += support.n_tasks * batch.loop.steps
-        return adapt(support, batch)
+        return adapt(support, batch, after_step)
 
     def counted_reading(engine, batch, adapters):
         done["readings"] += len(batch)

@@ -66,6 +66,26 @@ def test_resumed_equals_uninterrupted(toy_config, tmp_path, monkeypatch: pytest.
         assert steps == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("step", [2, 4])
+def test_stop_between_a_step_and_its_evaluation_loses_none(step: int, toy_config, tmp_path, monkeypatch) -> None:
+    whole = train(toy_config, CELLS[:1], tmp_path / "whole")
+    asked = 0
+
+    def stop_at(*_) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == step:
+            raise StopRequested
+
+    monkeypatch.setattr(cohort, "stop_if_requested", stop_at)
+    with pytest.raises(StopRequested):
+        train(toy_config, CELLS[:1], tmp_path / "cut")
+    resumed = train(toy_config, CELLS[:1], tmp_path / "cut").cell(CELLS[0])
+    steps = [row.meta_step for row in whole.cell(CELLS[0]).read_eval_stats()]
+    assert steps[-2:] == [2, 4] and [row.meta_step for row in resumed.read_eval_stats()] == steps
+    np.testing.assert_allclose(losses(resumed), losses(whole.cell(CELLS[0])), atol=1e-6)
+
+
 def test_cell_that_diverges_fails_alone(toy_config, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh = meta_state.fresh_initialisation
 
@@ -85,7 +105,7 @@ def test_cell_that_diverges_fails_alone(toy_config, tmp_path, monkeypatch: pytes
 
 
 def test_result_counts_what_was_seen(toy_config, tmp_path) -> None:
-    run = train(toy_config, [Cell(2, 0)], tmp_path)
+    run = train(toy_config.model_copy(update={"select": "last"}), [Cell(2, 0)], tmp_path)
     result = run.cell(Cell(2, 0)).read_result()
     # 4 meta-steps × 2 tasks over 2 tasks; two 3-way tasks of 2 support utterances a class.
     assert result.visits_per_task == 4

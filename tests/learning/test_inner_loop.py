@@ -41,9 +41,9 @@ def test_tasks_adapted_together_equal_tasks_adapted_one_by_one(
     assert_same_adaptation(engine, peft, toy_pool(toy_dataset), n_tasks=5, optimizer=optimizer, lr=0.01, steps=4)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_real_model_on_real_utterances_equals_peft(optimizer: str, banking77_folder) -> None:
-    """SmolLM2-135M and Banking77, all thirty layers: the engine is PEFT, only faster."""
+@pytest.fixture(scope="module")
+def both_ways(banking77_folder) -> tuple[Engine, SequentialPeft, TaskPool]:
+    """SmolLM2-135M and Banking77, all thirty layers, in the engine and in PEFT."""
     config = make_config(
         {"dataset": "banking77", "data_dir": str(banking77_folder), "class_split": "protaugment-01", "dtype": "float32"}
     )
@@ -51,6 +51,13 @@ def test_real_model_on_real_utterances_equals_peft(optimizer: str, banking77_fol
     pool = evaluation_pool(dataset, split_classes(dataset, config).train, config, "test")
     engine = encode(Backbone(load_language_model(config, "cpu"), LoraShape(8, 16.0)), dataset.texts, max_length=64)
     peft = SequentialPeft(load_language_model(config, "cpu").model, lora_config(engine.backbone, "smollm2"))
+    return engine, peft, pool
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_real_model_on_real_utterances_equals_peft(optimizer: str, both_ways) -> None:
+    """The engine is PEFT, only faster."""
+    engine, peft, pool = both_ways
     assert_same_adaptation(engine, peft, pool, n_tasks=2, optimizer=optimizer, lr=1e-4, steps=2)
 
 

@@ -11,6 +11,7 @@ import subprocess
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -147,6 +148,18 @@ def test_confusions_and_curve_equal_slow_twins(toy_settings) -> None:
     assert figures.zero_step_loss.mean() == pytest.approx(np.log(config.n_way), abs=1e-6), "zeros know nothing"
 
 
+def copy_tested_last(finished: RunDirectory, folder: Path) -> RunDirectory:
+    """A run whose files may be changed, and whose cells were tested at their last meta-step."""
+    shutil.copytree(finished.path, folder)
+    for sums in folder.rglob("SHA256SUMS"):
+        sums.unlink()
+    facts = json.loads((folder / "experiment.json").read_text())
+    del facts["sha256"]
+    facts["config"]["select"] = "last"
+    (folder / "experiment.json").write_text(json.dumps(facts))
+    return RunDirectory(folder)
+
+
 def test_sentences_say_what_the_tables_hold(finished: RunDirectory, tmp_path) -> None:
     results = finished.results()
     first, last = (
@@ -154,8 +167,7 @@ def test_sentences_say_what_the_tables_hold(finished: RunDirectory, tmp_path) ->
         for n in (min(r.n_tasks for r in results), max(r.n_tasks for r in results))
     )
     assert f"from {first:.3f} to {last:.3f} nats" in gain_sentence(finished)
-    copy = RunDirectory(tmp_path / "copy")
-    shutil.copytree(finished.path, copy.path)
+    copy = copy_tested_last(finished, tmp_path / "copy")
     for losses, expected in (((3, 2, 1), "still improving"), ((2, 1, 1), "had stopped"), ((2, 1, 2), "best on")):
         for seed in finished.config().seeds:
             rows = [EvalRow(i, float(loss), 0.5, 0.2) for i, loss in enumerate(losses)]
@@ -164,8 +176,7 @@ def test_sentences_say_what_the_tables_hold(finished: RunDirectory, tmp_path) ->
 
 
 def test_a_fall_that_is_overtraining_is_told_from_one_that_is_not(finished: RunDirectory, tmp_path) -> None:
-    copy = RunDirectory(tmp_path / "copy")
-    shutil.copytree(finished.path, copy.path)
+    copy = copy_tested_last(finished, tmp_path / "copy")
     law = law_of_run(copy)
     falling = replace(law, verdict=replace(law.verdict, form="power", scaling_detected=True))
     flat = replace(law, verdict=replace(law.verdict, form="flat", scaling_detected=False))
@@ -183,8 +194,7 @@ def test_a_fall_that_is_overtraining_is_told_from_one_that_is_not(finished: RunD
 @pytest.mark.parametrize("best", [2, 16])
 def test_best_level_is_chosen_on_validation_tasks(best: int, finished: RunDirectory, tmp_path) -> None:
     """Whatever the test tasks say: the best of many levels on these would look better than it is."""
-    copy = RunDirectory(tmp_path / "copy")
-    shutil.copytree(finished.path, copy.path)
+    copy = copy_tested_last(finished, tmp_path / "copy")
     for cell in copy.cells():
         loss = 1.0 if cell.n_tasks == best else 2.0
         rows = [EvalRow(1, 0.1, 0.5, 0.2), EvalRow(2, loss, 0.5, 0.2)]

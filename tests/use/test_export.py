@@ -14,6 +14,7 @@ from reptile_scaling.lab.plan import plan_sweep
 from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
+from reptile_scaling.storage import unseal
 from reptile_scaling.use.export import export_labeller
 from reptile_scaling.use.labeller import adapt_to_labels
 
@@ -75,6 +76,7 @@ def test_quantised_base_is_refused(adapter, support_of, tmp_path: Path) -> None:
     adapt_to_labels(adapter, support_of((0, 2), (1, 1)), tmp_path / "out")
     facts = json.loads((tmp_path / "out" / "adaptation.json").read_text())
     facts["config"]["load_in_8bit"] = True
+    unseal(tmp_path / "out")
     (tmp_path / "out" / "adaptation.json").write_text(json.dumps(facts))
     with pytest.raises(InputError, match=r"is quantised \(load_in_8bit\): adapt over a plain one"):
         export_labeller(tmp_path / "out", tmp_path / "exported")

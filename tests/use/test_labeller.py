@@ -204,7 +204,7 @@ def predicting(adapter: Path, source: object, monkeypatch, capsys, *extra: objec
 def test_adaptation_that_diverges_is_refused(adapter, support_of, tmp_path) -> None:
     support = support_of((0, 2, 3), (2, 2, 2))
     with pytest.raises(InputError, match="diverged at --lr 1e"):
-        adapt_to_labels(adapter, support, tmp_path / "out", learning_rate=1e30)
+        adapt_to_labels(adapter, support, tmp_path / "out", steps=5, learning_rate=1e30)
     assert not (tmp_path / "out").exists()
 
 

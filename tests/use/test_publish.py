@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from reptile_scaling.errors import InputError
+from reptile_scaling.storage import unseal
 from reptile_scaling.use.publish import card_for_hub, push_adapter
 
 
@@ -64,6 +65,7 @@ def test_card_names_a_base_of_the_hub_and_the_law_of_a_finished_run(adapter: Pat
         (copy.parent / name).write_bytes((adapter.parent / name).read_bytes())
     facts = json.loads((copy / "adaptation.json").read_text())
     facts["config"]["model_name"] = "smollm2-135m-instruct"
+    unseal(copy)
     (copy / "adaptation.json").write_text(json.dumps(facts))
     (tmp_path / "run" / "summary_report.json").write_text(json.dumps({"verdict_sentence": "It falls."}))
     card = card_for_hub(copy)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from reptile_scaling.baselines.baseline import Scores, mean_points, mean_scores
 from reptile_scaling.config import Config
@@ -14,6 +15,8 @@ from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import Workbench, fresh_initialisation
 from reptile_scaling.runs.records import TaskReading
 from reptile_scaling.storage import write_rows
+
+Choice = TypeVar("Choice", int, float | None)
 
 
 def zero_step(workbench: Workbench, episodes: Sequence[Episode], folder: Path) -> Scores:
@@ -52,7 +55,7 @@ def _curve_of(workbench: Workbench, seed: int, folder: Path) -> Curve:
     return curve
 
 
-def _alone(choices: Sequence[float | int | None]) -> float | None | list[float | None]:
+def _alone(choices: Sequence[Choice]) -> Choice | list[Choice]:
     """What all initialisations chose, or each one's own."""
     return choices[0] if len(set(choices)) == 1 else list(choices)
 

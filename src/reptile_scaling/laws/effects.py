@@ -54,11 +54,12 @@ def task_effects(losses: Float[np.ndarray, "T K"], task_classes: tuple[tuple[str
     """
     n_tasks, n_levels = losses.shape
     centred = losses - losses.mean(axis=0)
+    centred = np.where(centred.std(axis=0) > 1e-12 * np.abs(losses).max(axis=0), centred, 0.0)  # alike but for rounding
     if task_classes is None or n_tasks < 3:
         return TaskEffects(np.zeros((0, n_levels)), centred / np.sqrt(n_tasks * max(n_tasks - 1, 1)), 0.0)
     assert len(task_classes) == n_tasks
     z = membership(task_classes)
-    unit = np.maximum(centred.std(axis=0), 1e-300)
+    unit = np.where(centred.any(axis=0), centred.std(axis=0), 1.0)
     ratio, sigma2 = _variances(centred / unit, z)
     sigma = np.sqrt(sigma2) * unit
     own = centred / np.maximum(np.sqrt(np.mean(centred**2, axis=0)), 1e-300)

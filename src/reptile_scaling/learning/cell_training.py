@@ -138,6 +138,11 @@ class CellTraining:
         is_last = self.state.meta_step >= self.config.num_meta_steps
         return is_last or self.is_diverged or has_passed_its_best(self.eval_rows, self.config)
 
+    @property
+    def is_validated(self) -> bool:
+        """Whether validation has seen this meta-step's parameters."""
+        return bool(self.eval_rows) and self.eval_rows[-1].meta_step == self.state.meta_step
+
     def tell(self) -> None:
         """Writes the status now."""
         self.folder.write_status(self.status)

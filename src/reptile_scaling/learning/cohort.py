@@ -46,8 +46,10 @@ def _train(workbench: Workbench, trainings: Sequence[CellTraining]) -> None:
     """Meta-steps of all cells until each is at its last one; validation and checkpoints on the way."""
     config, saved = workbench.config, time.monotonic()
     for training in trainings:
-        if not training.eval_rows:
+        # At the start, and where a stop came between a step and its evaluation.
+        if evaluation_is_due(training.state.meta_step, config) and not training.is_validated:
             _validate(workbench, training)
+            training.save()
     while active := [t for t in trainings if not t.is_over]:
         outcomes = meta_step(workbench, [t.state for t in active], [t.next_visits() for t in active])
         for training, outcome in zip(active, outcomes, strict=True):

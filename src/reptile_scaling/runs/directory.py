@@ -200,8 +200,8 @@ class RunDirectory:
         return {file.stem: record for file in files if (record := read_record(file, kind)) is not None}
 
     def read_baseline_status(self, name: str) -> CellStatus | None:
-        """Of the cell that a baseline is training in its folder; None where it trains none."""
-        folders = sorted(path.parent for path in self.baseline_folder(name).glob("*/status.json"))
+        """Of the cell that a baseline is training somewhere in its folder; None where it trains none."""
+        folders = sorted(path.parent for path in self.baseline_folder(name).rglob("status.json"))
         statuses = [read_status(folder) for folder in folders]
         return next((status for status in statuses if status.state == "running"), None)
 
