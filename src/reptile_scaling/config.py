@@ -196,7 +196,8 @@ class MetaTrainingKeys(Keys):
     the algorithm differentiates the inner loop, else Adam."""
     inner_rates: Annotated[Literal["fixed", "learned"], IN_ADAPTER] = "fixed"
     """`learned`: a rate for each inner step and each adapted matrix, from inner_lr, moved with θ; steps beyond k_inner
-    take the last one's. Baselines keep inner_lr."""
+    take the last one's. At meta-test a factor on all of them is tuned on validation tasks, in place of a rate.
+    Baselines keep inner_lr."""
     keep_second_moments: bool = False
     """Inner Adam's second moments go on from task to task and to the test tasks, as in the Reptile paper's code; false
     starts every task afresh."""
