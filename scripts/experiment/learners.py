@@ -13,9 +13,11 @@ each task's classes), OUT/NAME.json (what was chosen), OUT/learners.json (the ta
 import argparse
 import csv
 import json
+import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +137,14 @@ def measure(config: Config, out: Path, name: str) -> None:
     print(f"{name}: {line}, meta-step {state.meta_step} of {seen}, {seconds:.0f} s", file=sys.stderr, flush=True)
 
 
+def measure_apart(config: Config, out: Path, name: str) -> None:
+    """`measure` in a process of its own: the heap, which keeps what is freed, grows with every new shape of a batch,
+    from 0.8 to 2.0 GB over 60 episodes and to 2.1 over 60 more of another split, though nothing is held."""
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawned, initializer=torch.set_num_threads, initargs=(1,)) as one:
+        one.submit(measure, config, out, name).result()
+
+
 def write_queries(
     path: Path, workbench: Workbench, episodes: Sequence[Episode], columns: dict[str, np.ndarray]
 ) -> None:
@@ -217,7 +227,7 @@ def main() -> None:
         out.mkdir(parents=True, exist_ok=True)
         for name, settings in jobs.items():
             if not (out / f"{name}.json").is_file():
-                measure(make_config({**base.model_dump(), **settings}), out, name)
+                measure_apart(make_config({**base.model_dump(), **settings}), out, name)
     except InputError as error:
         parser.error(str(error))
     rows = summary(out, base.k_query)
