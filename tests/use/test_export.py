@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from reptile_scaling.config import make_config
 from reptile_scaling.errors import InputError
+from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.sweep import run_sweep
+from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
 from reptile_scaling.storage import unseal
 from reptile_scaling.use.export import export_labeller
 from reptile_scaling.use.labeller import adapt_to_labels
@@ -34,6 +39,29 @@ def test_script_gives_the_same_probabilities_without_this_package(adapter, suppo
     found = [[row["probabilities"][label] for label in labeller.labels] for row in rows]
     np.testing.assert_allclose(found, expected, atol=1e-5)  # fp32, as each sums in its own order
     assert [row["label"] for row in rows] == [labeller.labels[i] for i in expected.argmax(1)]
+
+
+def test_script_compares_directions_as_head_cosine_does(toy_settings, support_of, toy_dataset, tmp_path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    settings = {
+        **toy_settings, "n_tasks_list": [2], "seeds": [0], "algorithm": "protonet", "head": "cosine",
+        "k_inner_test": 0, "baselines": [],
+    }  # fmt: skip
+    run_sweep(plan_sweep(make_config(settings), run), run)
+    adapter = run.cell(Cell(2, 0)).adapter_folder
+    labeller, done = adapt_to_labels(adapter, support_of((0, 2, 3), (3, 2, 2)), tmp_path / "out", steps=0)
+    assert done.steps == 0 and done.first_loss == done.last_loss
+    export_labeller(tmp_path / "out", tmp_path / "exported")
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, tmp_path / "exported" / "predict.py"],
+        input=toy_dataset.texts[0], capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (found,) = (json.loads(line)["probabilities"] for line in done.stdout.splitlines())
+    expected = labeller.predict([toy_dataset.texts[0]])[0]
+    np.testing.assert_allclose([found[label] for label in labeller.labels], expected, atol=1e-5)
+    _, chosen = adapt_to_labels(adapter, support_of((0, 2, 3), (3, 2, 2)), tmp_path / "chosen", learning_rate=100.0)
+    assert chosen.steps == 0, "steps of such a rate harm, and none is a candidate"
 
 
 def test_initialisation_and_full_folder_are_refused(adapter, support_of, tmp_path: Path) -> None:

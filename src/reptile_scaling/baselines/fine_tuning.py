@@ -16,7 +16,7 @@ from reptile_scaling.learning.workbench import Workbench, fresh_initialisation
 from reptile_scaling.runs.records import TaskReading
 from reptile_scaling.storage import write_rows
 
-Choice = TypeVar("Choice", int, float)
+Choice = TypeVar("Choice", int, float | None)
 
 
 def zero_step(workbench: Workbench, episodes: Sequence[Episode], folder: Path, tell: Tell) -> Scores:
@@ -45,7 +45,7 @@ def no_meta_tuned(workbench: Workbench, episodes: Sequence[Episode], folder: Pat
     told = StepsTold(tell, len(seeds), round(budget_work(workbench.config).inner_steps))
     curves = [_curve_of(workbench, seed, folder, told) for seed in seeds]
     best = [curve.budget.best_steps for curve in curves]
-    rates = [curve.budget.rates[steps] for curve, steps in zip(curves, best, strict=True)]
+    rates = [curve.budget.rates.get(steps) for curve, steps in zip(curves, best, strict=True)]
     settings = {"inner_lr": _alone(rates), "inner_steps": _alone(best), "initialisations": len(curves)}
     read = [curve.by_steps[steps] for curve, steps in zip(curves, best, strict=True)]
     return replace(mean_scores(read, settings), curve=mean_points([curve.points for curve in curves]))

@@ -13,6 +13,7 @@ from reptile_scaling.baselines.fine_tuning import fine_tuning_work
 from reptile_scaling.config import Config
 from reptile_scaling.data.episodes import Episode
 from reptile_scaling.errors import InputError
+from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.cohort import train_cohort
 from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import Workbench
@@ -75,16 +76,17 @@ def joint_config(config: Config, factor: float = 1.0) -> Config:
     """The run's settings with joint training in place of its algorithm, at a multiple of the inner rate.
 
     A cell passes its support sets through the model k_inner times a visit; joint training passes support and query
-    sets once, so it takes as many more meta-steps as make the utterances equal. Its optimiser is Adam, annealed; where
-    it stops is selected as for the cells.
+    sets once, so it takes as many more meta-steps as make the utterances equal; a cell without an inner loop in
+    training passes both sets once too. Its optimiser is Adam, annealed; where it stops is selected as for the cells.
     """
-    passes = config.k_inner * config.train_shots / (config.train_shots + config.k_query)
+    has_inner_loop = ALGORITHMS[config.algorithm].has_inner_loop
+    passes = config.k_inner * config.train_shots / (config.train_shots + config.k_query) if has_inner_loop else 1.0
     steps = max(1, round(config.num_meta_steps * passes))
     return config.model_copy(
         update={
             "algorithm": ALGORITHM, "num_meta_steps": steps, "eval_interval": max(1, steps // 4),
             "meta_optimizer": "adam", "meta_lr": factor * config.inner_lr, "meta_lr_schedule": "linear",
-            "keep_second_moments": False, "curve_steps": (),
+            "keep_second_moments": False, "curve_steps": (), "inner_rates": "fixed",
         }
     )  # fmt: skip
 

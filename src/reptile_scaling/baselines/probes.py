@@ -1,4 +1,4 @@
-"""Classifiers on frozen last-token features: what the pretrained model knows without adaptation."""
+"""Classifiers on features that no task adapts: what the pretrained model knows, or an initialisation's LoRA adds."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,15 +19,19 @@ UTTERANCES_PER_FORWARD = 256
 # Inverse strengths of the L2 penalty that logistic regression may choose from.
 PENALTIES = (0.1, 1.0, 10.0, 100.0)
 
+Classifier = Callable[[Episode, Tensor, Tensor], Tensor]
+"""(episode, its support features `[S, D]`, its query features `[Q, D]`) → logits `[Q, W]`."""
+
 
 def nearest_mean(workbench: Workbench, episodes: Sequence[Episode], folder: Path, tell: Tell) -> Scores:
     """Nearest class mean (Snell et al. 2017, arXiv:1703.05175, without training)."""
+    return _scored(workbench, episodes, nearest_mean_logits, {"features": "last token, after the final norm"})
 
-    def classify(episode: Episode, support: Tensor, query: Tensor) -> Tensor:
-        head = Adapters(prototype_head(support[None], slots(episode.support, support.device), len(episode.support)))
-        return logits(head, query[None])[0]
 
-    return _scored(workbench, episodes, classify, {"features": "last token, after the final norm"})
+def nearest_mean_logits(episode: Episode, support: Tensor, query: Tensor) -> Tensor:
+    """Squared distances to the class means, as a Classifier."""
+    head = Adapters(prototype_head(support[None], slots(episode.support, support.device), len(episode.support)))
+    return logits(head, query[None])[0]
 
 
 def logistic_regression(workbench: Workbench, episodes: Sequence[Episode], folder: Path, tell: Tell) -> Scores:
@@ -45,6 +49,11 @@ def logistic_regression(workbench: Workbench, episodes: Sequence[Episode], folde
 
 
 def _regressed(workbench: Workbench, episodes: Sequence[Episode], penalty: float) -> Scores:
+    return _scored(workbench, episodes, regression(penalty), {"C": penalty})
+
+
+def regression(penalty: float) -> Classifier:
+    """Logistic regression of one inverse penalty, fitted to each support set."""
     from sklearn.linear_model import LogisticRegression
 
     def classify(episode: Episode, support: Tensor, query: Tensor) -> Tensor:
@@ -56,16 +65,15 @@ def _regressed(workbench: Workbench, episodes: Sequence[Episode], penalty: float
         model.fit(inputs_S, slots(episode.support, torch.device("cpu")).numpy())
         return torch.from_numpy(model.predict_log_proba(inputs_Q)).float().to(query.device)
 
-    return _scored(workbench, episodes, classify, {"C": penalty})
+    return classify
 
 
 def _scored(
     workbench: Workbench,
     episodes: Sequence[Episode],
-    classify: Callable[[Episode, Tensor, Tensor], Tensor],
+    classify: Classifier,
     settings: dict[str, object],
 ) -> Scores:
-    """`classify` gives logits `[Q, W]` from an episode's support and query features."""
     vectors, row_of = frozen_features(workbench, episodes)
     accuracies, losses = [], []
     for episode in episodes:
@@ -79,10 +87,15 @@ def _scored(
 
 
 @torch.no_grad()
-def frozen_features(workbench: Workbench, episodes: Sequence[Episode]) -> tuple[Tensor, dict[int, int]]:
-    """Features of all utterances of the episodes, once each, and the row of each utterance."""
+def frozen_features(
+    workbench: Workbench, episodes: Sequence[Episode], theta: Adapters | None = None
+) -> tuple[Tensor, dict[int, int]]:
+    """Features of all utterances of the episodes, once each, and the row of each utterance: the pretrained model's, or
+    those under an initialisation `[…]`, which stays as it is.
+    """
     used = np.unique(np.concatenate([np.concatenate([e.support.ravel(), e.query.ravel()]) for e in episodes]))
     parts = np.array_split(used, -(-len(used) // UTTERANCES_PER_FORWARD))
     engine = workbench.engine
-    vectors = torch.cat([engine.features(engine.prepare([part]), None) for part in parts])
+    adapters = theta.repeated(1) if theta is not None else None
+    vectors = torch.cat([engine.features(engine.prepare([part]), adapters) for part in parts])
     return vectors, {int(u): row for row, u in enumerate(used)}

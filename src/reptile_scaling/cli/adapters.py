@@ -29,7 +29,7 @@ def adapt(
         Path | None, typer.Option("--evaluate", metavar="FILE", help="Labelled texts to measure it on.")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Inner steps; else chosen on the support set.")
+        int | None, typer.Option("--steps", min=0, help="Inner steps; else chosen on the support set.")
     ] = None,
     lr: Annotated[float | None, typer.Option("--lr", min=1e-9, help="Inner learning rate; as evaluated.")] = None,
     model: ModelOption = None,

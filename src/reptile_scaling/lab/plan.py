@@ -136,12 +136,31 @@ def _check_algorithm(config: Config) -> None:
                     f"{key} = {found!r} cannot work with algorithm {config.algorithm!r}, which differentiates the "
                     f"inner loop: set {key} to {value!r}"
                 )
+    head = HEADS[config.head]
+    if algorithm.starts_from_support and head.from_support is None:
+        fitting = [name for name, one in HEADS.items() if one.from_support is not None]
+        raise InputError(
+            f"head = {config.head!r} cannot work with algorithm {config.algorithm!r}, whose heads are computed from "
+            f"support sets: set head to {' or '.join(fitting)}"
+        )
+    if config.test_steps == 0 and head.from_support is None and head.from_words is None:
+        raise InputError(
+            f"k_inner_test = 0 leaves every task at chance, since head {config.head!r} knows no class before its first "
+            "step: set it to 1 or more, or set head to cosine"
+        )
+    if config.inner_rates == "learned" and not algorithm.has_inner_loop:
+        raise InputError(
+            f"inner_rates = 'learned' needs an inner loop in training, which algorithm {config.algorithm!r} has not: "
+            "set it to fixed"
+        )
+    if config.inner_rates == "learned" and config.keep_second_moments:
+        raise InputError("inner_rates = 'learned' starts every task afresh: set keep_second_moments to false")
     if config.keep_second_moments and (inner_optimizer(config) != "adam" or not algorithm.keeps_moments):
         raise InputError(
             f"keep_second_moments = True needs an inner Adam that goes on from task to task, which algorithm "
             f"{config.algorithm!r} with {inner_optimizer(config)!r} has not: set it to false"
         )
-    if HEADS[config.head].from_words is not None and config.label_words == "symbols" and config.n_way > MOST_SYMBOLS:
+    if head.from_words is not None and config.label_words == "symbols" and config.n_way > MOST_SYMBOLS:
         raise InputError(
             f"n_way = {config.n_way} is more than the {MOST_SYMBOLS} letters there are: set label_words to names"
         )

@@ -1,6 +1,7 @@
 """The test-time budget: for each number of inner steps the rate that is best on validation tasks, for any start.
 
-Meta-trained and pretrained starts are tuned alike, from one grid that grows until its best lies inside it.
+Meta-trained and pretrained starts are tuned alike, from one grid that grows until its best lies inside it. Where rates
+are learned, what is tuned is a factor on all of them, from 1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ import numpy as np
 from reptile_scaling.config import Config
 from reptile_scaling.data.episodes import Episode
 from reptile_scaling.learning.evaluation import Reading, StepsTaken, read_along
+from reptile_scaling.learning.inner_rates import has_rates, times_rates
 from reptile_scaling.learning.task_batch import InnerLoop
 from reptile_scaling.learning.work import Work
 from reptile_scaling.model.adam_moments import AdamMoments
@@ -18,7 +20,7 @@ from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.engine import Engine
 
 FIRST_RATES = (0.5, 1.0, 2.0)
-"""Multiples of the configured inner rate that every start is tried at."""
+"""Multiples of the configured inner rate, or of the learned ones, that every start is tried at."""
 GROWTH = 2.0
 MOST_GROWTHS = 3
 """How often the grid may grow at either end."""
@@ -32,19 +34,30 @@ class Start:
     """One initialisation `[…]`."""
     moments: AdamMoments | None = None
 
+    def first_rate(self, loop: InnerLoop) -> float:
+        """What the grid begins around: the loop's rate or, where rates are learned, a factor of 1."""
+        return 1.0 if has_rates(self.theta) else loop.learning_rate
+
+    def at_rate(self, loop: InnerLoop, rate: float) -> tuple[Adapters, InnerLoop]:
+        """An initialisation and a loop that adapts it at this rate."""
+        if has_rates(self.theta):
+            return times_rates(self.theta, rate), loop
+        return self.theta, replace(loop, learning_rate=rate)
+
 
 @dataclass(frozen=True)
 class Budget:
     """The rate for each number of inner steps, and what it gave on the validation tasks."""
 
     rates: Mapping[int, float]
+    """A factor on the learned ones, where rates are learned. No step has no rate."""
     validation_losses: Mapping[int, float]
-    """Nats per query utterance, mean over validation tasks; infinite where every rate diverged."""
+    """Nats per query utterance, mean over validation tasks, 0 steps included; infinite where every rate diverged."""
 
     @property
     def best_steps(self) -> int:
         """The number of steps of lowest validation loss; the fewest where several are alike."""
-        return min(self.rates, key=lambda steps: (self.validation_losses[steps], steps))
+        return min(self.validation_losses, key=lambda steps: (self.validation_losses[steps], steps))
 
 
 def choose_budget(
@@ -55,25 +68,26 @@ def choose_budget(
     steps: Sequence[int],
     told: StepsTaken | None = None,
 ) -> Budget:
-    """Tries rates on the validation tasks; one adaptation at a rate tells of every number of steps (0 has no rate)."""
+    """Tries rates on the validation tasks; one adaptation at a rate tells of every number of steps, and of none."""
     counts = [step for step in steps if step > 0]
     losses: dict[float, dict[int, float]] = {}
 
     def try_rate(rate: float) -> None:
-        own = replace(loop, learning_rate=rate)
-        found = read_along(engine, start.theta, validation, own, counts, start.moments, told)
+        theta, own = start.at_rate(loop, rate)
+        found = read_along(engine, theta, validation, own, counts if losses else [0, *counts], start.moments, told)
         losses[rate] = {step: _mean_or_infinite(reading) for step, reading in found.items()}
 
     for factor in FIRST_RATES:
-        try_rate(loop.learning_rate * factor)
+        try_rate(start.first_rate(loop) * factor)
     for end, grow in ((max, GROWTH), (min, 1 / GROWTH)):
         for _ in range(MOST_GROWTHS):
             edge = end(losses)
             if all(_best_rate(losses, step) != edge for step in counts):
                 break
             try_rate(edge * grow)
+    without = next(iter(losses.values()))[0]
     rates = {step: _best_rate(losses, step) for step in counts}
-    return Budget(rates, {step: losses[rates[step]][step] for step in counts})
+    return Budget(rates, {0: without, **{step: losses[rates[step]][step] for step in counts}})
 
 
 def read_with_budget(
@@ -89,8 +103,8 @@ def read_with_budget(
     for rate in sorted(set(budget.rates.values())):
         own = [step for step, chosen in budget.rates.items() if chosen == rate]
         steps = own if 0 in found else [0, *own]
-        own_loop = replace(loop, learning_rate=rate)
-        found |= read_along(engine, start.theta, episodes, own_loop, steps, start.moments, told)
+        theta, at_rate = start.at_rate(loop, rate)
+        found |= read_along(engine, theta, episodes, at_rate, steps, start.moments, told)
     return dict(sorted(found.items()))
 
 
@@ -98,7 +112,8 @@ def budget_work(config: Config) -> Work:
     """Choosing a budget on the validation tasks and reading all test tasks with it, without growth of the grid."""
     n_readings, longest = len(config.curve_steps), max(config.curve_steps)
     tried, tested = len(FIRST_RATES) * config.num_validation_tasks, config.num_meta_test_tasks
-    return Work(inner_steps=(tried + tested) * longest, readings=(tried + tested) * n_readings + tested)
+    without_steps = config.num_validation_tasks + config.num_meta_test_tasks
+    return Work(inner_steps=(tried + tested) * longest, readings=(tried + tested) * n_readings + without_steps)
 
 
 def _best_rate(losses: Mapping[float, Mapping[int, float]], step: int) -> float:

@@ -17,6 +17,7 @@ from reptile_scaling.learning.evaluation import (
     test_episodes,
     test_loop,
 )
+from reptile_scaling.learning.inner_rates import rate_table
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.model.adapter_facts import adaptation_facts
 from reptile_scaling.model.peft_io import save_adapter
@@ -45,6 +46,7 @@ def finish_cell(workbench: Workbench, training: CellTraining) -> None:
         training.diverge(training.state.meta_step)
         return
     _write_adapter(workbench, training, result)
+    folder.write_inner_rates(rate_table(chosen.theta))
     if training.events:
         training.events.close()
     folder.write_confusions(count_confusions(episodes, figures.predicted, workbench.corpus.dataset.class_names))
@@ -60,7 +62,8 @@ def _result(workbench: Workbench, training: CellTraining, figures: QueryLosses, 
     selected = training.start.meta_step
     n_visits = meta_step * config.meta_batch_size
     n_used = selected * config.meta_batch_size
-    seen = coverage(training.pool, training.order[:n_used], ALGORITHMS[config.algorithm].reads_query)
+    reads_query = ALGORITHMS[config.algorithm].reads_query or config.inner_rates == "learned"
+    seen = coverage(training.pool, training.order[:n_used], reads_query)
     return CellResult(
         n_tasks=cell.n_tasks,
         seed=cell.seed,

@@ -26,6 +26,8 @@ from reptile_scaling.runs.records import Confusion
 
 # Forwards of a task's query set in `evaluate`: after adaptation and before.
 READINGS_PER_TASK = 2
+BEFORE = -1
+"""In place of a number of inner steps: before the support set is looked at, so without a head that it gives."""
 
 StepsTaken = Callable[[int], None]
 """Hears of how many tasks each took an inner step, by any lane."""
@@ -49,7 +51,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class QueryLosses:
-    """One number of inner steps beside none, per task."""
+    """A number of inner steps beside what knows no support set, per task."""
 
     before: Reading
     after: Reading
@@ -66,12 +68,13 @@ class QueryLosses:
 
     @property
     def zero_step_loss(self) -> Float[np.ndarray, "T"]:
-        """Before any step."""
+        """Before the support set is looked at."""
         return self.before.loss
 
     @property
     def zero_step_accuracy(self) -> Float[np.ndarray, "T"]:
-        """Before any step: above chance means that slots leak, but for a head that knows the classes."""
+        """Before the support set is looked at: above chance means that slots leak, but for a head that knows the
+        classes."""
         return self.before.accuracy
 
     @property
@@ -139,8 +142,8 @@ def evaluate(
     moments: AdamMoments | None = None,
 ) -> QueryLosses:
     """Adapts θ to each episode's support set and reads its query set, before and after."""
-    readings = read_along(engine, theta, episodes, loop, (0, loop.steps), moments)
-    return QueryLosses(readings[0], readings[loop.steps])
+    readings = read_along(engine, theta, episodes, loop, (BEFORE, loop.steps), moments)
+    return QueryLosses(readings[BEFORE], readings[loop.steps])
 
 
 def read_along(
@@ -154,9 +157,10 @@ def read_along(
 ) -> dict[int, Reading]:
     """Adapts θ to each episode's support set once and reads its query set after each number of `steps`.
 
+    After 0 steps a task has the head that it starts from, computed from its support set where `loop.head` says so.
     What is read after s steps is what `evaluate` gives for a loop of s steps: `loop.steps` does not matter here.
     """
-    loop = replace(loop, steps=max(steps))
+    loop = replace(loop, steps=max(0, *steps))
     shares: list[dict[int, Reading]] = []
     for start in range(0, len(episodes), engine.tasks_in_flight):
         stop_if_requested()
@@ -182,8 +186,8 @@ def _read_group(
 
     def read(tasks: slice) -> dict[int, Reading]:
         own, found = batch.rows(tasks), {}
-        if 0 in steps:
-            found[0] = read_queries(engine, own, own.theta)
+        if BEFORE in steps:
+            found[BEFORE] = read_queries(engine, own, own.theta)
 
         def after_step(taken: int, phi: Adapters) -> None:
             if taken in steps:
@@ -191,8 +195,7 @@ def _read_group(
             if told is not None:
                 told(len(own))
 
-        if batch.loop.steps:
-            adapt(engine, own, after_step)
+        adapt(engine, own, after_step)
         return found
 
     return engine.in_groups(read, len(batch))

@@ -71,6 +71,13 @@ def _examples(engine: Engine, sets: Sequence[np.ndarray], owners: Sequence[int] 
     return Examples(engine, [own.ravel() for own in sets], slots(sets[0], engine.backbone.device), owners)
 
 
+def loss_gradient(examples: Examples, phi: Adapters) -> Adapters:
+    """∇L_t(φ_t) of every task, `[T, …]`."""
+    phi = phi.map(lambda tensor: tensor.detach().requires_grad_())
+    losses_T = examples.losses(phi)
+    return phi.like(torch.autograd.grad(losses_T.sum(), list(phi.tensors.values())))
+
+
 def slots(examples: Int[np.ndarray, "n_way per_class"], device: torch.device) -> Int[Tensor, "S"]:
     """Labels of a support or query set in its order: slot w, once for each example of row w."""
     n_way, per_class = examples.shape

@@ -9,10 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from reptile_scaling.learning.examples import Dropout, Examples, support_examples
-from reptile_scaling.learning.inner_optimizers import InnerOptimizer, make_optimizer
+from reptile_scaling.learning.inner_optimizers import InnerOptimizer, RatedOptimizer, make_optimizer
+from reptile_scaling.learning.inner_rates import split_rates
 from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
 from reptile_scaling.model.adam_moments import AdamMoments
-from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters, join_adapters
+from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_NAMES, Adapters, join_adapters
 from reptile_scaling.model.engine import Engine
 from reptile_scaling.model.heads import HEADS, logits, task_losses
 from reptile_scaling.model.lanes import leave_if_abandoned
@@ -30,12 +31,20 @@ class Adapted:
 
 
 AfterStep = Callable[[int, Adapters], None]
-"""Told the number of steps taken and φ `[T, …]` after each; φ goes on changing in place."""
+"""Told the number of steps taken and φ `[T, …]` before the first step and after each; φ goes on changing in place."""
 
 
-def adapt(engine: Engine, batch: TaskBatch, after_step: AfterStep | None = None) -> Adapted:
-    """Runs the inner loop of all tasks of a batch, in one group; `batch.theta` is left as it was."""
-    return adapt_support(support_examples(engine, batch), batch, after_step)
+def adapt(
+    engine: Engine,
+    batch: TaskBatch,
+    after_step: AfterStep | None = None,
+    directions: list[list[Tensor]] | None = None,
+) -> Adapted:
+    """Runs the inner loop of all tasks of a batch, in one group; `batch.theta` is left as it was.
+
+    Where rates are learned, a list that is given as `directions` receives those of each step.
+    """
+    return adapt_support(support_examples(engine, batch), batch, after_step, directions)
 
 
 def adapt_in_groups(engine: Engine, batch: TaskBatch) -> Adapted:
@@ -49,29 +58,42 @@ def adapt_in_groups(engine: Engine, batch: TaskBatch) -> Adapted:
     )
 
 
-def adapt_support(support: Examples, batch: TaskBatch, after_step: AfterStep | None = None) -> Adapted:
+def adapt_support(
+    support: Examples,
+    batch: TaskBatch,
+    after_step: AfterStep | None = None,
+    directions: list[list[Tensor]] | None = None,
+) -> Adapted:
     """The inner loop on support sets already read; those of one task may have classes of different sizes."""
-    loop, phi = batch.loop, first_parameters(support, batch.theta, batch.loop)
+    loop = batch.loop
+    theta, log_rates = split_rates(batch.theta)
+    phi = first_parameters(support, theta, loop)
+    if after_step is not None:
+        after_step(0, phi)
     if loop.adapts == "head":
-        return _adapt_heads(support, phi, batch, after_step)
+        return _adapt_heads(support, phi, log_rates, batch, after_step)
     phi = phi.map(lambda tensor: tensor.requires_grad_())
-    optimizer = make_optimizer(loop.optimizer, phi, loop.learning_rate, batch.moments)
+    optimizer = make_optimizer(loop.optimizer, phi, loop.learning_rate, batch.moments, log_rates)
     dropout = _dropout_streams(batch, support.labels_S.device)
     losses = support.labels_S.new_empty(loop.steps, support.n_tasks, dtype=torch.float32)
     for step, chosen in enumerate(mini_batches(support, batch)):
         losses[step] = _step(optimizer, phi, support.losses(phi, chosen, dropout))
+        if directions is not None and isinstance(optimizer, RatedOptimizer):
+            directions.append(optimizer.last_directions)
         if after_step is not None:
             after_step(step + 1, phi)
     return Adapted(phi.map(lambda tensor: tensor.detach()), losses, optimizer.moments)
 
 
-def _adapt_heads(support: Examples, phi: Adapters, batch: TaskBatch, after_step: AfterStep | None = None) -> Adapted:
+def _adapt_heads(
+    support: Examples, phi: Adapters, log_rates: Adapters | None, batch: TaskBatch, after_step: AfterStep | None
+) -> Adapted:
     """The head alone moves, so the features are computed once."""
     loop = batch.loop
     with torch.no_grad():
         features = support.features(phi)
     head = head_of(phi).map(lambda tensor: tensor.requires_grad_())
-    optimizer = make_optimizer(loop.optimizer, head, loop.learning_rate, batch.moments)
+    optimizer = make_optimizer(loop.optimizer, head, loop.learning_rate, batch.moments, log_rates)
     losses = support.labels_S.new_empty(loop.steps, support.n_tasks, dtype=torch.float32)
     for step, chosen in enumerate(mini_batches(support, batch)):
         scores = logits(head, pick(features, chosen))
@@ -114,7 +136,7 @@ def mini_batches(support: Examples, batch: TaskBatch) -> Iterator[Int[np.ndarray
 
 def head_of(adapters: Adapters) -> Adapters:
     """The head's tensors alone."""
-    return Adapters({name: adapters.tensors[name] for name in (HEAD_WEIGHT, HEAD_BIAS)})
+    return Adapters({name: adapters.tensors[name] for name in HEAD_NAMES if name in adapters.tensors})
 
 
 def pick(features_TSD: Float[Tensor, "T S D"], chosen: Int[np.ndarray, "T b"] | None) -> Float[Tensor, "T b D"]:

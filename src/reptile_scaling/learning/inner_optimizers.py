@@ -55,7 +55,57 @@ class ContinuedAdam:
         self.moments = AdamMoments(self.moments.squares, steps_T)
 
 
-InnerOptimizer = FreshOptimizer | ContinuedAdam
+Directions = Callable[[Sequence[Tensor]], list[Tensor]]
+"""A step's gradients → the directions to go against, all `[T, …]`."""
+
+
+def adam_directions() -> Directions:
+    """Adam's with β1 = 0 from no state."""
+    squares: list[Tensor] = []
+    steps = 0
+
+    def directions(gradients: Sequence[Tensor]) -> list[Tensor]:
+        nonlocal squares, steps
+        squares, steps = squares or [torch.zeros_like(g) for g in gradients], steps + 1
+        for square, g in zip(squares, gradients, strict=True):
+            square.mul_(ADAM_BETA2).addcmul_(g, g, value=1 - ADAM_BETA2)
+        bias = 1 - ADAM_BETA2**steps
+        return [g / ((v / bias).sqrt() + ADAM_EPSILON) for v, g in zip(squares, gradients, strict=True)]
+
+    return directions
+
+
+DIRECTIONS: dict[str, Callable[[], Directions]] = {
+    "adam": adam_directions,
+    "sgd": lambda: list,
+    "sign": lambda: lambda gradients: [gradient.sign() for gradient in gradients],
+}
+"""By inner optimiser: what its rate is multiplied with, from no state."""
+
+
+class RatedOptimizer:
+    """Steps along an optimiser's directions at a rate for each task, step and matrix."""
+
+    moments: AdamMoments | None = None
+
+    def __init__(self, parameters: Adapters, log_rates: Adapters, directions: Directions) -> None:
+        """`log_rates` `[T, K]` are under the parameters' names; later steps take the last one's."""
+        self._variables, self._directions, self._steps = parameters.tensors, directions, 0
+        self._rates = {name: log_rates.tensors[name].exp() for name in parameters.tensors}
+        self.last_directions: list[Tensor] = []
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """Changes the parameters in place; `gradients` are in their order."""
+        self.last_directions = self._directions(gradients)
+        for (name, variable), direction in zip(self._variables.items(), self.last_directions, strict=True):
+            rates_TK = self._rates[name]
+            rate_T = rates_TK[:, min(self._steps, rates_TK.shape[1] - 1)]
+            variable.sub_(rate_T.view(-1, *(1,) * (variable.ndim - 1)) * direction)
+        self._steps += 1
+
+
+InnerOptimizer = FreshOptimizer | ContinuedAdam | RatedOptimizer
 
 
 def _adam(parameters: Adapters, learning_rate: float, moments: AdamMoments | None) -> InnerOptimizer:
@@ -72,17 +122,31 @@ def _sgd(parameters: Adapters, learning_rate: float, moments: AdamMoments | None
     return FreshOptimizer(torch.optim.SGD(variables, lr=learning_rate), variables)
 
 
+def _sign(parameters: Adapters, learning_rate: float, moments: AdamMoments | None) -> InnerOptimizer:
+    assert moments is None, "signs have no moments to go on from"
+    log_rates = parameters.map(lambda x: x.new_full((len(x), 1), learning_rate).log())
+    return RatedOptimizer(parameters, log_rates, DIRECTIONS["sign"]())
+
+
 INNER_OPTIMIZERS: dict[str, Callable[[Adapters, float, AdamMoments | None], InnerOptimizer]] = {
     "adam": _adam,
     "sgd": _sgd,
+    "sign": _sign,
 }
 """(a stack of parameters `[T, …]`, learning rate, moments to go on from) → what steps along their gradients."""
 
 
 def make_optimizer(
-    name: str, parameters: Adapters, learning_rate: float, moments: AdamMoments | None
+    name: str,
+    parameters: Adapters,
+    learning_rate: float,
+    moments: AdamMoments | None,
+    log_rates: Adapters | None = None,
 ) -> InnerOptimizer:
-    """One of INNER_OPTIMIZERS on a stack `[T, …]`; with `moments` Adam goes on where it was."""
+    """One of INNER_OPTIMIZERS on a stack `[T, …]`; with `moments` Adam goes on where it was, with `log_rates` `[T, K]`
+    each step and matrix has a rate of its own."""
     if name not in INNER_OPTIMIZERS:
         raise InputError(f"inner_optimizer = {name!r} is unknown: use {' or '.join(INNER_OPTIMIZERS)}")
+    if log_rates is not None:
+        return RatedOptimizer(parameters, log_rates, DIRECTIONS[name]())
     return INNER_OPTIMIZERS[name](parameters, learning_rate, moments)

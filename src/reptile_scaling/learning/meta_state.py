@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from reptile_scaling.learning.algorithms import ALGORITHMS
+from reptile_scaling.learning.inner_rates import fresh_rates
 from reptile_scaling.learning.outer_optimizers import OUTER_OPTIMIZERS, Moments
+from reptile_scaling.learning.outer_rates import first_rate_moments
 from reptile_scaling.learning.workbench import Workbench, fresh_initialisation
 from reptile_scaling.model.adam_moments import AdamMoments
-from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, LORA_A, LORA_B, Adapters
+from reptile_scaling.model.adapters import HEAD_NAMES, LOG_RATE, LORA_A, LORA_B, Adapters
 
 OUTER, INNER_SQUARE, INNER_STEPS = "outer_{name}/", "inner_square/", "inner_steps"
 """How a checkpoint names what belongs to θ's tensors."""
@@ -22,7 +24,8 @@ class MetaState:
     """θ after `meta_step` meta-steps, and what the optimisers remember."""
 
     theta: Adapters
-    """With the algorithm's own parameters, where it has any."""
+    """With the algorithm's own parameters, where it has any, and the log-rates of the inner loop, where they are
+    learned."""
     outer_moments: Moments
     inner_moments: AdamMoments | None
     """Where the inner Adam goes on from task to task."""
@@ -30,11 +33,11 @@ class MetaState:
 
     @property
     def initialisation(self) -> Adapters:
-        """What tasks start from: LoRA and head, without what belongs to the algorithm."""
+        """What tasks start from: LoRA, head and learned rates, without what belongs to the algorithm."""
         own = {
             name: tensor
             for name, tensor in self.theta.tensors.items()
-            if name.endswith((LORA_A, LORA_B)) or name in (HEAD_WEIGHT, HEAD_BIAS)
+            if name.endswith((LORA_A, LORA_B, LOG_RATE)) or name in HEAD_NAMES
         }
         return Adapters(own)
 
@@ -53,11 +56,13 @@ def fresh_state(workbench: Workbench, seed: int) -> MetaState:
     config = workbench.config
     theta = fresh_initialisation(workbench, seed)
     inner_moments = AdamMoments.none_yet(theta) if config.keep_second_moments else None
+    rates = fresh_rates(theta, ALGORITHMS[config.algorithm].adapts, config)
     if (own := ALGORITHMS[config.algorithm].own_parameters) is not None:
         extra = own(len(workbench.corpus.split.train), workbench.engine.backbone.width)
         device = workbench.engine.backbone.device
         theta = Adapters(theta.tensors | {name: tensor.to(device) for name, tensor in extra.items()})
-    return MetaState(theta, OUTER_OPTIMIZERS[config.meta_optimizer].first_moments(theta), inner_moments)
+    moments = {**OUTER_OPTIMIZERS[config.meta_optimizer].first_moments(theta), **first_rate_moments(rates)}
+    return MetaState(Adapters(theta.tensors | rates), moments, inner_moments)
 
 
 def restored(fresh: MetaState, meta_step: int, saved: Mapping[str, np.ndarray]) -> MetaState:

@@ -12,8 +12,10 @@ from reptile_scaling.data.episodes import Episode
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.algorithms.algorithm import Algorithm, TaskGradients
 from reptile_scaling.learning.evaluation import training_loop
+from reptile_scaling.learning.inner_rates import split_rates
 from reptile_scaling.learning.meta_state import MetaState
 from reptile_scaling.learning.outer_optimizers import OUTER_OPTIMIZERS
+from reptile_scaling.learning.outer_rates import move_rates
 from reptile_scaling.learning.starts import starting_points
 from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.learning.workbench import Workbench
@@ -71,7 +73,7 @@ def scheduled_meta_lr(config: Config, meta_step: int) -> float:
 def batch_gradients(engine: Engine, algorithm: Algorithm, batch: TaskBatch) -> TaskGradients:
     """Of the tasks of all cells, as many at a time as the device holds; grouping does not change them."""
     engine.remember(batch.support_utterances())
-    if algorithm.reads_query:
+    if algorithm.reads_query or split_rates(batch.theta)[1] is not None:
         engine.remember(batch.query_utterances())
     groups = engine.in_groups(lambda tasks: algorithm.task_gradients(engine, batch.rows(tasks)), len(batch))
     return TaskGradients.join(groups)
@@ -100,12 +102,16 @@ def _batch(workbench: Workbench, states: Sequence[MetaState], visits_of_cell: Se
 
 def _moved(state: MetaState, own: TaskGradients, meta_lr: float, config: Config) -> MetaState | None:
     """θ moved against the mean of its tasks' gradients; None where that is not finite."""
-    gradients = own.gradients
+    gradients, rate_gradients = split_rates(own.gradients)
+    theta, rates = split_rates(state.theta)
     if not HEADS[config.head].is_meta_learned:
         still = {name: torch.zeros_like(gradients.tensors[name]) for name in (HEAD_WEIGHT, HEAD_BIAS)}
         gradients = Adapters(gradients.tensors | still)
     optimizer = OUTER_OPTIMIZERS[config.meta_optimizer]
-    theta, outer_moments = optimizer.step(state.theta, gradients, state.outer_moments, meta_lr, state.meta_step)
+    theta, outer_moments = optimizer.step(theta, gradients, state.outer_moments, meta_lr, state.meta_step)
+    if rates is not None and rate_gradients is not None:
+        moved, rate_moments = move_rates(rates, rate_gradients, state.outer_moments, state.meta_step)
+        theta, outer_moments = Adapters(theta.tensors | moved), {**outer_moments, **rate_moments}
     if not theta.is_finite():
         return None
     inner_moments = own.moments.mean() if own.moments is not None else state.inner_moments

@@ -93,7 +93,7 @@ def open_workbench(config: Config, corpus: Corpus, device: str, told: Told = sil
     backbone = Backbone(language_model, LoraShape(config.lora_r, config.lora_alpha, config.top_layers, targets))
     token_ids = tokenize_prompts(backbone.tokenizer, corpus.dataset.texts, config.template, config.max_length)
     budget = config.memory_gb * 1e9 if config.memory_gb else usable_memory(backbone.device)
-    theta = _fresh(backbone, config.n_way, seed=0)
+    theta = _fresh(backbone, config, seed=0)
     memory = memory_need(backbone, theta, token_ids, _most_utterances(config))
     cache = None
     if backbone.first_adapted > 0:
@@ -116,9 +116,10 @@ def _most_utterances(config: Config) -> int:
 
 def fresh_initialisation(workbench: Workbench, seed: int) -> Adapters:
     """θ before meta-training: random LoRA A of this seed, B = 0 and a head of zeros."""
-    return _fresh(workbench.engine.backbone, workbench.config.n_way, seed)
+    return _fresh(workbench.engine.backbone, workbench.config, seed)
 
 
-def _fresh(backbone: Backbone, n_way: int, seed: int) -> Adapters:
+def _fresh(backbone: Backbone, config: Config, seed: int) -> Adapters:
     generator = torch.Generator().manual_seed(stream_seed(seed, "lora"))
-    return Adapters(backbone.fresh_lora(generator) | fresh_head(n_way, backbone.width, backbone.device))
+    head = fresh_head(config.n_way, backbone.width, backbone.device)
+    return Adapters(backbone.fresh_lora(generator) | head | HEADS[config.head].own_parameters(backbone.device))

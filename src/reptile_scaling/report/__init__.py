@@ -7,7 +7,7 @@ from reptile_scaling.analysis.law_of_run import law_of_run
 from reptile_scaling.analysis.levels import shown_levels
 from reptile_scaling.analysis.standing import standing_sentence
 from reptile_scaling.laws import Law, verdict_sentence
-from reptile_scaling.report.curves import draw_adaptation, draw_difficulty, draw_learning
+from reptile_scaling.report.curves import draw_adaptation, draw_difficulty, draw_inner_rates, draw_learning
 from reptile_scaling.report.drawing import Chart
 from reptile_scaling.report.figures import draw_accuracy, draw_baselines, draw_scaling
 from reptile_scaling.report.page import render_page
@@ -57,6 +57,7 @@ def draw_charts(run: RunDirectory, law: Law) -> dict[str, Chart]:
         draw_baselines(results, baselines, shown_levels(run)),
         draw_adaptation(run),
         draw_learning(run),
+        draw_inner_rates(run),
         draw_difficulty(class_difficulties(run)),
     )
     return {chart.name: chart for chart in drawn if chart is not None}

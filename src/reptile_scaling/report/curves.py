@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.colors import to_hex
+from matplotlib.colors import LogNorm, to_hex
 from matplotlib.ticker import PercentFormatter
 
 from reptile_scaling.analysis.difficulty import ClassDifficulty
@@ -99,6 +99,31 @@ def _adaptation_curves(run: RunDirectory) -> dict[str, list[CurvePoint]]:
         if cell is not None and (points := run.cell(cell).read_adaptation_curve()):
             curves[cell.level_name] = points
     return curves
+
+
+def draw_inner_rates(run: RunDirectory) -> Chart | None:
+    """Learned rates of the inner loop, matrices × steps, of the first seed's largest level that has any."""
+    found = [(cell, rates) for cell in run.cells() if (rates := run.cell(cell).read_inner_rates())]
+    found = [(cell, rates) for cell, rates in found if cell.seed == found[0][0].seed]
+    if not found:
+        return None
+    cell, rates = found[-1]
+    matrices = list(dict.fromkeys(row.matrix for row in rates))
+    grid = np.array([[row.rate for row in rates if row.matrix == matrix] for matrix in matrices])
+    title = f"Learned rates of the inner loop, {cell.level_name}, seed {cell.seed}"
+    chart = new_chart("inner_rates", title, 7.8, 0.2 * len(matrices) + 1.3)
+    chart.rows = [asdict(row) for row in rates]
+    with drawing_style():
+        axes = chart.axes
+        image = axes.imshow(grid, aspect="auto", cmap="viridis", norm=LogNorm())
+        for place, row in zip(np.ndindex(grid.shape), rates, strict=True):
+            (dot,) = axes.plot([place[1]], [place[0]], "s", ms=7, alpha=0)
+            chart.say(dot, f"{row.matrix}, inner step {row.inner_step}: {row.rate:.2g}")
+        axes.set_yticks(range(len(matrices)), [_short(matrix) for matrix in matrices], fontsize=7)
+        axes.set_xticks(range(grid.shape[1]), [str(k + 1) for k in range(grid.shape[1])])
+        axes.set_xlabel("inner step")
+        chart.figure.colorbar(image, label="rate")
+    return chart
 
 
 def draw_difficulty(classes: list[ClassDifficulty]) -> Chart | None:

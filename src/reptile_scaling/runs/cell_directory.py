@@ -21,6 +21,7 @@ from reptile_scaling.runs.records import (
     Confusion,
     CurvePoint,
     EvalRow,
+    InnerRate,
     MetaTestTask,
     TaskReading,
     TrainRow,
@@ -128,6 +129,15 @@ class CellDirectory:
     def read_confusions(self) -> list[Confusion]:
         """Empty where none are written; version 0.1 wrote them as JSON, which is not looked at."""
         return read_rows(self.path / "test_confusions.csv", Confusion)
+
+    def write_inner_rates(self, rates: Sequence[InnerRate]) -> None:
+        """No file where rates are not learned."""
+        if rates:
+            write_rows(self.path / "inner_rates.csv", InnerRate, rates)
+
+    def read_inner_rates(self) -> list[InnerRate]:
+        """Empty where they were not learned."""
+        return read_rows(self.path / "inner_rates.csv", InnerRate)
 
     def write_curve_readings(self, readings: Sequence[TaskReading]) -> None:
         """Every test task at each number of inner steps of the adaptation curve."""

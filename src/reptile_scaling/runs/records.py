@@ -65,6 +65,17 @@ class MetaTestTask:
 
 
 @dataclass(frozen=True)
+class InnerRate:
+    """A learned rate of the inner loop."""
+
+    matrix: str
+    """As in the adapter's files: `<site>.lora_A`, `<site>.lora_B`, `head.weight` …"""
+    inner_step: int
+    """From 1."""
+    rate: float
+
+
+@dataclass(frozen=True)
 class CurvePoint:
     """Query loss (nats per utterance) and accuracy after so many inner steps, means over the test tasks."""
 
@@ -72,9 +83,10 @@ class CurvePoint:
     loss: float
     accuracy: float
     inner_lr: float | None = None
-    """The rate that was best at this number of steps on validation tasks; none before the first step."""
+    """The rate that was best at this number of steps on validation tasks, or the factor on all rates where a cell has
+    learned them; none before the first step."""
     validation_loss: float | None = None
-    """At that rate."""
+    """At that rate; with no step, of the head that tasks start from."""
 
 
 @dataclass(frozen=True)

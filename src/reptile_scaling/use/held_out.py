@@ -9,6 +9,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from reptile_scaling.learning.task_batch import InnerLoop
+from reptile_scaling.model.heads import HEADS
 from reptile_scaling.use.support_set import SupportSet
 
 STEPS_TRIED = (1, 2, 5, 10, 20, 50)
@@ -41,7 +42,7 @@ def hold_out(support: SupportSet, loop: InnerLoop, steps: int | None) -> HeldOut
     folds = leave_out(support.slots[support.utterances])
     if not folds or len(support.utterances) > MOST_UTTERANCES:
         return None
-    candidates = [steps] if steps else sorted({*STEPS_TRIED, loop.steps})
+    candidates = [steps] if steps is not None else _candidates(loop)
     found = {}
     for candidate in candidates:
         scores, slots = _scores(support, folds, replace(loop, steps=candidate))
@@ -52,6 +53,12 @@ def hold_out(support: SupportSet, loop: InnerLoop, steps: int | None) -> HeldOut
     best = min(found, key=lambda candidate: found[candidate][0])
     loss, scores, slots = found[best]
     return HeldOut(best, fit_temperature(scores, slots), loss, len(slots))
+
+
+def _candidates(loop: InnerLoop) -> list[int]:
+    """The trained number among those that are tried; and none where the support set itself gives a head."""
+    none = {0} if HEADS[loop.head].from_support is not None else set()
+    return sorted({*STEPS_TRIED, loop.steps} | none)
 
 
 def leave_out(slots: Int[np.ndarray, " S"]) -> list[Int[np.ndarray, " q"]]:

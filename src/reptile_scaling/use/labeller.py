@@ -20,7 +20,7 @@ from reptile_scaling.learning.starts import starting_points
 from reptile_scaling.learning.task_batch import InnerLoop
 from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapter_facts import adaptation_facts
-from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters
+from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_NAMES, HEAD_WEIGHT, LOG_RATE, Adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.devices import choose_devices
 from reptile_scaling.model.engine import Engine, tokenize_prompts
@@ -31,7 +31,7 @@ from reptile_scaling.model.peft_io import check_base, load_adapter, load_moments
 from reptile_scaling.model.prefix_cache import PrefixCache
 from reptile_scaling.storage import write_bytes
 from reptile_scaling.use.agreement import Evaluation, agreement, check_truth
-from reptile_scaling.use.held_out import HeldOut, hold_out
+from reptile_scaling.use.held_out import HeldOut, hold_out, mean_loss
 from reptile_scaling.use.support_set import SupportSet
 
 TEXTS_PER_FORWARD = 256
@@ -64,7 +64,7 @@ class LabelledText:
 
 @dataclass(frozen=True)
 class Adaptation:
-    """How an adaptation went; losses in nats per support utterance, before the first and the last step."""
+    """How an adaptation went; losses in nats per support utterance, before the first step and after the last."""
 
     steps: int
     n_support: int
@@ -164,6 +164,10 @@ def adapt_to_labels(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {str(out)!r} is not empty: choose another folder")
     config, labels = _read_adapter_config(adapter, model)
+    if config.inner_rates == "learned" and learning_rate is not None:
+        raise InputError(
+            f"--lr {learning_rate:g} would replace the rates that {str(adapter)!r} has learned: leave it out"
+        )
     if labels is not None:
         raise InputError(f"adapter {str(adapter)!r} is adapted to {', '.join(labels)} already: give its initialisation")
     backbone, theta = _open(adapter, config, device)
@@ -179,12 +183,13 @@ def adapt_to_labels(
     shots = SupportSet(engine, start, support.labels, np.concatenate(support.utterances_by_class), moments)
     engine.remember(shots.utterances)
     held_out = hold_out(shots, loop, steps)
-    loop = replace(loop, steps=steps or (held_out.steps if held_out else loop.steps))
+    loop = replace(loop, steps=steps if steps is not None else held_out.steps if held_out else loop.steps)
     adapted = shots.adapt(shots.utterances, loop)
     single = adapted.adapters.map(lambda tensor: tensor[0])
     if not single.is_finite():
         raise InputError(f"adaptation diverged at --lr {loop.learning_rate:g}: lower it")
-    losses = adapted.losses[:, 0].tolist()
+    last_loss = mean_loss(shots.scores(adapted.adapters, shots.utterances), shots.slots[shots.utterances])
+    losses = [*adapted.losses[:, 0].tolist(), last_loss]
     done = Adaptation(loop.steps, len(support.texts), losses[0], losses[-1], held_out, steps is not None)
     card = CARD.format(
         base=config.model_name, labels=", ".join(support.class_names), n_support=done.n_support, steps=done.steps,
@@ -227,7 +232,8 @@ def _open(adapter: Path, config: Config, device: str) -> tuple[Backbone, Adapter
     check_base(adapter, backbone)
     theta = load_adapter(adapter, backbone.device)
     fits = {key: tensor.shape for key, tensor in backbone.fresh_lora(torch.Generator()).items()}
-    stored = {key: tensor.shape for key, tensor in theta.tensors.items() if key not in (HEAD_WEIGHT, HEAD_BIAS)}
+    others = [key for key in theta.tensors if key in HEAD_NAMES or key.endswith(LOG_RATE)]
+    stored = {key: tensor.shape for key, tensor in theta.tensors.items() if key not in others}
     if differing := sorted(key for key in fits | stored if fits.get(key) != stored.get(key)):
         raise InputError(
             f"adapter {str(adapter)!r} does not fit the model {config.model_name!r} ({differing[0]} differs): "

@@ -6,12 +6,9 @@ from typing import Any
 
 from reptile_scaling.errors import InputError
 from reptile_scaling.model.peft_io import read_facts
-from reptile_scaling.model.shipped_weights import EMBEDDED_MODEL
+from reptile_scaling.model.shipped_weights import EMBEDDED_MODELS
 from reptile_scaling.runs.records import CellResult
 from reptile_scaling.storage import read_record
-
-HUB_NAMES = {EMBEDDED_MODEL: "HuggingFaceTB/SmolLM2-135M-Instruct"}
-"""Bases that go by another name on the Hub."""
 
 
 def push_adapter(adapter: Path, repository: str, *, private: bool, api: Any) -> str:
@@ -62,8 +59,8 @@ def card_for_hub(adapter: Path) -> str:
 
 def _base_on_hub(name: str) -> str | None:
     """None for a base that lies in a folder or file of this machine, which is no name to anybody else."""
-    if name in HUB_NAMES:
-        return HUB_NAMES[name]
+    if name in EMBEDDED_MODELS:
+        return EMBEDDED_MODELS[name].hub_id
     return None if name.endswith(".gguf") or name.startswith((".", "~", "/")) or Path(name).exists() else name
 
 

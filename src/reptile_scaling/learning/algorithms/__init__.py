@@ -1,6 +1,6 @@
 """Meta-learning algorithms by name. A new one is a file here and a line in ALGORITHMS."""
 
-from reptile_scaling.learning.algorithms import anil, fomaml, joint, maml, reptile
+from reptile_scaling.learning.algorithms import anil, fomaml, joint, maml, protonet, reptile
 from reptile_scaling.learning.algorithms.algorithm import Algorithm
 
 ALGORITHMS = {
@@ -20,6 +20,17 @@ ALGORITHMS = {
         utterances_held=int.__add__,
     ),
     "joint": Algorithm(
-        joint.task_gradients, reads_query=True, utterances_held=int.__add__, own_parameters=joint.class_head
+        joint.task_gradients,
+        reads_query=True,
+        has_inner_loop=False,
+        utterances_held=int.__add__,
+        own_parameters=joint.class_head,
+    ),
+    "protonet": Algorithm(
+        protonet.task_gradients,
+        reads_query=True,
+        starts_from_support=True,
+        has_inner_loop=False,
+        utterances_held=int.__add__,
     ),
 }

@@ -48,8 +48,12 @@ class Algorithm:
     """Whether training uses the query sets too."""
     differentiates_inner_loop: bool = False
     """Whether second derivatives pass through the inner loop, which then must be SGD."""
+    starts_from_support: bool = False
+    """Whether it needs a head that is computed from the support set."""
     adapts: Literal["all", "head"] = "all"
     """What the inner loop moves, in training and at meta-test."""
+    has_inner_loop: bool = True
+    """Whether training adapts tasks, so that there are inner rates to learn."""
     keeps_moments: bool = False
     """Whether its inner Adam can go on from task to task."""
     utterances_held: Callable[[int, int], int] = lambda n_support, n_query: n_support

@@ -5,6 +5,7 @@ import torch
 from reptile_scaling.learning.algorithms.algorithm import TaskGradients
 from reptile_scaling.learning.examples import query_examples, support_examples
 from reptile_scaling.learning.inner_loop import head_of, mini_batches, pick
+from reptile_scaling.learning.inner_rates import scaled, split_rates
 from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.model.adapters import HEAD_BIAS, Adapters
 from reptile_scaling.model.engine import Engine
@@ -21,11 +22,14 @@ def task_gradients(engine: Engine, batch: TaskBatch) -> TaskGradients:
     features = support.features(theta)
     head, losses = head_of(theta), []
     if (head_from := HEADS[batch.loop.head].from_support) is not None:
-        head = Adapters(head_from(features, support.labels_S, head.tensors[HEAD_BIAS].shape[1]))
-    for chosen in mini_batches(support, batch):
+        first = Adapters(head_from(features, support.labels_S, head.tensors[HEAD_BIAS].shape[1]))
+        # What is constant in them, as a bias of zeros, still moves in the inner loop.
+        head = Adapters(head.tensors | first.map(lambda tensor: tensor.requires_grad_()).tensors)
+    _, log_rates = split_rates(theta)
+    for k, chosen in enumerate(mini_batches(support, batch)):
         losses_T = task_losses(logits(head, pick(features, chosen)), support.labels(chosen))
         slopes = torch.autograd.grad(losses_T.sum(), list(head.tensors.values()), create_graph=True)
-        head = head.combine(head.like(slopes), lambda x, g: x - batch.loop.learning_rate * g)
+        head = head.combine(scaled(head.like(slopes), batch.loop, log_rates, k), torch.sub)
         losses.append(losses_T.detach())
     query_losses_T = task_losses(logits(head, query.features(theta)), query.labels())
     variables = list(theta.tensors.values())

@@ -5,9 +5,12 @@ tasks' gradients gives θ ← θ + ε · mean_t (φ_t − θ).
 """
 
 import torch
+from torch import Tensor
 
 from reptile_scaling.learning.algorithms.algorithm import TaskGradients
+from reptile_scaling.learning.examples import loss_gradient, query_examples
 from reptile_scaling.learning.inner_loop import adapt
+from reptile_scaling.learning.inner_rates import first_order, split_rates
 from reptile_scaling.learning.task_batch import TaskBatch
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.engine import Engine
@@ -27,6 +30,12 @@ def outer_step(theta: Adapters, gradient: Adapters, meta_lr: float) -> Adapters:
 
 
 def task_gradients(engine: Engine, batch: TaskBatch) -> TaskGradients:
-    """Reptile's gradient of every task of the batch; query sets are not read."""
-    adapted = adapt(engine, batch)
-    return TaskGradients(reptile(batch.theta, adapted.adapters), adapted.losses, adapted.moments)
+    """Reptile's gradient of every task of the batch; query sets are read for learned rates alone."""
+    directions: list[list[Tensor]] = []
+    adapted = adapt(engine, batch, directions=directions)
+    theta, log_rates = split_rates(batch.theta)
+    gradients = reptile(theta, adapted.adapters)
+    if log_rates is not None:
+        at_end = loss_gradient(query_examples(engine, batch), adapted.adapters)
+        gradients = Adapters(gradients.tensors | first_order(at_end, directions, log_rates))
+    return TaskGradients(gradients, adapted.losses, adapted.moments)
