@@ -230,11 +230,11 @@ def test_baseline_that_raises_is_recorded_and_tried_again(small, tmp_path, monke
 def test_out_of_memory_is_retried_in_smaller_groups(error, small, tmp_path, whole, monkeypatch) -> None:
     adapt, sizes = inner_loop.adapt_support, []
 
-    def starved(support, batch, after_step=None):
+    def starved(support, batch, *watching):
         sizes.append(support.n_tasks)
         if support.n_tasks > 2:
             raise error
-        return adapt(support, batch, after_step)
+        return adapt(support, batch, *watching)
 
     monkeypatch.setattr(inner_loop, "adapt_support", starved)
     run = swept(small, tmp_path / "run")
