@@ -238,7 +238,7 @@ def test_out_of_memory_is_retried_in_smaller_groups(error, small, tmp_path, whol
 
     monkeypatch.setattr(inner_loop, "adapt_support", starved)
     run = swept(small, tmp_path / "run")
-    assert len(run.results()) == 6 and max(sizes) == 8
+    assert len(run.results()) == 6 and sizes[0] > 2 >= sizes[-1]
     for cell in run.cells():
         assert_about_the_same(run, whole, cell)
 
