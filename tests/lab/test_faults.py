@@ -212,7 +212,7 @@ def test_baseline_that_raises_is_recorded_and_tried_again(small, tmp_path, monke
     settings = {**small, "n_tasks_list": [2], "seeds": [0]}
     run = swept(settings, tmp_path / "run")
     assert run.read_baseline_failures() == {"no_meta": "RuntimeError: a kernel went wrong"}
-    assert "no_meta_tuned" in run.read_baselines()
+    assert "logistic_regression" in run.read_baselines()
     monkeypatch.undo()
     run_sweep(plan_sweep(make_config(settings), run), run)
     assert run.read_baseline_failures() == {}
