@@ -101,8 +101,9 @@ def standing_table(answers: list[SplitAnswer]) -> PlainTable:
 def level_table(law: Law) -> PlainTable:
     """Losses of levels, split by split."""
     table = law.table
-    names = list(dict.fromkeys(table.group or ()))
-    losses = {key: loss for *key, loss in zip(table.x.tolist(), table.group or (), table.loss.tolist(), strict=True)}
+    groups = table.group or ()
+    names = list(dict.fromkeys(groups))
+    losses = dict(zip(zip(table.x.tolist(), groups, strict=True), table.loss.tolist(), strict=True))
     rows = [
         (
             f"{table.x_symbol} = {x:g}",
@@ -144,7 +145,9 @@ def _draw_split(chart: Chart, law: Law, name: str) -> None:
     x, loss = table.x[rows][order], table.loss[rows][order]
     (line,) = chart.axes.plot(x, loss, "o-", ms=4, lw=0.8, color=BLUE, alpha=0.45, zorder=3)
     chart.say(line, f"class split {name}")
-    chart.rows += [{table.x_name: n, "class_split": name, "meta_test_loss": value} for n, value in zip(x, loss)]
+    chart.rows += [
+        {table.x_name: n, "class_split": name, "meta_test_loss": value} for n, value in zip(x, loss, strict=True)
+    ]
 
 
 def _half_widths(law: Law) -> np.ndarray:
