@@ -1,6 +1,7 @@
 """Several class splits: each run is that of its split alone, and together they are replications."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from scipy.stats import t as student
 
 from reptile_scaling import interruption
+from reptile_scaling.analysis.beside import put_beside
 from reptile_scaling.analysis.class_splits import pooled_gain
 from reptile_scaling.analysis.law_of_run import losses_of_run
 from reptile_scaling.analysis.paired import Gain
@@ -101,7 +103,7 @@ def test_replications_of_the_law_are_the_splits(pooled) -> None:
     assert table.loss.tolist() == pytest.approx(means)
     assert table.task_losses is None  # other tasks in each split
     law = json.loads((pooled.path / "power_law_fit.json").read_text())
-    assert law["n_points"] == 4 and law["seeds_per_level"] == [2, 2]
+    assert law["n_points"] == 4 and law["n_levels"] == 2 and law["n_seeds"] == 2
 
 
 def test_standing_is_the_mean_of_the_splits_own(pooled) -> None:
@@ -154,6 +156,21 @@ def test_fit_and_status_take_the_pooled_folder(pooled, capsys) -> None:
     assert all(f"Class split {name}" in told for name in NAMES)
     found = json.loads(printed(capsys, "status", pooled.path, "--json"))
     assert [split["done"] for split in found["class_splits"].values()] == [4, 4] and found["not_begun"] == []
+
+
+def test_report_draws_the_page_again(pooled, capsys, tmp_path) -> None:
+    folder = shutil.copytree(pooled.path, tmp_path / "out")
+    (folder / "report.html").unlink()
+    with pytest.raises(SystemExit) as ended:
+        printed(capsys, "report", folder)
+    assert ended.value.code == 0 and (folder / "report.html").read_text() == pooled.report_path.read_text()
+    with pytest.raises(InputError, match="--tables is for one run, .* give a split's folder in it"):
+        printed(capsys, "report", folder, "--tables")
+
+
+def test_compare_asks_for_the_splits_own_folders(pooled) -> None:
+    with pytest.raises(InputError, match="holds several class splits: compare the split_… folders in it"):
+        put_beside([pooled.path, pooled.path])
 
 
 def test_dry_run_adds_the_costs_up_and_writes_nothing(settings, tmp_path, capsys) -> None:
