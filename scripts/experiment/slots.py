@@ -9,12 +9,13 @@ and docs/figures/slots.png. RUNS keeps the run folders; a sweep that was cut goe
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from reptile_scaling.api import run_experiment
 from reptile_scaling.config import load_config
 from reptile_scaling.errors import InputError
-from reptile_scaling.report.drawing import BLUE, ORANGE, drawing_style, label_ends, loss_ticks, new_chart
+from reptile_scaling.report.drawing import BLUE, ORANGE, drawing_style, label_ends, level_ticks, loss_ticks, new_chart
 
 ROOT = Path(__file__).parents[2]
 TABLE, FIGURE = ROOT / "results" / "protocol" / "slots.csv", ROOT / "docs" / "figures" / "slots.png"
@@ -57,7 +58,7 @@ def draw(table: pd.DataFrame) -> None:
             chart.axes.plot(means.index, means, color=colour, lw=1.8)
             name = "slots kept by each task" if slots == "fixed" else "slots drawn anew at each visit"
             ends.append((float(means.index[-1]), float(means.iloc[-1]), name, colour))
-        chart.axes.set_xscale("log")
+        level_ticks(chart.axes, np.unique(table.n_tasks))
         loss_ticks(chart.axes, table.meta_test_loss.to_numpy())
         chart.axes.set_xlabel("meta-training tasks, N")
         chart.axes.set_ylabel("meta-test loss, nats")

@@ -20,9 +20,9 @@ def test_planned_work_is_the_work_done(toy_settings, tmp_path, monkeypatch: pyte
     done = {"steps": 0, "readings": 0}
     adapt, read = inner_loop.adapt_support, evaluation.read_queries
 
-    def counted_adaptation(support, batch, after_step=None):
+    def counted_adaptation(support, batch, *watching):
         done["steps"] += support.n_tasks * batch.loop.steps
-        return adapt(support, batch, after_step)
+        return adapt(support, batch, *watching)
 
     def counted_reading(engine, batch, adapters):
         done["readings"] += len(batch)

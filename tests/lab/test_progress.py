@@ -50,7 +50,7 @@ def test_baseline_is_expected_told_and_forgotten(toy_settings, tmp_path, monkeyp
     write = RunDirectory.write_baseline_status
     monkeypatch.setattr(RunDirectory, "write_baseline_status", lambda run, s: (told.append(s), write(run, s))[1])
     names = ["nearest_mean", "no_meta_tuned", "in_context"]
-    config = make_config({**toy_settings, "n_tasks_list": [2], "seeds": [0], "baselines": names})
+    config = make_config({**toy_settings, "curve_steps": [1, 3], "n_tasks_list": [2], "seeds": [0], "baselines": names})
     run = RunDirectory(tmp_path)
     run_sweep(plan_sweep(config, run), run)
     assert told[:3] == [BaselineStatus(name) for name in names]

@@ -354,6 +354,7 @@ ALL_ALGORITHMS = {
 }  # fmt: skip
 
 
+@pytest.mark.whole_cells
 @pytest.mark.parametrize("name", ALL_ALGORITHMS)
 def test_resumed_equals_uninterrupted(name: str, toy_settings, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole sweep of each, cut after two of its meta-steps; the checkpoint holds all that the algorithm keeps."""
@@ -381,6 +382,7 @@ def test_resumed_equals_uninterrupted(name: str, toy_settings, tmp_path, monkeyp
         assert (runs[0].cell(runs[0].cells()[0]).adapter_folder / "second_moments.safetensors").is_file()
 
 
+@pytest.mark.whole_cells
 def test_head_that_is_not_meta_learned_stays(toy_settings, tmp_path) -> None:
     """θ's own head is no part of what a prototype or a word vector starts from, so nothing may move it."""
     from reptile_scaling.model.peft_io import load_adapter

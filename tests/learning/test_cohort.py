@@ -33,6 +33,7 @@ def losses(cell: CellDirectory) -> np.ndarray:
     return np.array([task.loss for task in cell.read_test_tasks()])
 
 
+@pytest.mark.whole_cells
 @pytest.mark.parametrize("task_examples", ["fixed", "resampled"])
 def test_cohort_equals_single_cells(toy_settings, tmp_path, task_examples: str) -> None:
     config = make_config({**toy_settings, "task_examples": task_examples, "inner_batch_size": 4, "lora_dropout": 0.1})
@@ -42,6 +43,7 @@ def test_cohort_equals_single_cells(toy_settings, tmp_path, task_examples: str) 
         np.testing.assert_allclose(losses(together.cell(cell)), losses(alone.cell(cell)), rtol=2e-3, atol=1e-4)
 
 
+@pytest.mark.whole_cells
 def test_resumed_equals_uninterrupted(toy_config, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(toy_config, CELLS, tmp_path / "whole")
     meta_step, n_steps = cohort.meta_step, 0

@@ -67,7 +67,14 @@ def test_tested_point_is_the_best_on_validation_tasks_and_the_last_stands_beside
 
 @pytest.mark.parametrize("select", ["best", "mean"])
 def test_resumed_selection_equals_uninterrupted(select: str, toy_settings, tmp_path, monkeypatch) -> None:
-    settings = {**toy_settings, "num_meta_steps": 6, "eval_interval": 2, "select": select, "patience": 2}
+    settings = {
+        **toy_settings,
+        "num_meta_steps": 6,
+        "eval_interval": 2,
+        "select": select,
+        "patience": 2,
+        "curve_steps": [1, 3],
+    }
     cells = (Cell(2, 0), Cell(8, 0))
     whole, step, n_steps = trained(settings, tmp_path / "whole", cells), cohort.meta_step, 0
 

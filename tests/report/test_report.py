@@ -61,6 +61,7 @@ def finished(toy_settings, toy_rows, tmp_path_factory: pytest.TempPathFactory) -
     split = {"train": 0.3, "validation": 0.26, "seed": 0}
     settings = {
         **toy_settings,
+        "curve_steps": [1, 3],
         "class_split": split,
         "dataset": str(folder / "hostile.jsonl"),
         "num_meta_steps": 6,

@@ -40,7 +40,7 @@ def report_splits(folder: RunDirectory, conclude: Conclude, *, tables: bool) -> 
 
     if tables:
         raise InputError(
-            f"--tables is for one run, and {str(folder.path)!r} holds several class splits: give one's folder"
+            f"--tables is for one run, and {str(folder.path)!r} holds several class splits: give a split's folder in it"
         )
     codes = [conclude(run) for run in folder.split_runs().values()]
     return max([*codes, _print_together(folder, write_pooled_report(folder) if folder.pooled_results() else None)])
