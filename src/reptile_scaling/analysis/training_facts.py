@@ -106,8 +106,8 @@ def selection_sentence(run: RunDirectory) -> str:
 
 
 def slots_sentence(run: RunDirectory) -> str:
-    """Whether a meta-learned classifier remembers slots: its loss on validation tasks before any inner step is above
-    that of a uniform guess. Empty where it does not, or where the head is not meta-learned."""
+    """Whether a meta-learned classifier starts worse than a uniform guess on validation tasks: where tasks keep their
+    slots it remembers these. Empty where it does not, or where the head is not meta-learned."""
     config, chance = run.config(), math.log(run.config().n_way)
     worst = [
         (row.zero_step_loss, cell.level_name)
@@ -118,10 +118,15 @@ def slots_sentence(run: RunDirectory) -> str:
     if not worst or config.head != "classifier" or max(worst)[0] <= chance * (1 + REMEMBERED):
         return ""
     loss, level = max(worst)
+    measured = (
+        f"before any inner step the classifier of {level} has {loss:.2f} nats on validation tasks, more than a uniform "
+        f"guess (ln {config.n_way} = {chance:.2f})"
+    )
+    if config.slots == "permuted":  # no slot has a class that could be remembered
+        return f"A start that guesses too boldly: {measured}, which inner steps have to undo first."
     return (
-        f"Slots are remembered: before any inner step the classifier of {level} has {loss:.2f} nats on validation "
-        f"tasks, more than a uniform guess (ln {config.n_way} = {chance:.2f}). With slots {config.slots!r} a curve "
-        "over tasks may show that memory; `slots: permuted` draws them anew at every visit."
+        f"Slots are remembered: {measured}. A curve over tasks may show that memory; `slots: permuted` draws them anew "
+        "at every visit."
     )
 
 

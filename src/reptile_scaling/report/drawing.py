@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from reptile_scaling.storage import write_bytes
 
@@ -130,8 +130,7 @@ def loss_ticks(axes: Axes, losses: np.ndarray) -> None:
     axes.set_yscale("log")
     candidates = np.array([m * 10.0**e for e in range(-4, 4) for m in (1, 1.5, 2, 3, 5, 7)])
     inside = candidates[(candidates >= losses.min() * 0.9) & (candidates <= losses.max() * 1.1)]
-    if len(inside) >= 2:
-        axes.set_yticks(inside)
+    axes.set_yticks(inside if len(inside) >= 3 else MaxNLocator(4).tick_values(losses.min(), losses.max()))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
