@@ -5,7 +5,7 @@ experiment.results, experiment.sentence, experiment.law.predict(400.0)
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -15,16 +15,19 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from reptile_scaling.analysis.class_splits import pooled_sentence
 from reptile_scaling.analysis.law_of_run import law_of_run
 from reptile_scaling.analysis.standing import standing_sentence
 from reptile_scaling.config import Config, load_config, make_config
 from reptile_scaling.errors import InputError
 from reptile_scaling.interruption import StopRequested, graceful_stop
+from reptile_scaling.lab.class_splits import begin_splits, plan_splits
 from reptile_scaling.lab.plan import Plan, plan_sweep
 from reptile_scaling.lab.progress import read_statuses, shown_progress
 from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.laws import Law, verdict_sentence
 from reptile_scaling.report import write_report
+from reptile_scaling.report.class_splits import write_pooled_report
 from reptile_scaling.report.renewal import renewed_page
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.records import CellResult
@@ -34,7 +37,11 @@ BASELINE_COLUMNS = ["name", "label", "accuracy", "accuracy_std", "loss", "loss_s
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What the folder of a run holds. A table is read when it is first asked for; `load_experiment` reads anew."""
+    """What the folder of a run holds. A table is read when it is first asked for; `load_experiment` reads anew.
+
+    Of several class splits the tables have a column `class_split` before the others, and the law and the standing are
+    the pooled ones.
+    """
 
     folder: Path
 
@@ -47,7 +54,7 @@ class RunRecord:
     def results(self) -> pd.DataFrame:
         """A row per finished cell; the columns of `final_result.json`, see docs/output_files.md."""
         columns = [field.name for field in fields(CellResult)]
-        return pd.DataFrame([asdict(result) for result in self._run.results()], columns=columns)
+        return self._gathered(lambda run: [asdict(result) for result in run.results()], columns)
 
     @cached_property
     def law(self) -> Law:
@@ -64,31 +71,53 @@ class RunRecord:
     def standing(self) -> str:
         """How the best level stands against the baselines; empty without any, InputError where no cell is finished."""
         self._check_finished()
-        return standing_sentence(self._run)
+        return pooled_sentence(self._run) if self._is_pooled else standing_sentence(self._run)
 
     @cached_property
     def baselines(self) -> pd.DataFrame:
         """A row per finished baseline, by name; `loss` is NaN where there is none."""
-        rows = [asdict(baseline) for baseline in self._run.read_baselines().values()]
-        return pd.DataFrame(rows, columns=BASELINE_COLUMNS).set_index("name")
+        found = self._gathered(lambda run: [asdict(b) for b in run.read_baselines().values()], BASELINE_COLUMNS)
+        return found.set_index("name")
 
     @cached_property
     def learning_curves(self) -> pd.DataFrame:
         """A row per cell and evaluation on the validation tasks: `n_tasks`, `seed`, `meta_step`, loss, accuracies."""
-        run = self._run
-        return pd.DataFrame(
-            [{**asdict(cell), **asdict(row)} for cell in run.cells() for row in run.cell(cell).read_eval_stats()]
+        return self._gathered(
+            lambda run: [
+                {**asdict(cell), **asdict(row)} for cell in run.cells() for row in run.cell(cell).read_eval_stats()
+            ]
         )
 
     @property
     def failures(self) -> dict[str, str]:
         """Why a cell or baseline failed, by its name; empty is what one wants to see."""
-        cells = {cell.name: status.reason for cell, status in read_statuses(self._run) if status.state == "failed"}
-        return {**cells, **self._run.read_baseline_failures()}
+        return {
+            f"{name}/{failed}" if self._is_pooled else failed: reason
+            for name, run in self._runs.items()
+            for failed, reason in _failures(run).items()
+        }
 
     @property
     def _run(self) -> RunDirectory:
         return RunDirectory(self.folder)
+
+    @property
+    def _is_pooled(self) -> bool:
+        return self.config.class_splits is not None
+
+    @property
+    def _runs(self) -> dict[str, RunDirectory]:
+        """The run, or that of every class split that has begun, by name."""
+        return self._run.split_runs() if self._is_pooled else {"": self._run}
+
+    def _gathered(
+        self, rows_of: Callable[[RunDirectory], list[dict[str, Any]]], columns: list[str] | None = None
+    ) -> pd.DataFrame:
+        """A table of all runs, with the class split of each row where there are several."""
+        if not self._is_pooled:
+            return pd.DataFrame(rows_of(self._run), columns=columns)
+        rows = [{"class_split": name, **row} for name, run in self._runs.items() for row in rows_of(run)]
+        return pd.DataFrame(rows, columns=["class_split", *columns] if columns else None)
 
     def _check_finished(self) -> None:
         if self.results.empty:
@@ -117,15 +146,27 @@ def run_experiment(settings: Mapping[str, Any] | str | Path, folder: str | Path)
     config = load_config(settings) if isinstance(settings, str | Path) else make_config(dict(settings))
     run = RunDirectory(Path(folder))
     console = _console()
-    plan = plan_sweep(config, run)
-    show_plan(plan, console)
-    with performed(plan, run, console):
-        if run.results():
-            write_report(run)
+    if config.class_splits is None:
+        plan = plan_sweep(config, run)
+        show_plan(plan, console)
+        with performed(plan, run, console):
+            _report_finished(run)
+    else:
+        perform_splits(config, plan_splits(config, run), run, console, _report_finished)
     record = load_experiment(folder)
     for name, reason in record.failures.items():
         console.print(f"{name} failed: {reason}", soft_wrap=True, markup=False)
     return record
+
+
+def _report_finished(run: RunDirectory) -> None:
+    if run.results():
+        write_report(run)
+
+
+def _failures(run: RunDirectory) -> dict[str, str]:
+    cells = {cell.name: status.reason for cell, status in read_statuses(run) if status.state == "failed"}
+    return {**cells, **run.read_baseline_failures()}
 
 
 def _console() -> Console:
@@ -160,3 +201,29 @@ def performed(plan: Plan, run: RunDirectory, console: Console) -> Iterator[None]
             console.print(f"Stopped at once. Checkpoints are in {run.path}/: run the same command to go on from them.")
             raise
         yield
+
+
+def perform_splits(
+    config: Config,
+    plans: dict[str, Plan],
+    folder: RunDirectory,
+    console: Console,
+    conclude: Callable[[RunDirectory], object],
+) -> Law | None:
+    """Performs the plan of every class split in turn and concludes it; from the second on what they say together is
+    written anew. The last law of all, None where no cell is done. No other process may use the folder meanwhile.
+
+    An interruption is passed on as by `performed`; splits that were not reached begin next time.
+    """
+    law = None
+    with folder.locked():
+        begin_splits(config, plans, folder)
+        for place, (name, plan) in enumerate(plans.items(), 1):
+            console.print(f"Class split {place} of {len(plans)}, {name}:", soft_wrap=True, markup=False)
+            show_plan(plan, console)
+            run = folder.split_run(name)
+            with performed(plan, run, console):
+                conclude(run)
+            if place > 1 and folder.pooled_results():
+                law = write_pooled_report(folder)
+    return law

@@ -1,6 +1,7 @@
 """Every knob: its type, unit, default and one sentence. Defaults live here and nowhere else."""
 
 import difflib
+import re
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -40,6 +41,14 @@ class FractionSplit(BaseModel):
                 "lower one of them until the sum is below 1"
             )
         return self
+
+    def __str__(self) -> str:
+        return f"{self.train:g}-{self.validation:g}-seed-{self.seed}"
+
+
+def split_name(split: str | FractionSplit) -> str:
+    """What one of several class splits is called in tables and in the name of its folder."""
+    return re.sub("[^A-Za-z0-9._-]+", "-", str(split))
 
 
 def _one_as_list(value: object) -> object:
@@ -122,6 +131,9 @@ class DataKeys(Keys):
     class_split: str | FractionSplit = FractionSplit()
     """Class-disjoint split: fractions and a seed, or published class lists by name: `protaugment-01` for
     `data_dir/splits/01.json`, any other NAME for `data_dir/splits/NAME.json`."""
+    class_splits: Annotated[tuple[str | FractionSplit, ...] | None, MAY_CHANGE] = None
+    """Two or more of what class_split takes: the whole sweep on each in turn, in a folder of its own, pooled as
+    replications; null takes class_split alone."""
     n_way: Annotated[int, Field(ge=2), IN_ADAPTER] = 5
     """Classes per task."""
     k_support: Annotated[Count, IN_ADAPTER] = 5
@@ -293,6 +305,7 @@ class Config(MachineKeys, LoraKeys, MetaTrainingKeys, DataKeys, ModelKeys):
             if repeated := sorted({value for value in values if values.count(value) > 1}):
                 raise ValueError(f"{name} names {repeated[0]} twice: list each value once")
         self._check_axis()
+        self._check_class_splits()
         if self.lora_layers != "all":
             count = self.lora_layers.removeprefix("top-")
             if not self.lora_layers.startswith("top-") or not count.isdecimal() or int(count) < 1:
@@ -314,6 +327,23 @@ class Config(MachineKeys, LoraKeys, MetaTrainingKeys, DataKeys, ModelKeys):
             raise ValueError(f"axis_values = {list(self.axis_values)} must list the levels of {self.axis} once each")
         if len(self.n_tasks_list) > 1:
             raise ValueError(f"n_tasks_list has {len(self.n_tasks_list)} levels, but axis is {self.axis!r}: keep one N")
+
+    def _check_class_splits(self) -> None:
+        if self.class_splits is None:
+            return
+        if len(self.class_splits) < 2:
+            raise ValueError(f"class_splits has {len(self.class_splits)} split: name two or more, or set class_split")
+        names = [split_name(split) for split in self.class_splits]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"class_splits names {repeated[0]} twice: list each split once")
+
+    @property
+    def split_configs(self) -> "dict[str, Config]":
+        """The run of each of `class_splits` by the split's name, as if it were alone; none where there is one split."""
+        return {
+            split_name(split): self.model_copy(update={"class_split": split, "class_splits": None})
+            for split in self.class_splits or ()
+        }
 
     @property
     def level_configs(self) -> "tuple[Config, ...]":

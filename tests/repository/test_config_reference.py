@@ -20,7 +20,7 @@ PROMISED = {
     "inner_batch_size", "num_meta_steps", "eval_interval", "num_meta_test_tasks", "devices", "load_in_8bit", "lora_r",
     "lora_alpha", "lora_dropout", "max_length", "seed_meta_test", "seed_train_base", "n_tasks_list", "seeds",
     "dataset", "data_dir", "class_split", "task_examples", "algorithm", "head", "lora_layers", "lora_targets",
-    "dtype", "executor", "slots",
+    "dtype", "executor", "slots", "class_splits",
 }  # fmt: skip
 
 
@@ -32,7 +32,15 @@ def test_committed_page_is_the_generated_one() -> None:
 def test_facts_stand_beside_their_keys() -> None:
     """The grid and the machine may change; what the inner loop and its base are goes with an adapter."""
     may_change, in_adapter = (set(keys_with(fact)) for fact in (MAY_CHANGE, IN_ADAPTER))
-    assert {"n_tasks_list", "axis_values", "seeds", "data_dir", "baselines", *key_groups()["Machine"]} == may_change
+    assert {
+        "n_tasks_list",
+        "axis_values",
+        "seeds",
+        "data_dir",
+        "class_splits",
+        "baselines",
+        *key_groups()["Machine"],
+    } == may_change
     loop = {"algorithm", "head", "label_words", "n_way", "k_support", "k_inner", "k_inner_test"}
     rates = {"inner_lr", "inner_optimizer", "inner_rates", "inner_batch_size"}
     assert {*key_groups()["Model"], *loop, *rates, *key_groups()["LoRA"]} - {"lora_dropout"} == in_adapter

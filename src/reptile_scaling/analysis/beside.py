@@ -76,6 +76,8 @@ def put_beside(folders: Sequence[Path]) -> Beside:
         raise InputError(f"compare was given {len(folders)} folder: give the folders of at least two runs")
     runs = [RunDirectory(folder) for folder in folders]
     for run in runs:
+        if run.config().class_splits is not None:
+            raise InputError(f"folder {str(run.path)!r} holds several class splits: compare the split_… folders in it")
         if not run.results():
             raise InputError(f"folder {str(run.path)!r} holds no finished cell to compare: run its experiment first")
     configs = [run.config().model_dump(mode="json") for run in runs]

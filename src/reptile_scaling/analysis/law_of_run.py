@@ -1,6 +1,6 @@
 """The law of a run: its finished cells as a table of losses, fitted."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from reptile_scaling.axes import AXES
 from reptile_scaling.data.files import read_table
 from reptile_scaling.laws import Law, LossTable, fit_law, table_from_frame
 from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.records import PooledResult
 from reptile_scaling.storage import read_listed
 
 
@@ -39,7 +40,12 @@ def read_losses(path: Path, x: str, y: str, group: str | None) -> LossTable:
 
 
 def losses_of_run(run: RunDirectory) -> LossTable:
-    """Meta-test loss over the axis of the finished cells, with the losses of the shared test tasks."""
+    """Meta-test loss over the axis of the finished cells, with the losses of the shared test tasks.
+
+    Of several class splits see `losses_of_splits`.
+    """
+    if run.config().class_splits is not None:
+        return losses_of_splits(run)
     results = run.results()
     axis = AXES[results[0].axis if results else "n_tasks"]
     task_losses = [
@@ -56,6 +62,30 @@ def losses_of_run(run: RunDirectory) -> LossTable:
         dropped=tuple(_why_missing(run)),
         task_classes=_classes_of_tests(run, len(task_losses[0]) if task_losses else 0),
     )
+
+
+def losses_of_splits(run: RunDirectory) -> LossTable:
+    """Of several class splits: a row for each level and split, the mean over the split's seeds.
+
+    Seeds of a split share its classes, and a split moves them together: the split is the replication. Test tasks are
+    not shared, so there are no losses of single ones.
+    """
+    cells = run.pooled_results()
+    axis = AXES[cells[0].axis if cells else "n_tasks"]
+    replications = sorted({(r.level, r.class_split) for r in cells})
+    return LossTable(
+        x=np.array([level for level, _ in replications], dtype=float),
+        loss=np.array([_mean_loss(cells, level, name) for level, name in replications], dtype=float),
+        group=tuple(name for _, name in replications),
+        x_name=axis.name,
+        x_symbol=axis.symbol,
+        y_name="meta-test loss",
+        dropped=tuple(f"{name}: {why}" for name, own in run.split_runs().items() for why in _why_missing(own)),
+    )
+
+
+def _mean_loss(cells: Sequence[PooledResult], level: float, name: str) -> float:
+    return float(np.mean([r.meta_test_loss for r in cells if (r.level, r.class_split) == (level, name)]))
 
 
 def _classes_of_tests(run: RunDirectory, n_tasks: int) -> tuple[tuple[str, ...], ...] | None:

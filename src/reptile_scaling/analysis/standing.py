@@ -1,5 +1,6 @@
 """How the meta-trained initialisation stands against the baselines, paired over the shared test tasks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,17 +46,22 @@ def standing_sentence(run: RunDirectory) -> str:
     """The best level (on validation) against every rival among the baselines, in accuracy, by 95 % paired intervals
     over test classes, tasks and initialisations. Empty without baselines."""
     cells = best_cells(run)
-    clauses = []
-    for verb in ("beats", "is level with", "falls short of"):
-        found = [s for s in standings(run) if s.verb == verb]
-        named = [f"{s.label} ({s.accuracy:.1%}, {s.gain:+.1f} ± {s.error:.1f} points)" for s in found]
-        if named:
-            clauses.append(f"{verb} {'; '.join(named)}")
+    clauses = standing_clauses(standings(run))
     if not clauses:
         return ""
     name = cells[0].level_name
     where = f"on {name} tasks" if cells[0].value is None else f"with {name}"
-    return f"Meta-trained {where} ({task_accuracies(run, cells).mean():.1%}), it {', and '.join(clauses)}."
+    return f"Meta-trained {where} ({task_accuracies(run, cells).mean():.1%}), it {clauses}."
+
+
+def standing_clauses(found: Sequence[Standing]) -> str:
+    """`beats …, and is level with …`: rivals by what is done to them; empty without rivals."""
+    clauses = []
+    for verb in ("beats", "is level with", "falls short of"):
+        alike = [f"{s.label} ({s.accuracy:.1%}, {s.gain:+.1f} ± {s.error:.1f} points)" for s in found if s.verb == verb]
+        if alike:
+            clauses.append(f"{verb} {'; '.join(alike)}")
+    return ", and ".join(clauses)
 
 
 def initialisations_of(baseline: BaselineResult) -> Float[np.ndarray, "R T"]:

@@ -7,20 +7,20 @@ import json
 import logging
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 
 from reptile_scaling import __version__
-from reptile_scaling.cli import adapters, compare, presets
+from reptile_scaling.cli import adapters, class_splits, compare, presets, status
 from reptile_scaling.cli.options import JsonFlag, OutFolder, RunFolder, console, errors
+from reptile_scaling.cli.printing import baseline_failure_lines, print_law
 from reptile_scaling.config import Config, load_config
 from reptile_scaling.disk import CHECK_THE_DISK
 from reptile_scaling.errors import InputError
-from reptile_scaling.laws import Law, Transform
+from reptile_scaling.laws import Transform
 from reptile_scaling.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for commands in (presets.app, compare.app, adapters.app):
+for commands in (presets.app, status.app, compare.app, adapters.app):
     app.add_typer(commands)
 
 
@@ -96,6 +96,8 @@ def run_config(config: Config, out: Path, *, dry_run: bool = False) -> int:
     from reptile_scaling.lab.plan import plan_sweep
 
     folder = RunDirectory(out)
+    if config.class_splits is not None:
+        return class_splits.run_splits(config, folder, _conclude, dry_run=dry_run)
     plan = plan_sweep(config, folder)
     show_plan(plan, console)
     if dry_run:
@@ -107,40 +109,6 @@ def run_config(config: Config, out: Path, *, dry_run: bool = False) -> int:
             return _conclude(folder)
     except KeyboardInterrupt:
         return 130
-
-
-@app.command()
-def status(folder: RunFolder, as_json: JsonFlag = False) -> None:
-    """Cells done, running, failed and pending, with reasons and ETA; reads the folder alone."""
-    from reptile_scaling.lab.progress import (
-        baselines_line,
-        count_states,
-        eta_seconds,
-        filling_lines,
-        is_stale,
-        read_statuses,
-        status_table,
-        worker_lines,
-    )
-
-    run_folder = RunDirectory(folder)
-    statuses = read_statuses(run_folder)
-    failures = run_folder.read_baseline_failures()
-    if as_json:
-        cells = [{**asdict(cell), **asdict(cell_status)} for cell, cell_status in statuses]
-        workers = [{**asdict(worker), "stale": is_stale(worker)} for worker in run_folder.read_workers()]
-        found: dict[str, Any] = {**count_states(statuses), "eta_seconds": eta_seconds(statuses), "cells": cells}
-        left = [
-            {**asdict(baseline), "seconds_left": baseline.seconds_left}
-            for baseline in run_folder.read_baselines_left().values()
-        ]
-        found |= {"workers": workers, "baselines_left": left, "baselines_failed": failures}
-        print(json.dumps(found))
-        return
-    console.print(status_table(statuses))
-    working = [baselines_line(run_folder), *filling_lines(run_folder), *worker_lines(run_folder, statuses)]
-    for line in [*working, *_baseline_failure_lines(failures)]:
-        console.print(line, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -177,7 +145,7 @@ def fit(
     if as_json:
         print(json.dumps({**law.as_json(), **answers.as_json()}, allow_nan=False))
         return
-    _print_law(law)
+    print_law(law)
     for line in answer_lines(answers, law.table.x_symbol):
         console.print(line, soft_wrap=True, markup=False)
 
@@ -191,6 +159,8 @@ def report(
 ) -> None:
     """Draw the figures and report.html again."""
     run_folder = RunDirectory(folder)
+    if run_folder.config().class_splits is not None:
+        sys.exit(class_splits.report_splits(run_folder, _conclude, tables=tables))
     code = _conclude(run_folder)
     if tables and run_folder.results():
         from reptile_scaling.report.paper import write_paper
@@ -313,7 +283,7 @@ def _conclude(folder: RunDirectory) -> int:
         return 3
     law = write_report(folder)
     console.print(results_table(folder))
-    _print_law(law)
+    print_law(law)
     for sentence in filter(
         None,
         (
@@ -330,21 +300,6 @@ def _conclude(folder: RunDirectory) -> int:
     failures = folder.read_baseline_failures()
     if counts["failed"]:
         console.print(status_table([row for row in statuses if row[1].state == "failed"]))
-    for line in _baseline_failure_lines(failures):
+    for line in baseline_failure_lines(failures):
         console.print(line, soft_wrap=True, markup=False)
     return 3 if counts["failed"] or failures else 0
-
-
-def _baseline_failure_lines(failures: dict[str, str]) -> list[str]:
-    return [f"baseline {name} failed: {reason}" for name, reason in failures.items()]
-
-
-def _print_law(law: Law) -> None:
-    """The table of forms, then the verdict with its reasons."""
-    from reptile_scaling.laws import verdict_sentence
-    from reptile_scaling.report.tables import law_table
-
-    console.print(law_table(law))
-    console.print(verdict_sentence(law), style="bold", soft_wrap=True, markup=False)
-    for reason in [*law.verdict.reasons, *law.warnings]:
-        console.print(f"  - {reason}", soft_wrap=True, markup=False)

@@ -69,6 +69,7 @@ class Plan:
 
 def plan_sweep(config: Config, run: RunDirectory) -> Plan:
     """Checks the input and lists the work that is left. Raises InputError for anything that cannot work."""
+    assert config.class_splits is None, config.class_splits
     devices = choose_devices(config.devices)
     _check_places(config, devices)
     if config.tensorboard:

@@ -42,7 +42,7 @@ def draw_scaling(results: list[CellResult], law: Law | None, sentence: str) -> C
         of_level = [np.array([r.meta_test_loss for r in results if r.level == n]) for n in levels]
         level_ticks(axes, levels)
         loss_ticks(axes, np.concatenate(of_level))
-        ends = [] if law is None else _draw_law(chart, law, levels)
+        ends = [] if law is None else draw_law(chart, law, levels)
         _draw_cells(chart, results, "meta_test_loss", half_widths(of_level), "{:.3f} nats")
         axes.set_xlabel(AXES[results[0].axis].label)
         axes.set_ylabel("meta-test loss, nats per query utterance")
@@ -109,7 +109,7 @@ def half_widths(of_level: list[np.ndarray]) -> np.ndarray:
     return np.array([t.ppf(0.975, degrees) * relative * x.mean() / np.sqrt(len(x)) for x in of_level])
 
 
-def _draw_law(chart: Chart, law: Law, levels: np.ndarray) -> list[tuple[float, float, str, str]]:
+def draw_law(chart: Chart, law: Law, levels: np.ndarray) -> list[tuple[float, float, str, str]]:
     """The verdict's curve with its band, and the other forms thin; their ends and names are left to `label_ends`."""
     axes, grid = chart.axes, np.geomspace(levels.min(), levels.max(), 120)
     ends: list[tuple[float, float, str, str]] = []

@@ -30,19 +30,15 @@ from reptile_scaling.report.tables import form_rows
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.storage import write_bytes
 
-TEMPLATE = "page.html.jinja"
+TEMPLATE, STYLE = "page.html.jinja", "page.css"
 HARDEST_TASKS = 8
 SECONDS_BETWEEN_LOADS = 20
 
 
 def render_page(run: RunDirectory, law: Law, charts: dict[str, Chart], is_running: bool) -> None:
     """Fills the template; every text from data or configuration is escaped."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": _number, "percent": lambda share: f"{share:.1%}", "duration": _duration}
-    template = environment.from_string((files("reptile_scaling.report") / TEMPLATE).read_text(encoding="utf-8"))
-    page = template.render(
+    page = filled(
+        TEMPLATE,
         charts={name: Markup(chart.inline()) for name, chart in charts.items()},
         data_links={name: chart.data_link() for name, chart in charts.items()},
         law=law,
@@ -52,6 +48,17 @@ def render_page(run: RunDirectory, law: Law, charts: dict[str, Chart], is_runnin
         **_tables(run),
     )
     write_bytes(run.report_path, page.encode())
+
+
+def filled(template: str, **values: Any) -> str:
+    """A template of this folder with the style of its pages."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": _number, "percent": lambda share: f"{share:.1%}", "duration": _duration}
+    folder = files("reptile_scaling.report")
+    style = Markup((folder / STYLE).read_text(encoding="utf-8"))
+    return environment.from_string((folder / template).read_text(encoding="utf-8")).render(style=style, **values)
 
 
 def _words(run: RunDirectory, law: Law) -> dict[str, str]:

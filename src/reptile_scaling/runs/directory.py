@@ -18,6 +18,7 @@ from reptile_scaling.runs.records import (
     BaselineStatus,
     CellResult,
     Filling,
+    PooledResult,
     PoolTask,
     Provenance,
     Worker,
@@ -91,7 +92,11 @@ class RunDirectory:
         # A key that is younger than the folder had its default then.
         recorded = found.config.model_dump(mode="json")
         for key, value in wanted.config.model_dump(mode="json").items():
-            if key not in keys_with(MAY_CHANGE) and recorded[key] != value:
+            # More class splits are the same experiment; one split and several are not.
+            may_change = key in keys_with(MAY_CHANGE) and (
+                key != "class_splits" or (recorded[key] is None) == (value is None)
+            )
+            if not may_change and recorded[key] != value:
                 raise InputError(
                     f"folder {str(self.path)!r} holds an experiment with {key} = {recorded[key]!r}, and "
                     f"this one has {value!r}: choose another --out, or set {key} back to go on with it"
@@ -134,6 +139,15 @@ class RunDirectory:
     def config(self) -> Config:
         """The configuration the folder's run was started with."""
         return self.experiment().config
+
+    def split_run(self, name: str) -> "RunDirectory":
+        """The run of one of several class splits, by the split's name."""
+        return RunDirectory(self.path / f"split_{name}")
+
+    def split_runs(self) -> "dict[str, RunDirectory]":
+        """Of a folder of several class splits the run of each that has begun, by the split's name; else none."""
+        runs = {name: self.split_run(name) for name in self.config().split_configs}
+        return {name: run for name, run in runs.items() if run.is_begun}
 
     def cells(self) -> list[Cell]:
         """The grid, by level and seed."""
@@ -180,6 +194,19 @@ class RunDirectory:
     def read_workers(self) -> list[Worker]:
         """Every worker of the run's last start, by name."""
         return list(self._read_records("workers", Worker).values())
+
+    def pooled_results(self) -> list[PooledResult]:
+        """The results of the cells that are done in every split, in the order of the splits."""
+        return [
+            PooledResult(**vars(result), class_split=name)
+            for name, run in self.split_runs().items()
+            for result in run.results()
+        ]
+
+    def write_pooled_table(self) -> None:
+        """`scaling_law_results.csv` of several class splits."""
+        unseal(self.path)
+        write_rows(self.path / "scaling_law_results.csv", PooledResult, self.pooled_results())
 
     def write_results_table(self) -> None:
         unseal(self.path)

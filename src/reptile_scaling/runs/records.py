@@ -191,6 +191,13 @@ class CellResult:
 
 
 @dataclass(frozen=True)
+class PooledResult(CellResult):
+    """A cell's result in the table of several class splits."""
+
+    class_split: str = ""
+
+
+@dataclass(frozen=True)
 class BaselineResult:
     """One baseline on the shared test tasks; `loss` is null where there is none or it diverged."""
 
