@@ -45,8 +45,11 @@ def test_tasks_adapted_together_equal_tasks_adapted_one_by_one(
 def both_ways(banking77_folder) -> tuple[Engine, SequentialPeft, TaskPool]:
     """SmolLM2-135M and Banking77, all thirty layers, in the engine and in PEFT."""
     config = make_config(
-        {"dataset": "banking77", "data_dir": str(banking77_folder), "class_split": "protaugment-01", "dtype": "float32"}
-    )
+        {
+            "dataset": "banking77", "data_dir": str(banking77_folder), "class_split": "protaugment-01",
+            "dtype": "float32", "k_support": 2,
+        }
+    )  # fmt: skip
     dataset = load_dataset("banking77", str(banking77_folder))
     pool = evaluation_pool(dataset, split_classes(dataset, config).train, config, "test")
     engine = encode(Backbone(load_language_model(config, "cpu"), LoraShape(8, 16.0)), dataset.texts, max_length=64)
