@@ -104,6 +104,7 @@ def toy_settings(model_folder: Path, toy_csv: Path) -> dict[str, object]:
         "num_meta_test_tasks": 6, "num_validation_tasks": 3, "num_meta_steps": 4, "eval_interval": 2,
         "meta_batch_size": 2, "meta_lr": 0.5, "k_inner": 2, "inner_lr": 0.01, "lora_r": 4, "lora_layers": "top-2",
         "template": "{text}", "devices": ["cpu"], "curve_steps": [],
+        "baselines": ["zero_step", "no_meta"],
     }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 @pytest.fixture(scope="module")
 def small(toy_settings) -> dict[str, object]:
-    return {**toy_settings, "n_tasks_list": [1, 2, 4], "curve_steps": [1, 3]}
+    return {**toy_settings, "n_tasks_list": [1, 2, 4], "curve_steps": [1, 3], "baselines": None}
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,7 @@ def refused(arguments: list[object], monkeypatch: pytest.MonkeyPatch, capsys: py
 @pytest.fixture(scope="module")
 def config_file(toy_settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("config") / "toy.yaml"
-    path.write_text(yaml.safe_dump({**toy_settings, "curve_steps": [1, 3]}))
+    path.write_text(yaml.safe_dump({**toy_settings, "curve_steps": [1, 3], "baselines": None}))
     return path
 
 

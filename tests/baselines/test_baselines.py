@@ -27,7 +27,7 @@ from reptile_scaling.runs.records import BaselineStatus
 
 @pytest.fixture(scope="module")
 def workbench(toy_settings):
-    config = make_config({**toy_settings, "num_meta_test_tasks": 20, "curve_steps": [1, 3]})
+    config = make_config({**toy_settings, "num_meta_test_tasks": 20, "curve_steps": [1, 3], "baselines": None})
     return open_workbench(config, open_corpus(config), "cpu")
 
 
@@ -174,7 +174,9 @@ def test_label_words_are_plain_words() -> None:
 
 @pytest.mark.whole_cells
 def test_joint_training_is_a_cell_of_its_own(toy_settings, tmp_path) -> None:
-    config = make_config({**toy_settings, "n_tasks_list": [2, 4], "seeds": [1], "num_meta_steps": 8, "k_inner": 3})
+    config = make_config(
+        {**toy_settings, "n_tasks_list": [2, 4], "seeds": [1], "num_meta_steps": 8, "k_inner": 3, "baselines": None}
+    )
     run = RunDirectory(tmp_path)
     run_sweep(plan_sweep(config, run), run)
     joint = run.read_baselines()["joint"]
@@ -190,18 +192,22 @@ def test_joint_training_is_a_cell_of_its_own(toy_settings, tmp_path) -> None:
 def test_named_baselines_alone_are_planned_in_the_order_of_the_dict(toy_settings, tmp_path) -> None:
     def planned(*names: str) -> list[str]:
         plan = plan_sweep(
-            make_config({**toy_settings, "curve_steps": [1, 3], "baselines": list(names)}), RunDirectory(tmp_path)
+            make_config({**toy_settings, "curve_steps": [1, 3], "baselines": list(names)}),
+            RunDirectory(tmp_path),
         )
         return [job.name for job in plan.jobs if isinstance(job, BaselineJob)]
 
     assert planned("joint", "no_meta") == ["no_meta", "joint"]
     assert planned() == []
-    assert baseline_names(make_config({**toy_settings, "curve_steps": [1, 3]})) == list(BASELINES)
+    assert baseline_names(make_config({**toy_settings, "curve_steps": [1, 3], "baselines": None})) == list(BASELINES)
 
 
 def test_baselines_may_change_when_a_run_goes_on(toy_settings, tmp_path) -> None:
     """First one, then two more, then none: what was measured stays."""
-    run, settings = RunDirectory(tmp_path), {**toy_settings, "curve_steps": [1, 3], "n_tasks_list": [2], "seeds": [0]}
+    run, settings = (
+        RunDirectory(tmp_path),
+        {**toy_settings, "curve_steps": [1, 3], "n_tasks_list": [2], "seeds": [0]},
+    )
     for names, found in (
         (["zero_step"], {"zero_step"}),
         (["nearest_mean", "zero_step"], {"zero_step", "nearest_mean"}),

@@ -14,7 +14,9 @@ from reptile_scaling.runs.records import CellStatus
 
 
 def test_planned_work_is_the_work_done(toy_settings, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = make_config({**toy_settings, "n_tasks_list": [2, 4], "num_meta_steps": 5, "curve_steps": []})
+    config = make_config(
+        {**toy_settings, "n_tasks_list": [2, 4], "num_meta_steps": 5, "curve_steps": [], "baselines": None}
+    )
     run = RunDirectory(tmp_path / "run")
     plan = plan_sweep(config, run)
     done = {"steps": 0, "readings": 0}

@@ -38,8 +38,9 @@ def replace_or_die(source, target):
     global left
     left -= 1
     if left == 0:
-        with open(source, "r+b") as file:
-            file.truncate(os.path.getsize(source) // 2)
+        if str(source).endswith(".part"):  # what is being written; a rename tears nothing
+            with open(source, "r+b") as file:
+                file.truncate(os.path.getsize(source) // 2)
         os.kill(os.getpid(), signal.SIGKILL)
     replace(source, target)
 os.replace = replace_or_die
@@ -118,7 +119,7 @@ def test_killed_again_and_again_in_the_middle_of_a_write_equals_uninterrupted(co
     done_before = {p: p.stat().st_mtime_ns for p in out.rglob("final_result.json")}
     finished = start(PLAIN, "run", config_file, "--out", out)
     printed, errors = finished.communicate(timeout=240)
-    assert finished.returncode == 0, errors
+    assert finished.returncode == 0, (printed, errors)
     assert {p: p.stat().st_mtime_ns for p in done_before} == done_before, "a finished cell was touched"
     same_results(RunDirectory(out), whole)
     assert "not in the fit" not in printed
@@ -212,7 +213,7 @@ def test_baseline_that_raises_is_recorded_and_tried_again(small, tmp_path, monke
     settings = {**small, "n_tasks_list": [2], "seeds": [0]}
     run = swept(settings, tmp_path / "run")
     assert run.read_baseline_failures() == {"no_meta": "RuntimeError: a kernel went wrong"}
-    assert "logistic_regression" in run.read_baselines()
+    assert "zero_step" in run.read_baselines()
     monkeypatch.undo()
     run_sweep(plan_sweep(make_config(settings), run), run)
     assert run.read_baseline_failures() == {}

@@ -62,6 +62,7 @@ def finished(toy_settings, toy_rows, tmp_path_factory: pytest.TempPathFactory) -
     settings = {
         **toy_settings,
         "curve_steps": [1, 3],
+        "baselines": None,
         "class_split": split,
         "dataset": str(folder / "hostile.jsonl"),
         "num_meta_steps": 6,
