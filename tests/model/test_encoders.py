@@ -100,7 +100,7 @@ def test_a_sweep_of_an_encoder_asks_it_for_no_words(tokenizer, toy_settings, tmp
     folder = tmp_path / "bert"
     tiny_encoder("bert", len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    settings = {**toy_settings, "model_name": str(folder), "n_tasks_list": [2, 4], "seeds": [0]}
+    settings = {**toy_settings, "model_name": str(folder), "n_tasks_list": [2, 4], "seeds": [0], "baselines": None}
     run = RunDirectory(tmp_path / "run")
     run_sweep(plan_sweep(make_config(settings), run), run)
     assert len(run.results()) == 2 and run.read_baseline_failures() == {}
