@@ -43,6 +43,7 @@ def test_seeds_that_scatter_widen_the_interval() -> None:
 def test_interval_that_holds_zero_is_level() -> None:
     rng = np.random.default_rng(2)
     ours, theirs, classes = simulated(rng, class_sd=0.05, seed_sd=0.0, n_seeds=2)
+    assert paired_gain(ours - ours.mean() + theirs.mean(), theirs, classes).verb == "is level with"
     assert paired_gain(ours + 0.2, theirs, classes).verb == "beats"
     assert paired_gain(ours - 0.2, theirs, classes).verb == "falls short of"
 

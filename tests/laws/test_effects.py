@@ -36,6 +36,22 @@ def test_variance_of_the_mean_over_other_classes_and_tasks_is_the_planted_one(by
     assert np.median(found) == pytest.approx(np.mean(planted), rel=0.2)
 
 
+def test_class_variance_is_known_with_fewer_degrees_of_freedom_the_more_tasks_scatter() -> None:
+    rng = stream(0, "effects", "degrees")
+    by_noise: dict[float, float] = {}
+    for by_task in (0.02, 0.5, 2.0):
+        found = []
+        for _ in range(20):
+            classes = _classes(rng)
+            z = membership(classes)
+            values = z @ rng.standard_normal(z.shape[1]) + by_task * rng.standard_normal(N_TASKS)
+            found.append(task_effects(values[:, None], classes).class_df)
+        by_noise[by_task] = float(np.mean(found))
+    assert by_noise[0.02] == pytest.approx(N_CLASSES - 1, abs=0.5)  # seen as they are, but for their mean
+    assert 0 < by_noise[2.0] < 0.3 * by_noise[0.5] < 0.3 * by_noise[0.02]
+    assert task_effects(rng.standard_normal((N_TASKS, 1)), None).class_df == 0
+
+
 def test_drawn_shifts_have_the_variance_that_is_reported() -> None:
     rng = stream(1, "effects")
     classes = _classes(rng)

@@ -23,8 +23,9 @@ from rich.console import Console
 
 from reptile_scaling.analysis.difficulty import class_difficulties, task_difficulties
 from reptile_scaling.analysis.law_of_run import law_of_run
-from reptile_scaling.analysis.levels import best_level, shown_levels
-from reptile_scaling.analysis.standing import standing_sentence
+from reptile_scaling.analysis.levels import best_cells, best_level, shown_levels
+from reptile_scaling.analysis.standing import standing_sentence, standings
+from reptile_scaling.analysis.steps_worth import worth_sentence
 from reptile_scaling.analysis.training_facts import convergence_sentence, gain_sentence, overtraining_sentence
 from reptile_scaling.config import make_config
 from reptile_scaling.lab.plan import plan_sweep
@@ -153,6 +154,29 @@ def test_confusions_and_curve_equal_slow_twins(toy_settings) -> None:
                 slow[names[episode.classes[way]], names[episode.classes[guess]]] += 1
     assert {(pair.true_class, pair.predicted): pair.n for pair in counted} == slow
     assert figures.zero_step_loss.mean() == pytest.approx(np.log(config.n_way), abs=1e-6), "zeros know nothing"
+
+
+def test_tuned_rival_is_met_by_cells_that_are_tuned_alike(finished: RunDirectory) -> None:
+    """By hand: each cell at the number of steps of lowest loss on its validation tasks."""
+    cells, rival = best_cells(finished), finished.read_baselines()["no_meta_tuned"]
+    ours = []
+    for cell in cells:
+        curve = finished.cell(cell).read_adaptation_curve()
+        best = min(curve, key=lambda point: point.validation_loss).inner_step
+        ours.append([row.accuracy for row in finished.cell(cell).read_curve_readings() if row.inner_step == best])
+    by_name = {standing.name: standing for standing in standings(finished)}
+    assert by_name["no_meta_tuned"].is_tuned and not by_name["no_meta"].is_tuned
+    assert by_name["no_meta_tuned"].gain == pytest.approx(100 * (np.mean(ours) - rival.accuracy))
+    as_set = np.mean([finished.cell(cell).read_result().meta_test_accuracy for cell in cells])
+    assert by_name["no_meta"].gain == pytest.approx(100 * (as_set - finished.read_baselines()["no_meta"].accuracy))
+    assert f"({as_set:.1%}; {np.mean(ours):.1%} where rate and steps are tuned" in standing_sentence(finished)
+
+
+def test_worth_is_measured_at_the_steps_fine_tuning_chose_on_validation_tasks(finished: RunDirectory) -> None:
+    curve = finished.read_baselines()["no_meta_tuned"].adaptation_curve
+    chosen = min(curve, key=lambda point: point.validation_loss)
+    steps = "1 inner step" if chosen.inner_step == 1 else f"{chosen.inner_step} inner steps"
+    assert f"fine-tuning's best, {chosen.accuracy:.1%} at {steps}" in worth_sentence(finished)
 
 
 def copy_tested_last(finished: RunDirectory, folder: Path) -> RunDirectory:

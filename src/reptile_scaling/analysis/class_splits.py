@@ -49,7 +49,7 @@ def pooled_standings(answers: Sequence[SplitAnswer]) -> list[Standing]:
 def _pooled(of_split: Sequence[Standing]) -> Standing:
     gain = pooled_gain([Gain(standing.gain, standing.error) for standing in of_split])
     accuracy = float(np.mean([standing.accuracy for standing in of_split]))
-    return Standing(of_split[0].name, of_split[0].label, accuracy, gain.points, gain.half_width)
+    return Standing(of_split[0].name, of_split[0].label, accuracy, gain.points, gain.half_width, of_split[0].is_tuned)
 
 
 def pooled_gain(gains: Sequence[Gain]) -> Gain:

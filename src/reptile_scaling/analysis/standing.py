@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from reptile_scaling.analysis.levels import best_cells
-from reptile_scaling.analysis.paired import TaskClasses, paired_gain
+from reptile_scaling.analysis.paired import Gain, TaskClasses, paired_gain
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.records import BaselineResult
@@ -23,35 +23,48 @@ class Standing:
     """Of the rival."""
     gain: float
     error: float
+    is_tuned: bool
+    """Whether both chose rate and number of inner steps on validation tasks; else the inner loop is as it is set."""
 
     @property
     def verb(self) -> str:
         """What the best level does to the rival."""
-        return "is level with" if abs(self.gain) <= self.error else "beats" if self.gain > 0 else "falls short of"
+        return Gain(self.gain, self.error).verb
 
 
 def standings(run: RunDirectory) -> list[Standing]:
     """The best level against every rival among the baselines, by 95 % intervals over test classes, tasks and
-    initialisations."""
-    ours, classes = task_accuracies(run, best_cells(run)), classes_of_tests(run)
-    rivals = [baseline for baseline in run.read_baselines().values() if baseline.is_rival]
-    gains = [paired_gain(ours, initialisations_of(rival), classes) for rival in rivals]
-    return [
-        Standing(rival.name, rival.label, rival.accuracy, gain.points, gain.half_width)
-        for rival, gain in zip(rivals, gains, strict=True)
-    ]
+    initialisations.
+
+    A rival with a curve over inner steps has chosen rate and steps on validation tasks: against it the level stands at
+    its own choice of both, where its cells have curves.
+    """
+    cells, classes = best_cells(run), classes_of_tests(run)
+    as_set, tuned = task_accuracies(run, cells), tuned_accuracies(run, cells)
+    found = []
+    for rival in run.read_baselines().values():
+        if rival.is_rival:
+            ours = tuned if rival.adaptation_curve and tuned is not None else as_set
+            gain = paired_gain(ours, initialisations_of(rival), classes)
+            is_tuned = ours is not as_set
+            found.append(Standing(rival.name, rival.label, rival.accuracy, gain.points, gain.half_width, is_tuned))
+    return found
 
 
 def standing_sentence(run: RunDirectory) -> str:
     """The best level (on validation) against every rival among the baselines, in accuracy, by 95 % paired intervals
     over test classes, tasks and initialisations. Empty without baselines."""
     cells = best_cells(run)
-    clauses = standing_clauses(standings(run))
-    if not clauses:
+    found = standings(run)
+    if not found:
         return ""
     name = cells[0].level_name
     where = f"on {name} tasks" if cells[0].value is None else f"with {name}"
-    return f"Meta-trained {where} ({task_accuracies(run, cells).mean():.1%}), it {clauses}."
+    reached = f"{task_accuracies(run, cells).mean():.1%}"
+    tuned = tuned_accuracies(run, cells)
+    if tuned is not None and any(standing.is_tuned for standing in found):
+        reached += f"; {tuned.mean():.1%} where rate and steps are tuned on both sides"
+    return f"Meta-trained {where} ({reached}), it {standing_clauses(found)}."
 
 
 def standing_clauses(found: Sequence[Standing]) -> str:
@@ -73,6 +86,20 @@ def classes_of_tests(run: RunDirectory) -> TaskClasses | None:
     """The classes of each test task, where the run's pool has them."""
     pool = run.read_pool("test")
     return tuple(tuple(task.classes) for task in pool) or None
+
+
+def tuned_accuracies(run: RunDirectory, cells: Sequence[Cell]) -> Float[np.ndarray, "S T"] | None:
+    """Accuracy on each test task after the inner steps, at the rate, that each cell chose on validation tasks; None
+    where a cell has no curve to choose from."""
+    rows = []
+    for cell in cells:
+        curve = [(p.validation_loss, p.inner_step) for p in run.cell(cell).read_adaptation_curve()]
+        choices = [(loss, step) for loss, step in curve if loss is not None]
+        if not choices:
+            return None
+        _, best = min(choices)
+        rows.append([r.accuracy for r in run.cell(cell).read_curve_readings() if r.inner_step == best])
+    return np.array(rows)
 
 
 def task_accuracies(run: RunDirectory, cells: list[Cell]) -> Float[np.ndarray, "S T"]:

@@ -23,9 +23,19 @@ class AtSteps:
     """The largest level and fine-tuning after so many inner steps, on the same test tasks."""
 
     inner_step: int
-    accuracy: float
-    rival_accuracy: float
+    ours: Float[np.ndarray, "S T"]
+    """Accuracies of each cell on each test task."""
+    rival: Float[np.ndarray, "R T"]
+    """Those from each of fine-tuning's initialisations."""
     gain: Gain
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.ours.mean())
+
+    @property
+    def rival_accuracy(self) -> float:
+        return float(self.rival.mean())
 
 
 def at_steps(run: RunDirectory) -> list[AtSteps]:
@@ -39,18 +49,18 @@ def at_steps(run: RunDirectory) -> list[AtSteps]:
     rows = []
     for step in sorted(set.intersection(*(set(curve) for curve in (*ours, *theirs)))):
         us, them = np.array([curve[step] for curve in ours]), np.array([curve[step] for curve in theirs])
-        rows.append(AtSteps(step, float(us.mean()), float(them.mean()), paired_gain(us, them, classes)))
+        rows.append(AtSteps(step, us, them, paired_gain(us, them, classes)))
     return rows
 
 
 def worth_sentence(run: RunDirectory) -> str:
-    """The fewest steps from the largest level that are as good as fine-tuning at each side's best, and where tasks buy
-    nothing. Empty without curves."""
+    """The fewest steps from the largest level that are as good as fine-tuning at the number of steps that is best on
+    validation tasks, and where tasks buy nothing. Empty without curves."""
     rows = at_steps(run)
     if not rows:
         return ""
     level = _largest_cells(run)[0].level_name
-    best_rival = max(rows, key=lambda row: row.rival_accuracy)
+    best_rival = _chosen_by_fine_tuning(run, rows)
     reaching = next((row for row in rows if row.accuracy >= best_rival.rival_accuracy), None)
     ahead = [row.inner_step for row in rows if row.gain.verb == "beats"]
     rival = f"fine-tuning's best, {best_rival.rival_accuracy:.1%} at {_steps(best_rival.inner_step)}"
@@ -58,7 +68,9 @@ def worth_sentence(run: RunDirectory) -> str:
         best = max(rows, key=lambda row: row.accuracy)
         first = f"{level} never reaches {rival}: {best.accuracy:.1%} at {_steps(best.inner_step)} is its most"
     else:
-        first = f"{level} at {_steps(reaching.inner_step)} ({reaching.accuracy:.1%}) is worth {rival}"
+        gain = paired_gain(reaching.ours, best_rival.rival, classes_of_tests(run))
+        beyond = f"{gain.points:+.1f} ± {gain.half_width:.1f} points"
+        first = f"{level} at {_steps(reaching.inner_step)} ({reaching.accuracy:.1%}) is worth {rival} ({beyond})"
     if not ahead:
         return f"{first}; at no number of steps is it ahead of fine-tuning at as many."
     return f"{first}; at {', '.join(map(str, ahead))} inner steps it is ahead of fine-tuning at as many."
@@ -85,6 +97,16 @@ def laws_at_steps(run: RunDirectory) -> dict[int, Law]:
         )
         for step in sorted(set.intersection(*(set(curves[r.cell]) for r in measured)))
     }
+
+
+def _chosen_by_fine_tuning(run: RunDirectory, rows: Sequence[AtSteps]) -> AtSteps:
+    """At the steps of lowest loss on validation tasks, mean over fine-tuning's initialisations."""
+    losses = {
+        point.inner_step: point.validation_loss
+        for point in run.read_baselines()[FINE_TUNING].adaptation_curve
+        if point.validation_loss is not None
+    }
+    return min(rows, key=lambda row: (losses.get(row.inner_step, np.inf), row.inner_step))
 
 
 def _largest_cells(run: RunDirectory) -> list[Cell]:

@@ -2,10 +2,12 @@
 
 from dataclasses import asdict
 
+import numpy as np
+
 from reptile_scaling.analysis.difficulty import class_difficulties
 from reptile_scaling.analysis.law_of_run import law_of_run
 from reptile_scaling.analysis.levels import shown_levels
-from reptile_scaling.analysis.standing import standing_sentence
+from reptile_scaling.analysis.standing import standing_sentence, tuned_accuracies
 from reptile_scaling.laws import Law, verdict_sentence
 from reptile_scaling.report.curves import draw_adaptation, draw_difficulty, draw_inner_rates, draw_learning
 from reptile_scaling.report.drawing import Chart
@@ -48,13 +50,20 @@ def write_report(run: RunDirectory, *, is_running: bool = False) -> Law:
     return law
 
 
+def _tuned_levels(run: RunDirectory) -> dict[float, np.ndarray]:
+    """Accuracy on each test task of the shown levels, mean over cells, where each cell has chosen rate and steps."""
+    cells = {level: [r.cell for r in run.results() if r.level == level] for level in shown_levels(run)}
+    found = {level: tuned_accuracies(run, of_level) for level, of_level in cells.items()}
+    return {level: accuracies.mean(0) for level, accuracies in found.items() if accuracies is not None}
+
+
 def draw_charts(run: RunDirectory, law: Law) -> dict[str, Chart]:
     """Every figure of a run by name; what was not measured has none."""
     results, baselines = run.results(), list(run.read_baselines().values())
     drawn = (
         draw_scaling(results, law, verdict_sentence(law)),
         draw_accuracy(results, baselines),
-        draw_baselines(results, baselines, shown_levels(run)),
+        draw_baselines(results, baselines, shown_levels(run), _tuned_levels(run)),
         draw_adaptation(run),
         draw_learning(run),
         draw_inner_rates(run),

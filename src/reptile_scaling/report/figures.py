@@ -1,8 +1,10 @@
 """The figures people paste into slides: the law, accuracy over N, and what it is compared with."""
 
 import textwrap
+from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.ticker import PercentFormatter
 from scipy.stats import t
 
@@ -136,8 +138,14 @@ def draw_law(chart: Chart, law: Law, levels: np.ndarray) -> list[tuple[float, fl
     return ends
 
 
-def draw_baselines(results: list[CellResult], baselines: list[BaselineResult], levels: list[float]) -> Chart:
-    """Accuracy on the shared test tasks: meta-trained levels beside every baseline, 95 % intervals."""
+def draw_baselines(
+    results: list[CellResult],
+    baselines: list[BaselineResult],
+    levels: list[float],
+    tuned: Mapping[float, Float[np.ndarray, "T"]],
+) -> Chart:
+    """Accuracy on the shared test tasks: meta-trained levels beside every baseline, 95 % intervals; `tuned` has a
+    level's accuracies where rate and steps are chosen as tuned fine-tuning chooses them."""
     rows: list[tuple[str, float, float, str]] = [
         (b.label, b.accuracy, _interval(b.accuracy_std, len(b.task_accuracies)), GREY) for b in baselines
     ]
@@ -148,6 +156,10 @@ def draw_baselines(results: list[CellResult], baselines: list[BaselineResult], l
         rows.append(
             (f"meta-trained, {level_name(cells[0])}", accuracy, _interval(spread, cells[0].num_meta_test_tasks), BLUE)
         )
+        if n in tuned:
+            label = f"meta-trained, {level_name(cells[0])}, tuned"
+            half_width = _interval(float(tuned[n].std(ddof=1)), len(tuned[n]))
+            rows.append((label, float(tuned[n].mean()), half_width, BLUE))
     rows.sort(key=lambda row: row[1])
     title = "Query accuracy of meta-trained initialisations and baselines on the same test tasks"
     chart = new_chart("baselines", title, 7.8, 0.48 * len(rows) + 1.4)
