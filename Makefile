@@ -23,8 +23,8 @@ figures: demo  ## the figures of the README, from the demo's run
 
 findings: setup  ## the tables of docs/findings.md from results/, and a page of each part in runs/findings/
 	.venv/bin/python scripts/experiment/findings.py results --pages runs/findings
-	.venv/bin/python scripts/experiment/early_stopping.py results/banking77_smollm2
-	.venv/bin/python scripts/experiment/expectations.py results/banking77_smollm2
+	.venv/bin/python scripts/experiment/early_stopping.py runs/findings/banking77_smollm2
+	.venv/bin/python scripts/experiment/expectations.py runs/findings/banking77_smollm2
 
 coverage: setup  ## all tests, and which lines and branches none of them takes
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered

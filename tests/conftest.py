@@ -1,6 +1,7 @@
 """The toy world of the tests: a tiny model of a real architecture and a few invented intents."""
 
 import os
+import runpy
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a test must not wait for the network
@@ -47,6 +48,16 @@ def data_folder() -> Path:
 @pytest.fixture(scope="session")
 def banking77_folder() -> Path:
     return data_folder() / "banking77"
+
+
+@pytest.fixture(scope="session")
+def committed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a real run, 8 levels × 3 seeds, from its tables in results/."""
+    root = Path(__file__).parents[1]
+    tables = runpy.run_path(str(root / "scripts" / "experiment" / "part_tables.py"))
+    folder = tmp_path_factory.mktemp("committed") / tables["MAIN"]
+    unpacked: Path = tables["unpack"](root / "results" / tables["MAIN"], folder)
+    return unpacked
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,11 @@
     python scripts/experiment/banking77.py RUNS RESULTS data_dir=PATH/TO/banking77 [key=value …]
 
 Each part is the preset `banking77_smollm2` with some keys changed, in a folder of its own below RUNS; a part that was
-cut goes on when the same command is given again. RESULTS gets the main part's folder without checkpoints, adapters and
-training pools, and of each other part tables of all its cells (part_tables.py). Prompts know nothing of the parts and
-take the longest, so the main part alone measures them.
+cut goes on when the same command is given again. RESULTS gets tables of all cells of each part (part_tables.py).
+Prompts know nothing of the parts and take the longest, so the main part alone measures them.
 """
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +40,6 @@ PARTS: dict[str, dict[str, Any]] = {
         "baselines": ["no_meta", "no_meta_tuned"],
     },
 }  # fmt: skip
-# What the seeds make again, what is large, what belongs to one machine, what no law, standing or figure reads.
-LEFT_OUT = shutil.ignore_patterns(
-    "adapter", "checkpoint*", "workers", "joint", "train_*.jsonl", "*.svg", ".lock", "*.tmp",
-    "config.json", "status.json", "*_train_stats.csv", "report.html",
-)  # fmt: skip
 
 
 def main() -> None:
@@ -71,10 +64,7 @@ def run_parts(base: Config, runs: Path, results: Path) -> None:
         show_plan(plan, console)
         with performed(plan, run, console):
             write_report(run)
-        if name:
-            pack(run.path, results / run.path.name)
-        else:
-            shutil.copytree(run.path, results / MAIN, ignore=LEFT_OUT, dirs_exist_ok=True)
+        pack(run.path, results / run.path.name)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Does the law stand if every cell stops where its own validation loss is lowest? Two laws of a run, in seconds.
 
-    python scripts/experiment/early_stopping.py results/banking77_smollm2
+    python scripts/experiment/early_stopping.py runs/findings/banking77_smollm2
 
 Every level trains for the same number of meta-steps, so a task is visited more often the fewer there are, and a falling
 curve may only show what many visits do to few tasks. Both laws are of validation losses (nats): at the end, and at

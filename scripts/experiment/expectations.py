@@ -1,6 +1,6 @@
 """What people expect of meta-training on more tasks, each marked met or not met by a run: a Markdown table.
 
-    python scripts/experiment/expectations.py results/banking77_smollm2
+    python scripts/experiment/expectations.py runs/findings/banking77_smollm2
 
 Reads the committed tables of the run, fits nothing but its law, and takes seconds. Differences in accuracy are paired
 over the shared test tasks, with 95 % intervals; a level's accuracy on a task is the mean over its seeds.

@@ -32,6 +32,7 @@ from reptile_scaling.learning.evaluation import test_episodes, validation_episod
 from reptile_scaling.learning.examples import slots
 from reptile_scaling.learning.meta_state import MetaState, fresh_state
 from reptile_scaling.learning.meta_step import Visit, meta_step
+from reptile_scaling.learning.shared_features import SharedFeatures
 from reptile_scaling.learning.workbench import Workbench, open_corpus, open_workbench
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.heads import HEADS, logits
@@ -59,16 +60,11 @@ def classifiers() -> dict[str, Classifier]:
     return found | {f"logistic_regression {penalty:g}": regression(penalty) for penalty in PENALTIES}
 
 
-def queries_right(
-    episodes: Sequence[Episode], features: tuple[Tensor, dict[int, int]], classify: Classifier
-) -> np.ndarray:
+def queries_right(episodes: Sequence[Episode], features: SharedFeatures, classify: Classifier) -> np.ndarray:
     """`[tasks, n_way]`: how many of a class's queries are given its label."""
-    vectors, row_of = features
     rows = []
     for episode in episodes:
-        support, query = (
-            vectors[[row_of[u] for u in part.ravel().tolist()]] for part in (episode.support, episode.query)
-        )
+        support, query = features.of(episode.support), features.of(episode.query)
         right = classify(episode, support, query).argmax(-1) == slots(episode.query, query.device)
         rows.append(right.view(episode.query.shape).sum(1).numpy())
     return np.stack(rows)

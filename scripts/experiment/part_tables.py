@@ -3,7 +3,7 @@
     python scripts/experiment/part_tables.py RESULTS RUNS
 
 Unpacks every part of RESULTS into a run folder below RUNS, which `reptile-scaling fit` and `reptile-scaling report`
-read. The main part is a run folder already and is copied. Values go as text, so that nothing is rounded on the way.
+read. Values go as text, so that nothing is rounded on the way.
 """
 
 import argparse
@@ -20,10 +20,14 @@ TABLES = {
     "eval_stats.csv": "{cell}_eval_stats.csv",
     "test_tasks.csv": "test_tasks.csv",
     "adaptation_curves.csv": "adaptation_curve.csv",
+    "test_confusions.csv": "test_confusions.csv",
 }
 KEPT = ("experiment.json", "baselines")
-# The test tasks of all parts are those of the main one.
-POOL = Path("task_pools", "test.jsonl")
+# The test and validation tasks of all parts are those of the main one.
+POOLS = ("test.jsonl", "validation.jsonl")
+KEPT_OF_MAIN = ("task_pools", "scaling_law_plot.png", "baseline_comparison.png")
+# Training pools are what the seeds make again; joint training's own folder is a cell's.
+LEFT_OUT = shutil.ignore_patterns("joint", "train_*.jsonl")
 
 
 def pack(run: Path, part: Path) -> None:
@@ -32,10 +36,11 @@ def pack(run: Path, part: Path) -> None:
     cells = sorted(file.parent for file in run.glob("*/final_result.json"))
     _write(part / RESULTS_TABLE, _result_rows(cells))
     for table, name in TABLES.items():
-        _write(part / table, _stacked_rows(cells, name))
-    for name in KEPT:
+        if rows := list(_stacked_rows(cells, name)):
+            _write(part / table, rows)
+    for name in (*KEPT, *(KEPT_OF_MAIN if part.name == MAIN else ())):
         if (run / name).is_dir():
-            shutil.copytree(run / name, part / name, ignore=shutil.ignore_patterns("joint"), dirs_exist_ok=True)
+            shutil.copytree(run / name, part / name, ignore=LEFT_OUT, dirs_exist_ok=True)
         elif (run / name).exists():
             shutil.copy(run / name, part / name)
 
@@ -48,11 +53,13 @@ def unpack(part: Path, run: Path) -> Path:
             shutil.copytree(part / name, run / name, dirs_exist_ok=True)
         elif (part / name).exists():
             shutil.copy(part / name, run / name)
-    (run / POOL).parent.mkdir(exist_ok=True)
-    shutil.copy(part.parent / MAIN / POOL, run / POOL)
+    (run / "task_pools").mkdir(exist_ok=True)
+    for pool in POOLS:
+        shutil.copy(part.parent / MAIN / "task_pools" / pool, run / "task_pools" / pool)
     for table, name in TABLES.items():
-        for cell, rows in _rows_by_cell(part / table).items():
-            _write(run / cell / name.format(cell=cell), rows)
+        if (part / table).is_file():
+            for cell, rows in _rows_by_cell(part / table).items():
+                _write(run / cell / name.format(cell=cell), rows)
     header, *rows = _read(part / RESULTS_TABLE)
     for cell, *values in rows:
         fields = dict(zip(header[1:], map(_value, values), strict=True))
@@ -61,9 +68,8 @@ def unpack(part: Path, run: Path) -> Path:
 
 
 def unpack_all(results: Path, runs: Path) -> None:
-    """Every part below `results` as a run folder below `runs`, the main part copied."""
-    shutil.copytree(results / MAIN, runs / MAIN, dirs_exist_ok=True)
-    for table in sorted(results.glob(f"{MAIN}_*/{RESULTS_TABLE}")):
+    """Every part below `results` as a run folder below `runs`."""
+    for table in sorted(results.glob(f"*/{RESULTS_TABLE}")):
         unpack(table.parent, runs / table.parent.name)
 
 

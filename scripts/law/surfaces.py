@@ -57,5 +57,7 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("results/banking77_smollm2"), help="a run folder")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=Path("runs/findings/banking77_smollm2"), help="a run folder"
+    )
     main(parser.parse_args().folder)

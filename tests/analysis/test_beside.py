@@ -15,15 +15,15 @@ from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.storage import write_record
 from test_cli import refused
 
-RUN = Path(__file__).parents[2] / "results" / "banking77_smollm2"
+COMMITTED = "the committed run"
 WORSE_BY, POINTS = 0.1, 2.0
 
 
 @pytest.fixture(scope="module")
-def worse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def worse(committed_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The committed run with 0.1 nats more and 2 points less on every test task, and another inner rate."""
     folder = tmp_path_factory.mktemp("runs") / "worse"
-    shutil.copytree(RUN, folder)
+    shutil.copytree(committed_run, folder)
     run = RunDirectory(folder)
     experiment = run.experiment()
     write_record(
@@ -42,8 +42,8 @@ def worse(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(worse: Path) -> Beside:
-    return put_beside([RUN, worse])
+def found(committed_run: Path, worse: Path) -> Beside:
+    return put_beside([committed_run, worse])
 
 
 def test_only_what_differs_is_shown(found: Beside) -> None:
@@ -67,8 +67,8 @@ def test_standing_falls_by_what_was_planted(found: Beside) -> None:
     assert all(after[name] - before[name] == pytest.approx(-POINTS) for name in before)
 
 
-def test_levels_are_the_means_of_the_results_table(found: Beside) -> None:
-    results = [r for r in RunDirectory(RUN).results() if r.level == 16]
+def test_levels_are_the_means_of_the_results_table(found: Beside, committed_run: Path) -> None:
+    results = [r for r in RunDirectory(committed_run).results() if r.level == 16]
     (level,) = (level for level in found.levels[0] if level.x == 16)
     assert level.n_seeds == len(results) == 3
     assert level.loss == pytest.approx(sum(r.meta_test_loss for r in results) / 3)
@@ -84,31 +84,35 @@ def test_tables_leave_as_markdown_latex_and_json(found: Beside) -> None:
     assert json.loads(json.dumps(found.as_json(), allow_nan=False))["runs"] == list(found.names)
 
 
-def test_other_test_tasks_pair_nothing(worse: Path, tmp_path: Path) -> None:
+def test_other_test_tasks_pair_nothing(committed_run: Path, worse: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(worse, other)
     pool = other / "task_pools" / "test.jsonl"
     first, *rest = pool.read_text().splitlines()
     pool.write_text("\n".join([*rest, first]) + "\n")
-    assert not share_test_tasks(RunDirectory(RUN), RunDirectory(other))
+    assert not share_test_tasks(RunDirectory(committed_run), RunDirectory(other))
     columns = ("n_tasks", "meta_test_loss", None)
-    np.testing.assert_allclose(compare_losses(RUN, other, *columns).difference, WORSE_BY, atol=1e-9)
+    np.testing.assert_allclose(compare_losses(committed_run, other, *columns).difference, WORSE_BY, atol=1e-9)
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([RUN], "compare was given 1 folder: give the folders of at least two runs"),
-        ([RUN, "nowhere"], "folder 'nowhere' holds no experiment"),
-        ([RUN, RUN, "--latex", "--json"], "--markdown, --latex and --json were asked for together: choose one"),
+        ([COMMITTED], "compare was given 1 folder: give the folders of at least two runs"),
+        ([COMMITTED, "nowhere"], "folder 'nowhere' holds no experiment"),
+        (
+            [COMMITTED, COMMITTED, "--latex", "--json"],
+            "--markdown, --latex and --json were asked for together: choose one",
+        ),
     ],
 )
-def test_mistake_is_one_sentence(arguments: list[object], message: str, tmp_path, monkeypatch, capsys) -> None:
+def test_mistake_is_one_sentence(arguments: list[str], message, committed_run, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    assert message in refused(["compare", *arguments], monkeypatch, capsys)
+    given = [str(committed_run) if a == COMMITTED else a for a in arguments]
+    assert message in refused(["compare", *given], monkeypatch, capsys)
 
 
-def test_sweeps_over_other_axes_are_refused(worse: Path, tmp_path: Path) -> None:
+def test_sweeps_over_other_axes_are_refused(committed_run: Path, worse: Path, tmp_path: Path) -> None:
     other = tmp_path / "classes"
     shutil.copytree(worse, other)
     run = RunDirectory(other)
@@ -116,4 +120,4 @@ def test_sweeps_over_other_axes_are_refused(worse: Path, tmp_path: Path) -> None
         changed = replace(result, axis="n_classes", axis_value=result.n_tasks, x=float(result.n_tasks))
         run.cell(result.cell).write_result(changed, run.cell(result.cell).read_test_tasks())
     with pytest.raises(InputError, match="compare runs over the same axis"):
-        compare_losses(RUN, other, "n_tasks", "meta_test_loss", None)
+        compare_losses(committed_run, other, "n_tasks", "meta_test_loss", None)

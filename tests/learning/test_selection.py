@@ -11,7 +11,7 @@ import reptile_scaling.learning.cohort as cohort
 from reptile_scaling.config import make_config
 from reptile_scaling.interruption import StopRequested
 from reptile_scaling.learning.budget import Start, choose_budget, read_with_budget
-from reptile_scaling.learning.evaluation import evaluate, read_along, validation_episodes
+from reptile_scaling.learning.evaluation import BEFORE, evaluate, read_along, validation_episodes
 from reptile_scaling.learning.evaluation import test_episodes as episodes_of
 from reptile_scaling.learning.evaluation import test_loop as loop_of
 from reptile_scaling.learning.selection import evaluation_is_due, has_passed_its_best, running_mean
@@ -106,6 +106,21 @@ def test_one_adaptation_tells_of_every_number_of_steps(toy_settings) -> None:
         alone = evaluate(workbench.engine, theta, episodes, replace(loop, steps=steps))
         np.testing.assert_allclose(along[steps].loss, alone.loss, atol=1e-6)
     np.testing.assert_allclose(along[0].loss, alone.zero_step_loss, atol=1e-6)
+
+
+@pytest.mark.parametrize("head", ["classifier", "prototype", "cosine"])
+def test_utterances_read_once_for_all_tasks_equal_each_task_alone(head: str, toy_settings) -> None:
+    """Without inner steps tasks share their features; beside it a step more, which reads every task on its own."""
+    config = make_config({**toy_settings, "head": head, "num_meta_test_tasks": 9, "max_tasks_in_flight": 4})
+    workbench = open_workbench(config, open_corpus(config), "cpu")
+    theta = fresh_initialisation(workbench, 0).map(lambda tensor: tensor + 0.1 * torch.randn_like(tensor))
+    episodes, loop = episodes_of(workbench), loop_of(config)
+    shared = read_along(workbench.engine, theta, episodes, loop, (BEFORE, 0))
+    alone = read_along(workbench.engine, theta, episodes, loop, (BEFORE, 0, 1))
+    for step in (BEFORE, 0):
+        np.testing.assert_allclose(shared[step].loss, alone[step].loss, atol=1e-5)
+        np.testing.assert_array_equal(shared[step].predicted, alone[step].predicted)
+    assert head == "classifier" or not np.allclose(shared[0].loss, shared[BEFORE].loss)
 
 
 def test_budget_grows_until_its_best_is_inside(toy_settings) -> None:

@@ -10,29 +10,27 @@ from reptile_scaling.report.paper import facts_of_run, results_table, write_pape
 from reptile_scaling.report.plain_table import PlainTable, for_latex
 from reptile_scaling.runs.directory import RunDirectory
 
-RUN = Path(__file__).parents[2] / "results" / "banking77_smollm2"
-
 
 @pytest.fixture(scope="module")
-def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def paper(committed_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("paper") / "run"
-    shutil.copytree(RUN, folder)
+    shutil.copytree(committed_run, folder)
     run = RunDirectory(folder)
     written = write_paper(run)
     assert all(file.stat().st_size > 0 for file in written)
     return run.paper_folder
 
 
-def test_results_are_the_means_over_seeds() -> None:
-    run = RunDirectory(RUN)
+def test_results_are_the_means_over_seeds(committed_run: Path) -> None:
+    run = RunDirectory(committed_run)
     table = results_table(run)
     losses = [r.meta_test_loss for r in run.results() if r.n_tasks == 1000]
     assert table.rows[-1][:2] == ("N = 1000", "3")
     assert table.rows[-1][2].startswith(f"{np.mean(losses):.3f} ± ")
 
 
-def test_every_caption_says_cells_seeds_tasks_and_interval(paper: Path) -> None:
-    facts = facts_of_run(RunDirectory(RUN))
+def test_every_caption_says_cells_seeds_tasks_and_interval(paper: Path, committed_run: Path) -> None:
+    facts = facts_of_run(RunDirectory(committed_run))
     assert "24 cells (levels: 8, seeds: 3), 200 test tasks" in facts
     captions = (paper / "figures.md").read_text().strip().split("\n\n")
     assert len(captions) == 6

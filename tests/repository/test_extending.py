@@ -91,8 +91,8 @@ def test_all_four_run_together(names, lines_folder, toy_settings, tmp_path) -> N
     assert (workbench.config.algorithm, workbench.config.head) == ("clipped_reptile", "direction")
 
 
-def test_figure_has_a_mark_and_a_row_for_each_cell(names, tmp_path) -> None:
-    run = RunDirectory(PAGE.parents[1] / "results" / "banking77_smollm2")
+def test_figure_has_a_mark_and_a_row_for_each_cell(names, committed_run, tmp_path) -> None:
+    run = RunDirectory(committed_run)
     chart = names["draw_speed"](run)
     assert len(chart.rows) == len(run.results()) == 24
     assert chart.inline().count('class="mark"') == 24

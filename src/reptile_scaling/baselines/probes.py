@@ -11,11 +11,11 @@ from reptile_scaling.baselines.baseline import Scores, Tell, mean_loss
 from reptile_scaling.data.episodes import Episode
 from reptile_scaling.learning.evaluation import validation_episodes
 from reptile_scaling.learning.examples import slots
+from reptile_scaling.learning.shared_features import SharedFeatures, shared_features
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.heads import logits, prototype_head, task_losses
 
-UTTERANCES_PER_FORWARD = 256
 # Inverse strengths of the L2 penalty that logistic regression may choose from.
 PENALTIES = (0.1, 1.0, 10.0, 100.0)
 
@@ -25,7 +25,8 @@ Classifier = Callable[[Episode, Tensor, Tensor], Tensor]
 
 def nearest_mean(workbench: Workbench, episodes: Sequence[Episode], folder: Path, tell: Tell) -> Scores:
     """Nearest class mean (Snell et al. 2017, arXiv:1703.05175, without training)."""
-    return _scored(workbench, episodes, nearest_mean_logits, {"features": "last token, after the final norm"})
+    settings: dict[str, object] = {"features": "last token, after the final norm"}
+    return _scored(frozen_features(workbench, episodes), episodes, nearest_mean_logits, settings)
 
 
 def nearest_mean_logits(episode: Episode, support: Tensor, query: Tensor) -> Tensor:
@@ -40,16 +41,14 @@ def logistic_regression(workbench: Workbench, episodes: Sequence[Episode], folde
     Features are centred on their task's support mean and scaled to length one: a language model's have a few huge
     common directions.
     """
-    tried = []
+    tried, validation = [], validation_episodes(workbench)
+    features = frozen_features(workbench, validation)
     for number, penalty in enumerate(PENALTIES):
         tell(number, len(PENALTIES) + 1)
-        tried.append(_regressed(workbench, validation_episodes(workbench), penalty))
+        tried.append(_scored(features, validation, regression(penalty), {}))
     best = min(range(len(PENALTIES)), key=lambda i: mean_loss(tried[i]))
-    return _regressed(workbench, episodes, PENALTIES[best])
-
-
-def _regressed(workbench: Workbench, episodes: Sequence[Episode], penalty: float) -> Scores:
-    return _scored(workbench, episodes, regression(penalty), {"C": penalty})
+    penalty = PENALTIES[best]
+    return _scored(frozen_features(workbench, episodes), episodes, regression(penalty), {"C": penalty})
 
 
 def regression(penalty: float) -> Classifier:
@@ -68,34 +67,18 @@ def regression(penalty: float) -> Classifier:
     return classify
 
 
+def frozen_features(workbench: Workbench, episodes: Sequence[Episode], theta: Adapters | None = None) -> SharedFeatures:
+    """Of the utterances of all episodes: the pretrained model's, or those under an initialisation `[…]`."""
+    return shared_features(workbench.engine, (own for e in episodes for own in (e.support, e.query)), theta)
+
+
 def _scored(
-    workbench: Workbench,
-    episodes: Sequence[Episode],
-    classify: Classifier,
-    settings: dict[str, object],
+    features: SharedFeatures, episodes: Sequence[Episode], classify: Classifier, settings: dict[str, object]
 ) -> Scores:
-    vectors, row_of = frozen_features(workbench, episodes)
     accuracies, losses = [], []
     for episode in episodes:
-        support, query = (
-            vectors[[row_of[u] for u in part.ravel().tolist()]] for part in (episode.support, episode.query)
-        )
+        support, query = features.of(episode.support), features.of(episode.query)
         scores, labels = classify(episode, support, query), slots(episode.query, query.device)
         accuracies.append(float((scores.argmax(-1) == labels).float().mean()))
         losses.append(float(task_losses(scores[None], labels[None])))
     return Scores(np.array(accuracies), np.array(losses), settings)
-
-
-@torch.no_grad()
-def frozen_features(
-    workbench: Workbench, episodes: Sequence[Episode], theta: Adapters | None = None
-) -> tuple[Tensor, dict[int, int]]:
-    """Features of all utterances of the episodes, once each, and the row of each utterance: the pretrained model's, or
-    those under an initialisation `[…]`, which stays as it is.
-    """
-    used = np.unique(np.concatenate([np.concatenate([e.support.ravel(), e.query.ravel()]) for e in episodes]))
-    parts = np.array_split(used, -(-len(used) // UTTERANCES_PER_FORWARD))
-    engine = workbench.engine
-    adapters = theta.repeated(1) if theta is not None else None
-    vectors = torch.cat([engine.features(engine.prepare([part]), adapters) for part in parts])
-    return vectors, {int(u): row for row, u in enumerate(used)}

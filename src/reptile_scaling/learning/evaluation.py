@@ -7,20 +7,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from reptile_scaling.config import Config
 from reptile_scaling.data.episodes import Episode, evaluation_pool
 from reptile_scaling.interruption import stop_if_requested
 from reptile_scaling.learning.algorithms import ALGORITHMS
-from reptile_scaling.learning.examples import query_examples
+from reptile_scaling.learning.examples import query_examples, slots
 from reptile_scaling.learning.inner_loop import adapt
+from reptile_scaling.learning.shared_features import shared_features
 from reptile_scaling.learning.starts import starting_points
 from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.engine import Engine
-from reptile_scaling.model.heads import logits, task_losses
+from reptile_scaling.model.heads import HEADS, logits, task_losses
 from reptile_scaling.randomness import stream
 from reptile_scaling.runs.records import Confusion
 
@@ -127,7 +129,11 @@ def validation_episodes(workbench: Workbench) -> tuple[Episode, ...]:
 def read_queries(engine: Engine, batch: TaskBatch, adapters: Adapters) -> Reading:
     """Each task's query set under its own parameters `[T, …]`."""
     query = query_examples(engine, batch)
-    labels, scores = query.labels(), logits(adapters, query.features(adapters))
+    return _reading(adapters, query.features(adapters), query.labels_S)
+
+
+def _reading(adapters: Adapters, features_TQD: Float[Tensor, "T Q D"], labels_Q: Int[Tensor, "Q"]) -> Reading:
+    scores, labels = logits(adapters, features_TQD), labels_Q.expand(len(features_TQD), -1)
     predicted = scores.argmax(-1)
     correct = (predicted == labels).float().mean(1)
     losses = task_losses(scores, labels)
@@ -159,7 +165,10 @@ def read_along(
 
     After 0 steps a task has the head that it starts from, computed from its support set where `loop.head` says so.
     What is read after s steps is what `evaluate` gives for a loop of s steps: `loop.steps` does not matter here.
+    Without inner steps all tasks have θ's features, and each utterance's are computed once.
     """
+    if max(steps) <= 0:
+        return _read_unadapted(engine, theta, episodes, loop, steps)
     loop = replace(loop, steps=max(0, *steps))
     shares: list[dict[int, Reading]] = []
     for start in range(0, len(episodes), engine.tasks_in_flight):
@@ -174,6 +183,30 @@ def read_along(
             moments=moments.repeated(len(group)) if moments is not None else None,
         )
         shares += _read_group(engine, batch, steps, told)
+    return {step: Reading.join([share[step] for share in shares]) for step in steps}
+
+
+@torch.no_grad()
+def _read_unadapted(
+    engine: Engine, theta: Adapters, episodes: Sequence[Episode], loop: InnerLoop, steps: Sequence[int]
+) -> dict[int, Reading]:
+    """`read_along` before a support set is looked at, and under the head that it gives."""
+    features = shared_features(engine, (own for e in episodes for own in (e.support, e.query)), theta)
+    shares: list[dict[int, Reading]] = []
+    for start in range(0, len(episodes), engine.tasks_in_flight):
+        group = episodes[start : start + engine.tasks_in_flight]
+        own = starting_points(engine, theta, [episode.classes for episode in group], loop.head)
+        support_TSD, query_TQD = (
+            torch.stack([features.of(one) for one in part])
+            for part in ([e.support for e in group], [e.query for e in group])
+        )
+        labels_S, labels_Q = (slots(one, query_TQD.device) for one in (group[0].support, group[0].query))
+        found = {BEFORE: _reading(own, query_TQD, labels_Q)} if BEFORE in steps else {}
+        if 0 in steps:
+            if (head_from := HEADS[loop.head].from_support) is not None:
+                own = Adapters(own.tensors | head_from(support_TSD, labels_S, len(group[0].classes)))
+            found[0] = _reading(own, query_TQD, labels_Q)
+        shares.append(found)
     return {step: Reading.join([share[step] for share in shares]) for step in steps}
 
 
