@@ -24,7 +24,8 @@ class Standing:
     gain: float
     error: float
     is_tuned: bool
-    """Whether both chose rate and number of inner steps on validation tasks; else the inner loop is as it is set."""
+    """Whether the level stands at the rate and number of inner steps that its cells chose on validation tasks; else in
+    the inner loop as it is set."""
 
     @property
     def verb(self) -> str:
@@ -36,15 +37,16 @@ def standings(run: RunDirectory) -> list[Standing]:
     """The best level against every rival among the baselines, by 95 % intervals over test classes, tasks and
     initialisations.
 
-    A rival with a curve over inner steps has chosen rate and steps on validation tasks: against it the level stands at
-    its own choice of both, where its cells have curves.
+    Against rivals that take the same inner loop the level stands in that loop as it is set. Against the others, which
+    choose what they have to choose on validation tasks, it stands at the rate and steps that its cells chose there,
+    where they have curves.
     """
     cells, classes = best_cells(run), classes_of_tests(run)
     as_set, tuned = task_accuracies(run, cells), tuned_accuracies(run, cells)
     found = []
     for rival in run.read_baselines().values():
         if rival.is_rival:
-            ours = tuned if rival.adaptation_curve and tuned is not None else as_set
+            ours = as_set if rival.takes_same_loop or tuned is None else tuned
             gain = paired_gain(ours, initialisations_of(rival), classes)
             is_tuned = ours is not as_set
             found.append(Standing(rival.name, rival.label, rival.accuracy, gain.points, gain.half_width, is_tuned))
@@ -63,7 +65,7 @@ def standing_sentence(run: RunDirectory) -> str:
     reached = f"{task_accuracies(run, cells).mean():.1%}"
     tuned = tuned_accuracies(run, cells)
     if tuned is not None and any(standing.is_tuned for standing in found):
-        reached += f"; {tuned.mean():.1%} where rate and steps are tuned on both sides"
+        reached += f" in the same inner loop, {tuned.mean():.1%} at rate and steps chosen on validation tasks"
     return f"Meta-trained {where} ({reached}), it {standing_clauses(found)}."
 
 

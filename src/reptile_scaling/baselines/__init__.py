@@ -38,9 +38,11 @@ BASELINES = {
     "zero_step": Baseline("pretrained, no step", zero_step, zero_step_work, is_rival=False),
     "nearest_mean": Baseline("nearest class mean, frozen features", nearest_mean, readings_only),
     "logistic_regression": Baseline("logistic regression, frozen features", logistic_regression, readings_only),
-    "no_meta": Baseline("fine-tuning, same inner loop", no_meta, no_meta_work),
+    "no_meta": Baseline("fine-tuning, same inner loop", no_meta, no_meta_work, takes_same_loop=True),
     "no_meta_tuned": Baseline("fine-tuning, tuned rate and steps", no_meta_tuned, tuning_work, has_curve),
-    "joint": Baseline("joint training, same inner loop", joint_training, joint_work, applies=cells_train_otherwise),
+    "joint": Baseline(
+        "joint training, same inner loop", joint_training, joint_work, cells_train_otherwise, takes_same_loop=True
+    ),
     "zero_shot_labels": Baseline(
         "zero-shot: the LM scores label words", zero_shot_labels, zero_shot_work, has_next_word
     ),
@@ -79,5 +81,6 @@ def _means(name: str, baseline: Baseline, scores: Scores, seconds: float) -> Bas
         task_losses=loss.tolist() if loss is not None else None,
         adaptation_curve=scores.curve,
         is_rival=baseline.is_rival,
+        takes_same_loop=baseline.takes_same_loop,
         initialisations=scores.by_initialisation,
     )

@@ -99,6 +99,9 @@ class Baseline:
     """At most; for estimates."""
     applies: Callable[[Config], bool] = always
     """Whether it means anything for this model and algorithm."""
+    takes_same_loop: bool = False
+    """Whether it adapts by the inner loop that cells are tested with, so that meta-training meets it there; against
+    other rivals a cell stands at the rate and steps that it chose on validation tasks."""
     is_rival: bool = True
     """Whether meta-training has to beat it. The pretrained model before any step is shown, and is no rival."""
 

@@ -217,6 +217,8 @@ class BaselineResult:
     """Whether meta-training has to beat it; version 0.1 did not say."""
     initialisations: list[list[float]] = field(default_factory=list)
     """Accuracies on every test task from each initialisation, where a baseline has several."""
+    takes_same_loop: bool = False
+    """Whether it adapts by the inner loop that cells are tested with, so that meta-training meets it there."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,130 @@
+"""Do tasks pay where no slot can be remembered? Protonet over all of MiniLM, N tasks, the five splits of Banking77.
+
+    python scripts/experiment/minilm.py results/minilm [--runs RUN …] [--figure FIGURE.png]
+
+RUN are finished runs of the preset `banking77_minilm`, at any number of shots: of these RESULTS gets `cells.csv` and
+`baselines.csv`. Then, and without `--runs` in seconds, prints the tables, endpoints and laws of docs/findings.md from
+the two tables. Intervals are Student's over splits: a split is the replication.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
+
+from reptile_scaling.analysis.class_splits import pooled_gain
+from reptile_scaling.analysis.paired import Gain
+from reptile_scaling.laws import fit_law, table_from_frame, verdict_sentence
+from reptile_scaling.report.drawing import BLUE, GREY, ORANGE, drawing_style
+from reptile_scaling.runs.directory import RunDirectory
+
+FEW, MANY = 50, 1000
+
+
+def collected(runs: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A row for each cell of each split, and one for each baseline of each split."""
+    cells, baselines = [], []
+    for folder in runs:
+        run = RunDirectory(folder)
+        for name, own in run.split_runs().items():
+            key = {"k_support": run.config().k_support, "class_split": name}
+            for result in own.results():
+                cells.append(
+                    key
+                    | {
+                        "n_tasks": result.n_tasks, "seed": result.seed, "meta_steps": result.meta_steps,
+                        "selected_meta_step": result.selected_meta_step, "loss": result.meta_test_loss,
+                        "accuracy": result.meta_test_accuracy, "last_loss": result.last_meta_test_loss,
+                        "last_accuracy": result.last_meta_test_accuracy, "utterances": result.distinct_utterances,
+                        "wall_seconds": round(result.wall_seconds),
+                    }
+                )  # fmt: skip
+            for baseline in own.read_baselines().values():
+                baselines.append(
+                    key | {"baseline": baseline.name, "loss": baseline.loss, "accuracy": baseline.accuracy}
+                )
+    return pd.DataFrame(cells), pd.DataFrame(baselines)
+
+
+def over_splits(points: pd.Series) -> str:
+    """Mean and half-width of Student's 95 % interval of one number a split, in points of accuracy."""
+    gain = pooled_gain([Gain(100 * float(value), 0.0) for value in points])
+    return f"{gain.points:+.1f} ± {gain.half_width:.1f}"
+
+
+def best_frozen(baselines: pd.DataFrame) -> pd.Series:
+    """Accuracy by split of the classifier on frozen features that is best on the test tasks of all splits."""
+    table = baselines.pivot(index="class_split", columns="baseline", values="accuracy")
+    return table[table.mean().idxmax()]
+
+
+def lines(cells: pd.DataFrame, baselines: pd.DataFrame) -> Iterator[str]:
+    """The table of each number of shots, the endpoints and the law over N."""
+    for shots, of_shots in cells.groupby("k_support"):
+        frozen = baselines[baselines.k_support == shots]
+        rival = best_frozen(frozen)
+        n_splits = of_shots.class_split.nunique()
+        yield f"| {shots}-shot, {n_splits} splits | loss | accuracy | beyond the best on frozen features | meta-step |"
+        yield "|---|---|---|---|---|"
+        for name, own in frozen.groupby("baseline"):
+            yield f"| {name} | {own.loss.mean():.3f} | {own.accuracy.mean():.1%} | | |"
+        for n, level in of_shots.groupby("n_tasks"):
+            accuracy = level.groupby("class_split").accuracy.mean()
+            yield (
+                f"| N = {n} | {level.loss.mean():.3f} | {accuracy.mean():.1%} | {over_splits(accuracy - rival)} | "
+                f"{level.selected_meta_step.mean():.0f} of {level.meta_steps.mean():.0f} |"
+            )
+        by_level = of_shots.pivot_table(index="class_split", columns="n_tasks", values="accuracy")
+        gain = over_splits(by_level[MANY] - by_level[FEW])
+        yield f"{shots} shot: from N = {FEW} to {MANY} accuracy gains {gain} points."
+        if len(by_level.columns) > 2:
+            table = table_from_frame(of_shots.astype({"class_split": str}), "n_tasks", "loss", "class_split")
+            yield f"{shots} shot: {verdict_sentence(fit_law(table))}"
+
+
+def draw(cells: pd.DataFrame, baselines: pd.DataFrame, target: Path) -> None:
+    """Accuracy over N: thin lines are splits, the thick one their mean; dotted, the best on frozen features."""
+    shown = [shots for shots, of_shots in cells.groupby("k_support") if of_shots.n_tasks.nunique() > 2]
+    with drawing_style():
+        figure = Figure(figsize=(5.2 * len(shown), 4), layout="constrained")
+        for axes, shots in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+            of_shots = cells[cells.k_support == shots]
+            for _, own in of_shots.groupby("class_split"):
+                axes.plot(own.n_tasks, 100 * own.accuracy, "-", color=BLUE, alpha=0.3)
+            mean = of_shots.groupby("n_tasks")[["accuracy", "last_accuracy"]].mean()
+            axes.plot(mean.index, 100 * mean.accuracy, "o-", color=BLUE, label="chosen on validation classes")
+            axes.plot(mean.index, 100 * mean.last_accuracy, "^--", color=ORANGE, label="after the last meta-step")
+            rival = best_frozen(baselines[baselines.k_support == shots])
+            axes.axhline(100 * rival.mean(), color=GREY, linestyle=":", label=f"frozen features: {rival.name}")
+            axes.set(xscale="log", xlabel="meta-training tasks, N", ylabel=f"test accuracy, %, {shots}-shot")
+            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.set_xticks(np.unique(of_shots.n_tasks))
+            axes.legend(frameon=False, fontsize=9)
+        figure.savefig(target)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", metavar="RESULTS", type=Path, help="the folder of the two tables")
+    parser.add_argument("--runs", metavar="RUN", nargs="+", type=Path, help="finished runs to make the tables from")
+    parser.add_argument("--figure", type=Path, help="also draw the figure of the page, here")
+    arguments = parser.parse_args()
+    folder: Path = arguments.results
+    if arguments.runs:
+        folder.mkdir(parents=True, exist_ok=True)
+        for table, name in zip(collected(arguments.runs), ("cells", "baselines"), strict=True):
+            table.to_csv(folder / f"{name}.csv", index=False)
+    if not (folder / "cells.csv").is_file():
+        parser.error(f"{str(folder)!r} holds no cells.csv: give results/minilm, or finished runs by --runs")
+    cells, baselines = (pd.read_csv(folder / f"{name}.csv") for name in ("cells", "baselines"))
+    print(*lines(cells, baselines), sep="\n")
+    if arguments.figure:
+        draw(cells, baselines, arguments.figure)
+
+
+if __name__ == "__main__":
+    main()
