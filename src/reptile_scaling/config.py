@@ -249,8 +249,11 @@ class MachineKeys(Keys):
     devices: Annotated[tuple[str, ...], one_or_list(str), MAY_CHANGE] = ("auto",)
     """`auto`, or a list of `cpu`, `cuda:0`, …; several get a process each; `[cpu, cpu]` is two workers."""
     executor: Annotated[str, MAY_CHANGE] = "local"
-    """Where cohorts run: `local`, on this machine's devices, `ray`, on a Ray cluster (extra `ray`), or a name that was
-    added."""
+    """Where cohorts run: `local`, on this machine's devices, `ray`, on a Ray cluster (extra `ray`), `slurm`, as a Slurm
+    job each (extra `slurm`), or a name that was added."""
+    slurm: Annotated[dict[str, bool | int | float | str | list[str]], MAY_CHANGE] = {}
+    """What `executor: slurm` asks for each job, by submitit's names, which are those of `sbatch`: `{partition: gpu,
+    gres: "gpu:1", time: 240}`, time in minutes (60 where it is not given); `{cluster: local}` tries it on this machine."""
     cells_per_cohort: Annotated[Count, MAY_CHANGE] = 4
     """Cells that train in lockstep on one device."""
     max_tasks_in_flight: Annotated[Count, MAY_CHANGE] = 32

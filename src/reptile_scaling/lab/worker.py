@@ -43,7 +43,21 @@ class SweepWorker:
         threading.Thread(target=_beat, args=(self._run, worker, self._closed), name="heartbeat", daemon=True).start()
 
     def __call__(self, job: Job) -> None:
-        """What goes wrong with a job is recorded; what only the user can mend is raised."""
+        """What goes wrong with a job is recorded; what only the user can mend is raised. Of a job that comes anew, the
+        cells that were done before are left as they are."""
+        left = self._left_of(job)
+        if left is not None:
+            self._perform_or_record(left)
+
+    def _left_of(self, job: Job) -> Job | None:
+        match job:
+            case BaselineJob(name):
+                return None if name in self._run.read_baselines() else job
+            case CohortJob(cells):
+                left = tuple(cell for cell in cells if not self._run.cell(cell).is_done)
+                return CohortJob(left) if left else None
+
+    def _perform_or_record(self, job: Job) -> None:
         reason = self._attempt(job)
         if reason is None:
             return

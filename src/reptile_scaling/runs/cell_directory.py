@@ -13,6 +13,7 @@ from reptile_scaling.config import Config
 from reptile_scaling.errors import InputError
 from reptile_scaling.runs.event_files import EventFile
 from reptile_scaling.runs.grid import Cell
+from reptile_scaling.runs.lease import LEASE, held
 from reptile_scaling.runs.model_card import model_card
 from reptile_scaling.runs.records import (
     CellResult,
@@ -76,6 +77,12 @@ class CellDirectory:
     def open_events(self, resumed_at: int) -> EventFile:
         """TensorBoard's curves of this cell; what was written past `resumed_at` is superseded."""
         return EventFile(self.events_folder, resumed_at)
+
+    def check_nobody_computes(self) -> None:
+        """InputError where a process holds this cell: a Slurm job that has outlived the run which submitted it."""
+        if (self.path / LEASE).exists():
+            with held(self.path):
+                pass
 
     def write_card(self, config: Config, dataset: str, result: CellResult, is_encoder: bool) -> None:
         """The README.md that travels with the adapter."""
