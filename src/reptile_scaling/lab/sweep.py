@@ -39,7 +39,7 @@ def run_sweep(plan: Plan, run: RunDirectory, stop: Flag | None = None) -> None:
             )
     assignment = Assignment(
         jobs=plan.jobs,
-        make_worker=partial(SweepWorker, config, plan.corpus, plan.devices.count("cpu")),
+        make_worker=partial(SweepWorker, config, plan.corpus, plan.devices.count("cpu"), run.title),
         devices=plan.devices,
         folder=run.path,
         folders_of=partial(_folders_of, run),
@@ -57,7 +57,7 @@ def _folders_of(run: RunDirectory, job: Job) -> list[Path]:
     """What a job resumes from."""
     match job:
         case CohortJob(cells):
-            return [run.cell(cell).path for cell in cells]
+            return [path for cell in cells for path in (run.cell(cell).path, run.tracker_notes(cell.name).path)]
         case BaselineJob(name):
             return [run.baseline_folder(name)]
 

@@ -20,6 +20,7 @@ from reptile_scaling.model.memory import is_device_lost, is_out_of_memory
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.records import BaselineStatus, Filling, Worker
+from reptile_scaling.tracking.followers import followed
 
 SECONDS_BETWEEN_HEARTBEATS = 5.0
 SECONDS_BETWEEN_STATUSES = 1.0
@@ -28,10 +29,12 @@ SECONDS_BETWEEN_STATUSES = 1.0
 class SweepWorker:
     """Performs jobs on one device; the model and its caches are opened once and kept between jobs."""
 
-    def __init__(self, config: Config, corpus: Corpus, n_cpu_workers: int, root: Path, name: str, device: str) -> None:
+    def __init__(
+        self, config: Config, corpus: Corpus, n_cpu_workers: int, title: str, root: Path, name: str, device: str
+    ) -> None:
         if n_cpu_workers > 1 and device == "cpu":
             share_threads(n_cpu_workers)
-        self._run = RunDirectory(root)
+        self._run, self._title = RunDirectory(root), title
         self._config, self._corpus, self._device, self._name = config, corpus, device, name
         self._opened: Workbench | None = None
         workbench = self._workbench_at(config.level_configs[-1])
@@ -95,7 +98,9 @@ class SweepWorker:
                 told = _BaselineTold(self._run, name)
                 self._run.write_baseline(run_baseline(workbench, name, self._run.baseline_folder(name), told))
             case CohortJob(cells):
-                train_cohort(self._workbench_at(self._level_of(cells[0])), cells, self._run)
+                workbench = self._workbench_at(self._level_of(cells[0]))
+                with followed(self._run, cells, self._config.track, self._title):
+                    train_cohort(workbench, cells, self._run)
 
     def _level_of(self, cell: Cell) -> Config:
         levels = self._config.level_configs

@@ -11,7 +11,6 @@ from safetensors import SafetensorError
 
 from reptile_scaling.config import Config
 from reptile_scaling.errors import InputError
-from reptile_scaling.runs.event_files import EventFile
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.lease import LEASE, held
 from reptile_scaling.runs.model_card import model_card
@@ -68,15 +67,6 @@ class CellDirectory:
     def adapter_folder(self) -> Path:
         """The meta-trained initialisation in PEFT's format."""
         return self.path / "adapter"
-
-    @property
-    def events_folder(self) -> Path:
-        """TensorBoard's event files."""
-        return self.path / "tensorboard"
-
-    def open_events(self, resumed_at: int) -> EventFile:
-        """TensorBoard's curves of this cell; what was written past `resumed_at` is superseded."""
-        return EventFile(self.events_folder, resumed_at)
 
     def check_nobody_computes(self) -> None:
         """InputError where a process holds this cell: a Slurm job that has outlived the run which submitted it."""

@@ -48,7 +48,9 @@ def _submitter(folder: Path, options: Mapping[str, object]) -> Any:
     try:
         import submitit
     except ImportError as error:
-        raise InputError("executor 'slurm' needs the package submitit: pip install 'reptile-scaling-law[slurm]'") from error
+        raise InputError(
+            "executor 'slurm' needs the package submitit: pip install 'reptile-scaling-law[slurm]'"
+        ) from error
     cluster = str(options.get("cluster", "slurm"))
     generic = submitit.AutoExecutor._valid_parameters()
     given = {key if key in generic else f"slurm_{key}": value for key, value in options.items() if key != "cluster"}
@@ -172,12 +174,20 @@ class _Cluster(Generic[Job]):
             one.handle.cancel(check=False)
 
     def _submit(self, queued: Queued[Job]) -> None:
+        from submitit.core.utils import FailedJobError
+
         assignment = self.assignment
         held_folders = [folder.resolve() for folder in assignment.folders_of(queued.job)]
-        work = SlurmJob(
-            assignment.make_worker, assignment.folder.resolve(), queued.job, held_folders, self.stop_file
-        )  # fmt: skip
-        self.submitted.append(_Submitted(queued, self.submitter.submit(work)))
+        root = assignment.folder.resolve()
+        work = SlurmJob(assignment.make_worker, root, queued.job, held_folders, self.stop_file)
+        try:
+            handle = self.submitter.submit(work)
+        except FailedJobError as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"sbatch refused the job ({reason}): mend what slurm = {dict(assignment.options)} asks"
+            ) from error
+        self.submitted.append(_Submitted(queued, handle))
 
     def _tell_to_stop(self) -> None:
         """Jobs that run save after their step; those that wait in the queue are taken out of it."""
