@@ -377,6 +377,17 @@ def as_recorded(config: "Config") -> "Config":
     return config.model_copy(update=younger)
 
 
+GONE = ("tensorboard",)
+"""Keys that folders of earlier versions name, and that said nothing of what their experiment is."""
+
+
+def without_gone(settings: object) -> object:
+    """The settings a folder of an earlier version has recorded, without the keys that are no more."""
+    if isinstance(settings, dict):
+        return {key: value for key, value in settings.items() if key not in GONE}
+    return settings
+
+
 def keys_with(fact: Fact) -> tuple[str, ...]:
     """The keys of which a fact is so, in their order."""
     return tuple(key for key, field in Config.model_fields.items() if fact in field.metadata)

@@ -63,7 +63,7 @@ def _start(
     except OSError as error:
         _fail(notes, trackers, f"its process did not start: {error.strerror}")
         return None
-    os.setpriority(os.PRIO_PROCESS, process.pid, 19)
+    os.setpriority(os.PRIO_PROCESS, process.pid, 5)
     return process
 
 
