@@ -159,13 +159,27 @@ def test_process_that_is_killed_while_it_tells_leaves_a_gap_and_no_point_twice(t
     heard_by_tensorboard(run)
     notes = run.tracker_notes(CELL.name)
     note = notes.read("tensorboard")
-    assert note is not None and note.meta_step == 2
+    assert note is not None and note.told == {"train": 2, "eval": 2}
     notes.write(
-        "tensorboard", replace(note, meta_step=4)
+        "tensorboard", replace(note, told={"train": 4, "eval": 4})
     )  # as it stands when it is killed before steps 3 and 4 are out
     write(run.cell(CELL), 5)
     heard_by_tensorboard(run)
     assert [step for step, _ in events_of(tmp_path / "run" / "trackers" / "tensorboard" / CELL.name)[LOSS]] == [1, 2, 5]
+
+
+def test_evaluation_that_a_stop_put_off_is_told_when_it_comes(tmp_path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    folder = run.cell(CELL)
+    write(folder, 4)
+    late = folder.read_eval_stats()
+    folder.write_eval_stats(late[:-1])
+    heard_by_tensorboard(run)
+    folder.write_eval_stats(late)
+    heard_by_tensorboard(run)
+    found = events_of(tmp_path / "run" / "trackers" / "tensorboard" / CELL.name)
+    assert [step for step, _ in found["eval/validation_loss"]] == [0, 2, 4]
+    assert [step for step, _ in found[LOSS]] == [1, 2, 3, 4]
 
 
 class Deaf:
@@ -187,11 +201,11 @@ def test_tracker_that_fails_is_named_hears_no_more_and_goes_on_at_the_next_start
     deaf = Deaf()
     monkeypatch.setattr("reptile_scaling.tracking.telling.open_tracker", lambda name, place: (deaf, place))
     notes = TrackerNotes(tmp_path / "run" / "trackers" / "notes" / CELL.name)
-    points = {step: {LOSS: 1.0} for step in range(1, 6)}
+    points = {"train": {step: {LOSS: 1.0} for step in range(1, 6)}}
     for _ in range(2):
         listener = Listener("wandb", "toy", notes)
         listener.hear({}, points, {})
-        listener.hear({}, points | {6: {LOSS: 1.0}}, {})
+        listener.hear({}, {"train": points["train"] | {6: {LOSS: 1.0}}}, {})
         if len(deaf.heard) == 2:
             assert RunDirectory(tmp_path / "run").tracker_failures() == {"wandb": "ConnectionError: no route to host"}
             deaf.heard += [1, 1]

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reptile_scaling import disk
@@ -23,8 +23,8 @@ class TrackedRun:
     run_id: str
     is_begun: bool = False
     """Whether the tracker has this run."""
-    meta_step: int = -1
-    """No point up to it is told again."""
+    told: dict[str, int] = field(default_factory=dict)
+    """By table: up to which meta-step its rows are told, and not told again."""
     is_complete: bool = False
     """Whether the final figures are told."""
     failure: str = ""

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from reptile_scaling.errors import InputError
 from reptile_scaling.runs.cell_directory import CellDirectory
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.tracker_notes import TrackedRun, TrackerNotes
@@ -21,8 +22,8 @@ SECONDS_BETWEEN_LOOKS = 1.0
 LAUNCHERS = ("LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """By these accelerate takes a process for one of several; those that tell trackers are each alone."""
 
-Points = Mapping[int, Mapping[str, float]]
-"""Meta-step → figures by name."""
+Points = Mapping[str, Mapping[int, Mapping[str, float]]]
+"""Table → meta-step → figures by name."""
 
 
 def begin_accelerate() -> None:
@@ -44,11 +45,11 @@ class Listener:
         self._has_failed = False
 
     def hear(self, settings: Mapping[str, Any], points: Points, final: Mapping[str, float]) -> None:
-        """Points that it has not heard yet, in their order, and once the final figures, where there are any.
+        """Points that it has not heard yet, by their steps, and once the final figures, where there are any.
 
         The note is written first: a process that is killed then leaves a gap at most, never a point told twice.
         """
-        new = {step: points[step] for step in sorted(points) if step > self._note.meta_step}
+        new = _unheard(points, self._note.told)
         is_last = bool(final) and not self._note.is_complete
         if self._has_failed or not (new or is_last):
             return
@@ -56,10 +57,10 @@ class Listener:
         try:
             handle = self._opened(settings)
             before = self._note
-            self._write(replace(before, meta_step=max(new, default=before.meta_step)))
-            for step, figures in new.items():
+            self._write(replace(before, told=_told(points, before.told, max(new, default=-1))))
+            for step, figures in sorted(new.items()):
                 handle.log(figures, step=step)
-                before = replace(before, meta_step=step)
+                before = replace(before, told=_told(points, before.told, step))
             if is_last:
                 self._write(replace(self._note, is_complete=True))
                 handle.log(final)
@@ -113,6 +114,25 @@ class Listener:
             self._write(replace(heard, failure=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"))
 
 
+def _unheard(points: Points, told: Mapping[str, int]) -> dict[int, dict[str, float]]:
+    """Figures by step; the rows that two tables have of one step together."""
+    new: dict[int, dict[str, float]] = {}
+    for table, rows in points.items():
+        for step, figures in rows.items():
+            if step > told.get(table, -1):
+                new.setdefault(step, {}).update(figures)
+    return new
+
+
+def _told(points: Points, before: Mapping[str, int], step: int) -> dict[str, int]:
+    """What is told of each table once everything up to `step` is. A stop may come between a step and its evaluation,
+    whose row is then younger than later looks at the other table."""
+    return {
+        table: max([before.get(table, -1), *(of_row for of_row in rows if of_row <= step)])
+        for table, rows in points.items()
+    } | {table: at for table, at in before.items() if table not in points}
+
+
 def follow_cell(cell: CellDirectory, listeners: Sequence[Listener], over: threading.Event) -> None:
     """Tells what the cell's tables hold whenever they are written, until its result is told or the training is over."""
     read_at: object = None
@@ -121,11 +141,17 @@ def follow_cell(cell: CellDirectory, listeners: Sequence[Listener], over: thread
         files = [path for path in cell.path.glob("*_stats.csv")] + [cell.path / "final_result.json"]
         written_at = {path.name: path.stat().st_mtime_ns for path in files if path.exists()}
         if written_at and written_at != read_at:
-            read_at = written_at
             settings = flat_settings(json.loads((cell.path / "config.json").read_bytes()))
+            try:
+                points, final = cell_points(cell), final_figures(cell)
+            except InputError:  # written anew and sealed between two reads
+                if is_over:
+                    raise
+                continue
+            read_at = written_at
             for listener in listeners:
-                listener.hear(settings, cell_points(cell), final_figures(cell))
-        if is_over or cell.is_done:
+                listener.hear(settings, points, final)
+        if is_over or "final_result.json" in written_at:
             break
         over.wait(SECONDS_BETWEEN_LOOKS)
     for listener in listeners:
@@ -133,12 +159,11 @@ def follow_cell(cell: CellDirectory, listeners: Sequence[Listener], over: thread
 
 
 def cell_points(cell: CellDirectory) -> Points:
-    """The rows of both tables, those of one meta-step together; what is not finite is left out."""
-    points: dict[int, dict[str, float]] = {}
-    for kind, rows in (("train", cell.read_train_stats()), ("eval", cell.read_eval_stats())):
-        for row in rows:
-            points.setdefault(row.meta_step, {}).update(_figures(kind, asdict(row), but=("meta_step",)))
-    return points
+    """The rows of both tables; what is not finite is left out."""
+    return {
+        table: {row.meta_step: _figures(table, asdict(row), but=("meta_step",)) for row in rows}
+        for table, rows in (("train", cell.read_train_stats()), ("eval", cell.read_eval_stats()))
+    }
 
 
 def final_figures(cell: CellDirectory) -> Mapping[str, float]:
