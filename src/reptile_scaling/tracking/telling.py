@@ -147,6 +147,7 @@ def follow_cell(cell: CellDirectory, listeners: Sequence[Listener], over: thread
             except InputError:  # written anew and sealed between two reads
                 if is_over:
                     raise
+                over.wait(SECONDS_BETWEEN_LOOKS)
                 continue
             read_at = written_at
             for listener in listeners:
