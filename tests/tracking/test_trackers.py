@@ -18,11 +18,10 @@ from reptile_scaling.runs.cell_directory import CellDirectory
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.records import CellResult, EvalRow, MetaTestTask, TrainRow
-from reptile_scaling.runs.tracker_notes import TrackerNotes
 from reptile_scaling.tracking import followers
 from reptile_scaling.tracking.followers import followed
 from reptile_scaling.tracking.telling import Listener, begin_accelerate, follow_cell, law_name
-from reptile_scaling.tracking.trackers import TRACKERS, check_trackers
+from reptile_scaling.tracking.trackers import TRACKERS, Place, check_trackers
 
 CELL = Cell(2, 0)
 LOSS = "train/support_loss_last_step"
@@ -67,7 +66,7 @@ def mlflow_steps(base: Path) -> list[int]:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{base}/mlflow.db")
-    note = TrackerNotes(base / "run" / "trackers" / "notes" / CELL.name).read("mlflow")
+    note = RunDirectory(base / "run").cell(CELL).tracker_notes.read("mlflow")
     assert note is not None
     run = client.get_run(note.run_id)
     assert run.info.status == "FINISHED" and run.data.metrics["final/meta_test_loss"] == 0.5
@@ -123,7 +122,7 @@ def test_curve_of_a_resumed_cell_goes_on_without_doubled_points(tracker: str, of
         with followed(run, [CELL], [tracker], run.title):
             write(folder, 2)
             write(folder, n_steps, is_done=n_steps == 5)
-    assert run.tracker_failures() == {}, run.tracker_notes(CELL.name).log_path.read_text()
+    assert run.tracker_failures() == {}, folder.tracker_notes.log_path.read_text()
     assert READERS[tracker](offline) == [1, 2, 3, 4, 5]
 
 
@@ -150,14 +149,15 @@ def heard_by_tensorboard(run: RunDirectory) -> None:
     begin_accelerate()
     over = threading.Event()
     over.set()
-    follow_cell(run.cell(CELL), [Listener("tensorboard", "toy", run.tracker_notes(CELL.name))], over)
+    place = Place("toy", CELL.name, run.trackers_folder)
+    follow_cell(run.cell(CELL), [Listener("tensorboard", place, run.cell(CELL).tracker_notes)], over)
 
 
 def test_process_that_is_killed_while_it_tells_leaves_a_gap_and_no_point_twice(tmp_path) -> None:
     run = RunDirectory(tmp_path / "run")
     write(run.cell(CELL), 2)
     heard_by_tensorboard(run)
-    notes = run.tracker_notes(CELL.name)
+    notes = run.cell(CELL).tracker_notes
     note = notes.read("tensorboard")
     assert note is not None and note.told == {"train": 2, "eval": 2}
     notes.write(
@@ -200,17 +200,17 @@ class Deaf:
 def test_tracker_that_fails_is_named_hears_no_more_and_goes_on_at_the_next_start(tmp_path, monkeypatch) -> None:
     deaf = Deaf()
     monkeypatch.setattr("reptile_scaling.tracking.telling.open_tracker", lambda name, place: (deaf, place))
-    notes = TrackerNotes(tmp_path / "run" / "trackers" / "notes" / CELL.name)
+    run = RunDirectory(tmp_path / "run")
     points = {"train": {step: {LOSS: 1.0} for step in range(1, 6)}}
     for _ in range(2):
-        listener = Listener("wandb", "toy", notes)
+        listener = Listener("wandb", Place("toy", "cell", tmp_path), run.cell(CELL).tracker_notes)
         listener.hear({}, points, {})
         listener.hear({}, {"train": points["train"] | {6: {LOSS: 1.0}}}, {})
         if len(deaf.heard) == 2:
-            assert RunDirectory(tmp_path / "run").tracker_failures() == {"wandb": "ConnectionError: no route to host"}
+            assert run.tracker_failures() == {"wandb": "ConnectionError: no route to host"}
             deaf.heard += [1, 1]
     assert deaf.heard == [1, 2, 1, 1, 3, 4, 5, 6]
-    assert RunDirectory(tmp_path / "run").tracker_failures() == {}
+    assert run.tracker_failures() == {}
 
 
 def test_trackers_that_crash_or_hang_cost_no_cell(tmp_path, monkeypatch) -> None:

@@ -57,7 +57,7 @@ def _folders_of(run: RunDirectory, job: Job) -> list[Path]:
     """What a job resumes from."""
     match job:
         case CohortJob(cells):
-            return [path for cell in cells for path in (run.cell(cell).path, run.tracker_notes(cell.name).path)]
+            return [run.cell(cell).path for cell in cells]
         case BaselineJob(name):
             return [run.baseline_folder(name)]
 

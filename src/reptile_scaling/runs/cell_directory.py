@@ -26,6 +26,7 @@ from reptile_scaling.runs.records import (
     TaskReading,
     TrainRow,
 )
+from reptile_scaling.runs.tracker_notes import TOLD, TrackerNotes
 from reptile_scaling.seals import BLANK, BrokenSeal, sha256
 from reptile_scaling.storage import (
     csv_text,
@@ -67,6 +68,11 @@ class CellDirectory:
     def adapter_folder(self) -> Path:
         """The meta-trained initialisation in PEFT's format."""
         return self.path / "adapter"
+
+    @property
+    def tracker_notes(self) -> TrackerNotes:
+        """What trackers have been told of this cell."""
+        return TrackerNotes(self.path / TOLD)
 
     def check_nobody_computes(self) -> None:
         """InputError where a process holds this cell: a Slurm job that has outlived the run which submitted it."""

@@ -25,7 +25,7 @@ from reptile_scaling.runs.records import (
     Provenance,
     Worker,
 )
-from reptile_scaling.runs.tracker_notes import TrackerNotes
+from reptile_scaling.runs.tracker_notes import TOLD, TrackerNotes
 from reptile_scaling.storage import (
     Record,
     read_lines,
@@ -70,16 +70,21 @@ class RunDirectory:
         """Tables and figures for a paper."""
         return self.path / "paper"
 
-    def tracker_notes(self, name: str) -> TrackerNotes:
-        """What trackers have been told of a cell, or of the sweep; beside what they write themselves."""
-        return TrackerNotes(self.path / "trackers" / "notes" / name)
+    @property
+    def trackers_folder(self) -> Path:
+        """For trackers that write into a folder."""
+        return self.path / "trackers"
+
+    def law_notes(self, name: str) -> TrackerNotes:
+        """What trackers have been told of a law."""
+        return TrackerNotes(self.path / TOLD / name)
 
     def tracker_failures(self) -> dict[str, str]:
         """Why a tracker hears no more, by its name: the first reason of several."""
-        notes = sorted((self.path / "trackers" / "notes").glob("*/"))
-        return {
-            tracker: reason for path in reversed(notes) for tracker, reason in TrackerNotes(path).failures().items()
-        }
+        found: dict[str, str] = {}
+        for path in sorted([*self.path.glob(f"*/{TOLD}"), *self.path.glob(f"{TOLD}/*")]):
+            found = TrackerNotes(path).failures() | found
+        return found
 
     @property
     def title(self) -> str:

@@ -13,12 +13,13 @@ from reptile_scaling.disk import named_refusals
 from reptile_scaling.errors import InputError
 from reptile_scaling.storage import read_record, write_record
 
+TOLD = "told"
 LOG = "log.txt"
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """`trackers/notes/<run>/<tracker>.json`."""
+    """`told/<tracker>.json` of a cell, `told/<law>/<tracker>.json` of a law."""
 
     run_id: str
     is_begun: bool = False
@@ -33,7 +34,7 @@ class TrackedRun:
 
 @dataclass(frozen=True)
 class TrackerNotes:
-    """The folder of one tracked run's notes; its name is the run's."""
+    """The folder of one tracked run's notes."""
 
     path: Path
 
@@ -72,7 +73,7 @@ class TrackerNotes:
         while (lock := disk.take_lock(self.path / ".lock")) is disk.Lock.OF_ANOTHER and time.monotonic() < end:
             time.sleep(0.2)
         if lock is disk.Lock.OF_ANOTHER:
-            raise InputError(f"another process tells trackers of {self.path.name}: wait for it")
+            raise InputError(f"another process tells trackers what {str(self.path)!r} notes: wait for it")
         try:
             yield
         finally:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
-from reptile_scaling.tracking.telling import Listener, begin_accelerate, follow_cell, law_name, tell_of_sweep
+from reptile_scaling.tracking.telling import Listener, begin_accelerate, follow_cell, law_name, notes_of, tell_of_sweep
+from reptile_scaling.tracking.trackers import Place
 
 SECONDS_FOR_THE_ONE_BEFORE = 60.0
 
@@ -21,10 +22,11 @@ def main() -> None:
     run, over = RunDirectory(Path(folder)), threading.Event()
     threading.Thread(target=_wait_for_the_end, args=(over,), daemon=True).start()
     cell = Cell(**json.loads(cell_fields[0])) if cell_fields else None
-    notes = run.tracker_notes(cell.name if cell else law_name(run))
+    name = cell.name if cell else law_name(run)
+    notes, place = notes_of(run, cell), Place(project, name, run.trackers_folder)
     begin_accelerate()
     with notes.held(SECONDS_FOR_THE_ONE_BEFORE):
-        listeners = [Listener(name, project, notes) for name in names.split(",")]
+        listeners = [Listener(tracker, place, notes) for tracker in names.split(",")]
         if cell:
             follow_cell(run.cell(cell), listeners, over)
         else:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.tracker_notes import TrackerNotes
-from reptile_scaling.tracking.telling import law_name
+from reptile_scaling.tracking.telling import notes_of
 
 SECONDS_TO_FINISH = 120.0
 """For the last points of a cohort, or the sweep's run: longer than a tracker takes whose server answers."""
@@ -21,16 +21,16 @@ SECONDS_TO_FINISH = 120.0
 @contextmanager
 def followed(run: RunDirectory, cells: Sequence[Cell], trackers: Sequence[str], project: str) -> Iterator[None]:
     """Tells `trackers` of the cells that the block trains, and waits a while until their last points are told."""
-    started = {cell.name: _start(run, project, trackers, cell) for cell in cells} if trackers else {}
-    processes = {name: process for name, process in started.items() if process is not None}
+    started = {cell: _start(run, project, trackers, cell) for cell in cells} if trackers else {}
+    processes = {cell: process for cell, process in started.items() if process is not None}
     try:
         yield
     finally:
         deadline = time.monotonic() + SECONDS_TO_FINISH
         for process in processes.values():
             _end_of_news(process)
-        for name, process in processes.items():
-            _wait(run, name, trackers, process, deadline)
+        for cell, process in processes.items():
+            _wait(notes_of(run, cell), trackers, process, deadline)
 
 
 def track_sweep(run: RunDirectory) -> None:
@@ -41,7 +41,7 @@ def track_sweep(run: RunDirectory) -> None:
     process = _start(run, run.title, trackers, None)
     if process is None:
         return
-    _wait(run, law_name(run), trackers, process, time.monotonic() + SECONDS_TO_FINISH)
+    _wait(notes_of(run, None), trackers, process, time.monotonic() + SECONDS_TO_FINISH)
     _end_of_news(process)
 
 
@@ -50,7 +50,7 @@ def _start(
 ) -> "subprocess.Popen[bytes] | None":
     """In a session of its own, so that Ctrl-C does not cut off the last points; at the lowest priority. None where the
     machine has no room for one more process."""
-    notes = run.tracker_notes(cell.name if cell else law_name(run))
+    notes = notes_of(run, cell)
     notes.path.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "reptile_scaling.tracking", str(run.path), project, ",".join(trackers)]
     try:
@@ -72,11 +72,8 @@ def _end_of_news(process: "subprocess.Popen[bytes]") -> None:
     process.stdin.close()
 
 
-def _wait(
-    run: RunDirectory, name: str, trackers: Sequence[str], process: "subprocess.Popen[bytes]", deadline: float
-) -> None:
+def _wait(notes: TrackerNotes, trackers: Sequence[str], process: "subprocess.Popen[bytes]", deadline: float) -> None:
     """Until the process has ended by itself; one that crashes or hangs is a failure of all of its trackers."""
-    notes = run.tracker_notes(name)
     try:
         code = process.wait(max(0.0, deadline - time.monotonic()))
         reason = f"its process ended with code {code}: see {notes.log_path}" if code else ""

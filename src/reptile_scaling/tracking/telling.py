@@ -14,6 +14,7 @@ from typing import Any
 from reptile_scaling.errors import InputError
 from reptile_scaling.runs.cell_directory import CellDirectory
 from reptile_scaling.runs.directory import RunDirectory
+from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.tracker_notes import TrackedRun, TrackerNotes
 from reptile_scaling.seals import sha256
 from reptile_scaling.tracking.trackers import TRACKERS, Handle, Place, open_tracker
@@ -38,8 +39,8 @@ def begin_accelerate() -> None:
 class Listener:
     """One tracker and its run. Once it has failed it hears no more, and its note says why."""
 
-    def __init__(self, tracker: str, project: str, notes: TrackerNotes) -> None:
-        self._tracker, self._project, self._notes = tracker, project, notes
+    def __init__(self, tracker: str, place: Place, notes: TrackerNotes) -> None:
+        self._tracker, self._place, self._notes = tracker, place, notes
         self._note = replace(notes.read(tracker) or TrackedRun(""), failure="")
         self._handle: Handle | None = None
         self._has_failed = False
@@ -95,9 +96,7 @@ class Listener:
     def _opened(self, settings: Mapping[str, Any]) -> Handle:
         if self._handle is None:
             note = self._note
-            run_id = note.run_id or secrets.token_hex(16)
-            folder = self._notes.path.parents[1] / self._tracker
-            place = Place(self._project, self._notes.path.name, folder, run_id, note.is_begun)
+            place = replace(self._place, run_id=note.run_id or secrets.token_hex(16), is_begun=note.is_begun)
             self._handle, place = open_tracker(self._tracker, place)
             if not note.is_begun:
                 self._handle.store_init_configuration(dict(settings))
@@ -206,6 +205,11 @@ def sweep_figures(run: RunDirectory) -> dict[str, float]:
 def law_name(run: RunDirectory) -> str:
     """What the run of a sweep's law is called: another law, of more cells, is another run."""
     return f"law_{sha256(json.dumps(run.read_fit()).encode())[:8]}"
+
+
+def notes_of(run: RunDirectory, cell: Cell | None) -> TrackerNotes:
+    """What trackers have been told of a cell; of the law where there is none."""
+    return run.cell(cell).tracker_notes if cell else run.law_notes(law_name(run))
 
 
 def tell_of_sweep(run: RunDirectory, listeners: Sequence[Listener]) -> None:

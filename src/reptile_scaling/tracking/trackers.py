@@ -21,10 +21,10 @@ class Place:
     project: str
     name: str
     folder: Path
-    """For what a tracker writes into a folder that it is told."""
-    run_id: str
+    """For what a tracker writes into a folder that it is told; in it each has its own."""
+    run_id: str = ""
     """As we made it for a new run; as the tracker made it where it makes its own, once the run is begun."""
-    is_begun: bool
+    is_begun: bool = False
 
     @property
     def begun_id(self) -> str | None:
@@ -49,8 +49,9 @@ def open_tracker(name: str, place: Place) -> tuple[Handle, Place]:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     tracker = TRACKERS[name]
-    place.folder.mkdir(parents=True, exist_ok=True)
-    handle = tracker.begin(LOGGER_TYPE_TO_CLASS[name], place)
+    own = replace(place, folder=place.folder / name)
+    own.folder.mkdir(parents=True, exist_ok=True)
+    handle = tracker.begin(LOGGER_TYPE_TO_CLASS[name], own)
     handle.start()
     return handle, replace(place, run_id=tracker.id_of(handle) if tracker.id_of else place.run_id, is_begun=True)
 
