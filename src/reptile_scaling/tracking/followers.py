@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 
+from reptile_scaling.interruption import StopRequested
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.tracker_notes import TrackerNotes
@@ -20,16 +21,21 @@ SECONDS_TO_FINISH = 120.0
 
 @contextmanager
 def followed(run: RunDirectory, cells: Sequence[Cell], trackers: Sequence[str], project: str) -> Iterator[None]:
-    """Tells `trackers` of the cells that the block trains, and waits a while until their last points are told."""
+    """Tells `trackers` of the cells that the block trains, and waits a while until their last points are told; where
+    the block is interrupted at once, they end by themselves."""
     started = {cell: _start(run, project, trackers, cell) for cell in cells} if trackers else {}
     processes = {cell: process for cell, process in started.items() if process is not None}
+    is_cut_off = False
     try:
         yield
+    except KeyboardInterrupt as interruption:
+        is_cut_off = not isinstance(interruption, StopRequested)
+        raise
     finally:
         deadline = time.monotonic() + SECONDS_TO_FINISH
         for process in processes.values():
             _end_of_news(process)
-        for cell, process in processes.items():
+        for cell, process in () if is_cut_off else processes.items():
             _wait(notes_of(run, cell), trackers, process, deadline)
 
 
@@ -87,4 +93,6 @@ def _wait(notes: TrackerNotes, trackers: Sequence[str], process: "subprocess.Pop
 
 def _fail(notes: TrackerNotes, trackers: Sequence[str], reason: str) -> None:
     for tracker in trackers:
-        notes.fail(tracker, reason)
+        note = notes.read(tracker)
+        if note is None or not note.is_complete:
+            notes.fail(tracker, reason)
