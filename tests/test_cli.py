@@ -201,7 +201,7 @@ MISTAKES = {
     "too many layers": (["--set", "lora_layers=top-9"], "the model has 3 layers: use 'all', or top-3"),
     "unknown algorithm": (["--set", "algorithm=reptil"], "algorithm = 'reptil' is unknown: use reptile"),
     "unknown head": (["--set", "head=linear"], "head = 'linear' is unknown: use classifier or zero or prototype"),
-    "unknown executor": (["--executor", "slurm"], "executor = 'slurm' is unknown: use local or ray"),
+    "unknown executor": (["--executor", "pbs"], "executor = 'pbs' is unknown: use local or ray or slurm"),
 }
 
 

@@ -87,7 +87,7 @@ def allowed(schema: dict[str, Any]) -> str:
             bounds = [f"{sign} {schema[name]:g}" for name, sign in BOUNDS.items() if name in schema]
             return " ".join(["whole number" if kind == "integer" else "number", ", ".join(bounds)]).strip()
         case {"type": kind}:
-            return {"boolean": "`true` or `false`", "null": "`null`", "string": "text"}[kind]
+            return {"boolean": "`true` or `false`", "null": "`null`", "string": "text", "object": "mapping"}[kind]
     raise AssertionError(schema)
 
 

@@ -23,7 +23,7 @@ from reptile_scaling.errors import InputError
 from reptile_scaling.interruption import StopRequested, graceful_stop
 from reptile_scaling.lab.class_splits import begin_splits, plan_splits
 from reptile_scaling.lab.plan import Plan, plan_sweep
-from reptile_scaling.lab.progress import read_statuses, shown_progress
+from reptile_scaling.lab.progress import read_statuses, shown_progress, tracker_failure_lines
 from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.laws import Law, verdict_sentence
 from reptile_scaling.report import write_report
@@ -31,6 +31,7 @@ from reptile_scaling.report.class_splits import write_pooled_report
 from reptile_scaling.report.renewal import renewed_page
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.records import CellResult
+from reptile_scaling.tracking.followers import track_sweep
 
 BASELINE_COLUMNS = ["name", "label", "accuracy", "accuracy_std", "loss", "loss_std", "seconds_per_task"]
 
@@ -201,6 +202,12 @@ def performed(plan: Plan, run: RunDirectory, console: Console) -> Iterator[None]
             console.print(f"Stopped at once. Checkpoints are in {run.path}/: run the same command to go on from them.")
             raise
         yield
+        if run.results():
+            named = run.tracker_failures().keys()
+            track_sweep(run)
+            failures = {name: reason for name, reason in run.tracker_failures().items() if name not in named}
+            for line in tracker_failure_lines(failures):
+                console.print(line, soft_wrap=True, markup=False)
 
 
 def perform_splits(

@@ -249,16 +249,20 @@ class MachineKeys(Keys):
     devices: Annotated[tuple[str, ...], one_or_list(str), MAY_CHANGE] = ("auto",)
     """`auto`, or a list of `cpu`, `cuda:0`, …; several get a process each; `[cpu, cpu]` is two workers."""
     executor: Annotated[str, MAY_CHANGE] = "local"
-    """Where cohorts run: `local`, on this machine's devices, `ray`, on a Ray cluster (extra `ray`), or a name that was
-    added."""
+    """Where cohorts run: `local`, on this machine's devices, `ray`, on a Ray cluster (extra `ray`), `slurm`, as a Slurm
+    job each (extra `slurm`), or a name that was added."""
+    slurm: Annotated[dict[str, bool | int | float | str | list[str]], MAY_CHANGE] = {}
+    """What `executor: slurm` asks for each job, by submitit's names, which are those of `sbatch`: `{partition: gpu,
+    gres: "gpu:1", time: 240}`, time in minutes (else 60); `{cluster: local}` tries it on this machine."""
     cells_per_cohort: Annotated[Count, MAY_CHANGE] = 4
     """Cells that train in lockstep on one device."""
     max_tasks_in_flight: Annotated[Count, MAY_CHANGE] = 32
     """Most tasks adapted in one forward; more are done in turn, so this bounds memory and never the result."""
     memory_gb: Annotated[Positive | None, MAY_CHANGE] = None
     """Memory a device may use, in GB; tasks in flight are cut to fit. Null plans with 80 % of what is free."""
-    tensorboard: Annotated[bool, MAY_CHANGE] = False
-    """Write each cell's curves as TensorBoard event files too (extra `tensorboard`)."""
+    track: Annotated[tuple[str, ...], one_or_list(str), MAY_CHANGE] = ()
+    """Trackers that are told of every cell and of the law: `tensorboard`, `wandb`, `trackio`, `mlflow`, `aim`,
+    `clearml`, `comet_ml`, `dvclive`, `swanlab` (extras of these names)."""
     prefix_cache_dir: Annotated[str | None, MAY_CHANGE] = None
     """Folder that keeps the activations below the first adapted layer for later runs, 4 GB at most; null is the user's
     cache folder."""
@@ -371,6 +375,17 @@ def as_recorded(config: "Config") -> "Config":
         if isinstance(fact, Earlier) and key not in config.model_fields_set
     }
     return config.model_copy(update=younger)
+
+
+GONE = ("tensorboard",)
+"""Keys that folders of earlier versions name, and that said nothing of what their experiment is."""
+
+
+def without_gone(settings: object) -> object:
+    """The settings a folder of an earlier version has recorded, without the keys that are no more."""
+    if isinstance(settings, dict):
+        return {key: value for key, value in settings.items() if key not in GONE}
+    return settings
 
 
 def keys_with(fact: Fact) -> tuple[str, ...]:

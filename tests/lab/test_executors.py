@@ -1,16 +1,15 @@
 """Worker processes that die, refuse or are asked to stop: jobs of a toy worker that only writes files."""
 
-import os
-import signal
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from toy_worker import ToyWorker
 
 from reptile_scaling.config import make_config
 from reptile_scaling.errors import InputError
-from reptile_scaling.interruption import StopRequested, stop_if_requested
+from reptile_scaling.interruption import StopRequested
 from reptile_scaling.lab.executors import EXECUTORS, Assignment, Executor
 from reptile_scaling.lab.executors.local import worker_names
 from reptile_scaling.lab.plan import plan_sweep
@@ -18,30 +17,6 @@ from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.runs.directory import RunDirectory
 
 DEVICES = ("cpu", "cpu")
-
-
-class ToyWorker:
-    """Performs a job by writing its name; some jobs go wrong."""
-
-    def __init__(self, folder: Path, name: str, device: str) -> None:
-        self.folder, self.name = folder, name
-
-    def __call__(self, job: str) -> None:
-        with open(self.folder / "attempts", "a") as file:
-            file.write(job + "\n")
-        first = not (self.folder / f"{job}.tried").exists()
-        (self.folder / f"{job}.tried").touch()
-        if job == "murderous" or (job == "fatal once" and first):
-            os.kill(os.getpid(), signal.SIGKILL)
-        if job == "disk full":
-            raise InputError("'x' cannot be written (No space left on device): free some space")
-        while job == "endless":
-            time.sleep(0.01)
-            stop_if_requested()
-        (self.folder / f"{job}.done").write_text(self.name)
-
-    def close(self) -> None:
-        (self.folder / "closed").touch()
 
 
 def perform(jobs: list[str], folder: Path, stop: threading.Event | None = None) -> dict[str, str]:
@@ -127,7 +102,7 @@ def test_executor_is_an_entry_of_the_dict(toy_settings, tmp_path, monkeypatch) -
 @pytest.mark.parametrize(
     "settings, sentence",
     [
-        ({"executor": "slurm"}, "executor = 'slurm' is unknown: use local or ray"),
+        ({"executor": "pbs"}, "executor = 'pbs' is unknown: use local or ray or slurm"),
         ({"executor": "ray", "devices": ["cpu"]}, "devices = cpu, but executor 'ray' places workers itself: use auto"),
     ],
 )

@@ -331,20 +331,6 @@ def test_two_workers_give_what_one_gives(small, tmp_path, whole) -> None:
     assert {worker.name for worker in run.read_workers()} == {"cpu-1", "cpu-2"}
 
 
-def test_curves_are_written_for_tensorboard_too(small, tmp_path) -> None:
-    from tensorboardX.proto.event_pb2 import Event
-
-    run = swept({**small, "n_tasks_list": [2], "seeds": [0], "tensorboard": True}, tmp_path / "run")
-    (path,) = run.cell(Cell(2, 0)).events_folder.glob("events.*")
-    content, steps = path.read_bytes(), {}
-    while content:  # TFRecord: length, its checksum, the event, its checksum
-        length = int.from_bytes(content[:8], "little")
-        event = Event.FromString(content[12 : 12 + length])
-        steps.setdefault(event.summary.value[0].tag if event.summary.value else "", []).append(event.step)
-        content = content[16 + length :]
-    assert steps["support_loss"] == list(range(1, 13)) and steps["validation_loss"] == [0, 1, 2, 3, 5, 6, 9, 10, 12]
-
-
 def test_lost_worker_shows_as_stale_and_status_reads_the_folder_alone(small, tmp_path) -> None:
     from reptile_scaling.lab.progress import is_stale, worker_lines
     from reptile_scaling.runs.records import Worker

@@ -15,7 +15,7 @@ FLOORS = [
     {"report", "bench", "lab"},
     {"analysis", "baselines", "use"},
     {"learning"},
-    {"model"},
+    {"model", "tracking"},
     {"data", "runs", "laws"},
     {"config", "storage"},
     {"randomness", "interruption", "axes", "presets", "disk", "seals"},

@@ -82,7 +82,7 @@ def run(
     ],
     out: OutFolder = RUN_FOLDER,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; YAML.")] = None,
-    executor: Annotated[str | None, typer.Option("--executor", help="Where cohorts run: local or ray.")] = None,
+    executor: Annotated[str | None, typer.Option("--executor", help="Where cohorts run: local, ray or slurm.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")] = False,
 ) -> None:
     """Run the sweep, or go on with it; ends with the fit and the report."""

@@ -51,6 +51,7 @@ def _as_json(run: RunDirectory) -> dict[str, Any]:
         "workers": [{**asdict(worker), "stale": is_stale(worker)} for worker in run.read_workers()],
         "baselines_left": [{**asdict(baseline), "seconds_left": baseline.seconds_left} for baseline in left],
         "baselines_failed": run.read_baseline_failures(),
+        "trackers_failed": run.tracker_failures(),
     }
 
 
@@ -60,11 +61,16 @@ def _show(run: RunDirectory) -> None:
         filling_lines,
         read_statuses,
         status_table,
+        tracker_failure_lines,
         worker_lines,
     )
 
     statuses = read_statuses(run)
     console.print(status_table(statuses))
     working = [baselines_line(run), *filling_lines(run), *worker_lines(run, statuses)]
-    for line in [*working, *baseline_failure_lines(run.read_baseline_failures())]:
+    for line in [
+        *working,
+        *baseline_failure_lines(run.read_baseline_failures()),
+        *tracker_failure_lines(run.tracker_failures()),
+    ]:
         console.print(line, soft_wrap=True, markup=False)

@@ -19,8 +19,8 @@ from reptile_scaling.model.heads import HEADS
 from reptile_scaling.model.label_words import MOST_SYMBOLS
 from reptile_scaling.model.loading import check_model, check_quantization
 from reptile_scaling.runs.directory import RunDirectory
-from reptile_scaling.runs.event_files import check_event_files
 from reptile_scaling.runs.grid import Cell, grid
+from reptile_scaling.tracking.trackers import check_trackers
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,7 @@ def plan_sweep(config: Config, run: RunDirectory) -> Plan:
     assert config.class_splits is None, config.class_splits
     devices = choose_devices(config.devices)
     _check_places(config, devices)
-    if config.tensorboard:
-        check_event_files()
+    check_trackers(config.track)
     _check_name("algorithm", config.algorithm, ALGORITHMS)
     _check_name("head", config.head, HEADS)
     _check_name("inner_optimizer", config.inner_optimizer, ("auto", *INNER_OPTIMIZERS))

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -185,38 +185,51 @@ def worker_lines(run: RunDirectory, statuses: Statuses) -> Iterator[str]:
             yield f"{where}, alive {since} ago"
 
 
-def _memory_lines(run: RunDirectory, told: set[str]) -> Iterator[str]:
-    """What each worker will need, once; `told` are the workers that have been named."""
+def tracker_failure_lines(failures: Mapping[str, str]) -> Iterator[str]:
+    """A line per tracker that hears no more."""
+    for name, reason in failures.items():
+        yield f"warning: tracker {name!r} failed, and the run goes on without it ({reason})"
+
+
+def _news(run: RunDirectory, told: set[str]) -> Iterator[str]:
+    """What each worker will need, and which trackers have failed, once; `told` are those that have been named."""
     for worker in run.read_workers():
         if worker.name not in told:
             told.add(worker.name)
             yield f"{worker.name}: {worker.memory}"
+    failures = {name: reason for name, reason in run.tracker_failures().items() if f"tracker {name}" not in told}
+    told.update(f"tracker {name}" for name in failures)
+    yield from tracker_failure_lines(failures)
 
 
 def _show_table(run: RunDirectory, console: Console, stopped: threading.Event) -> None:
     told: set[str] = set()
     with Live(console=console, refresh_per_second=2) as live:
         while not stopped.wait(SECONDS_BETWEEN_FRAMES):
-            for line in _memory_lines(run, told):
+            for line in _news(run, told):
                 live.console.print(line, soft_wrap=True, markup=False)
             statuses = _statuses_once_begun(run)
             if statuses:
                 table = status_table(statuses)
                 table.title = "; ".join(["cells", baselines_line(run), *filling_lines(run)])
                 live.update(table)
+        for line in _news(run, told):
+            live.console.print(line, soft_wrap=True, markup=False)
 
 
 def _show_lines(run: RunDirectory, console: Console, stopped: threading.Event) -> None:
     began, wait = time.monotonic(), SECONDS_BETWEEN_FRAMES
     told: set[str] = set()
     while not stopped.wait(wait):
-        for line in _memory_lines(run, told):
+        for line in _news(run, told):
             console.print(line, soft_wrap=True, markup=False)
         statuses = _statuses_once_begun(run)
         if statuses:
             line = " · ".join([progress_line(statuses, baselines_line(run)), *filling_lines(run)])
             console.print(f"{duration(time.monotonic() - began):>8}  {line}", soft_wrap=True, highlight=False)
             wait = SECONDS_BETWEEN_LINES
+    for line in _news(run, told):
+        console.print(line, soft_wrap=True, markup=False)
 
 
 def _statuses_once_begun(run: RunDirectory) -> Statuses:

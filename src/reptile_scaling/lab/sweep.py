@@ -25,6 +25,8 @@ def run_sweep(plan: Plan, run: RunDirectory, stop: Flag | None = None) -> None:
     Raises StopRequested once `stop` is set and all work is saved, StorageError where the disk refuses.
     """
     config = plan.config
+    for cell in grid(config):
+        run.cell(cell).check_nobody_computes()
     run.begin(config, plan.corpus.dataset.fingerprint, software_versions(), base_digest(config))
     run.forget_workers()
     run.expect_baselines([job.name for job in plan.jobs if isinstance(job, BaselineJob)])
@@ -37,12 +39,13 @@ def run_sweep(plan: Plan, run: RunDirectory, stop: Flag | None = None) -> None:
             )
     assignment = Assignment(
         jobs=plan.jobs,
-        make_worker=partial(SweepWorker, config, plan.corpus, plan.devices.count("cpu")),
+        make_worker=partial(SweepWorker, config, plan.corpus, plan.devices.count("cpu"), run.title),
         devices=plan.devices,
         folder=run.path,
         folders_of=partial(_folders_of, run),
         give_up=partial(give_up, run),
         stop=stop or threading.Event(),
+        options=config.slurm,
     )
     try:
         EXECUTORS[config.executor].perform(assignment)

@@ -20,6 +20,7 @@ from reptile_scaling.model.memory import is_device_lost, is_out_of_memory
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.records import BaselineStatus, Filling, Worker
+from reptile_scaling.tracking.followers import followed
 
 SECONDS_BETWEEN_HEARTBEATS = 5.0
 SECONDS_BETWEEN_STATUSES = 1.0
@@ -28,10 +29,12 @@ SECONDS_BETWEEN_STATUSES = 1.0
 class SweepWorker:
     """Performs jobs on one device; the model and its caches are opened once and kept between jobs."""
 
-    def __init__(self, config: Config, corpus: Corpus, n_cpu_workers: int, root: Path, name: str, device: str) -> None:
+    def __init__(
+        self, config: Config, corpus: Corpus, n_cpu_workers: int, title: str, root: Path, name: str, device: str
+    ) -> None:
         if n_cpu_workers > 1 and device == "cpu":
             share_threads(n_cpu_workers)
-        self._run = RunDirectory(root)
+        self._run, self._title = RunDirectory(root), title
         self._config, self._corpus, self._device, self._name = config, corpus, device, name
         self._opened: Workbench | None = None
         workbench = self._workbench_at(config.level_configs[-1])
@@ -43,7 +46,21 @@ class SweepWorker:
         threading.Thread(target=_beat, args=(self._run, worker, self._closed), name="heartbeat", daemon=True).start()
 
     def __call__(self, job: Job) -> None:
-        """What goes wrong with a job is recorded; what only the user can mend is raised."""
+        """What goes wrong with a job is recorded; what only the user can mend is raised. Of a job that comes anew, the
+        cells that were done before are left as they are."""
+        left = self._left_of(job)
+        if left is not None:
+            self._perform_or_record(left)
+
+    def _left_of(self, job: Job) -> Job | None:
+        match job:
+            case BaselineJob(name):
+                return None if name in self._run.read_baselines() else job
+            case CohortJob(cells):
+                left = tuple(cell for cell in cells if not self._run.cell(cell).is_done)
+                return CohortJob(left) if left else None
+
+    def _perform_or_record(self, job: Job) -> None:
         reason = self._attempt(job)
         if reason is None:
             return
@@ -81,7 +98,9 @@ class SweepWorker:
                 told = _BaselineTold(self._run, name)
                 self._run.write_baseline(run_baseline(workbench, name, self._run.baseline_folder(name), told))
             case CohortJob(cells):
-                train_cohort(self._workbench_at(self._level_of(cells[0])), cells, self._run)
+                workbench = self._workbench_at(self._level_of(cells[0]))
+                with followed(self._run, cells, self._config.track, self._title):
+                    train_cohort(workbench, cells, self._run)
 
     def _level_of(self, cell: Cell) -> Config:
         levels = self._config.level_configs

@@ -47,8 +47,6 @@ def finish_cell(workbench: Workbench, training: CellTraining) -> None:
         return
     _write_adapter(workbench, training, result)
     folder.write_inner_rates(rate_table(chosen.theta))
-    if training.events:
-        training.events.close()
     folder.write_confusions(count_confusions(episodes, figures.predicted, workbench.corpus.dataset.class_names))
     columns = zip(figures.loss.tolist(), figures.accuracy.tolist(), figures.zero_step_accuracy.tolist(), strict=True)
     test_tasks = [MetaTestTask(i, *of_task) for i, of_task in enumerate(columns)]

@@ -1,9 +1,7 @@
 """One cell on its way: its tasks in order, what it has learned, what has been logged, and the files it keeps."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -31,14 +29,6 @@ from reptile_scaling.runs.records import CellStatus, Checkpoint, EvalRow, TrainR
 SECONDS_BETWEEN_STATUSES = 1.0
 
 
-@runtime_checkable
-class ScalarLog(Protocol):
-    """Where a cell's curves go besides its tables."""
-
-    def add(self, meta_step: int, scalars: Mapping[str, float]) -> None: ...
-    def close(self) -> None: ...
-
-
 @dataclass
 class CellTraining:
     """A cell between its first meta-step and its result."""
@@ -59,7 +49,6 @@ class CellTraining:
     eval_rows: list[EvalRow]
     status: CellStatus = field(default_factory=CellStatus)
     is_diverged: bool = False
-    events: ScalarLog | None = None
     told: float = 0.0
     """When the status was last written, by a clock that never jumps."""
 
@@ -94,9 +83,6 @@ class CellTraining:
             )
         )
         tasks_per_second = self.config.meta_batch_size / outcome.seconds
-        scalars = {"support_loss": outcome.losses[-1], "meta_lr": outcome.meta_lr, "tasks_per_second": tasks_per_second}
-        if self.events:
-            self.events.add(self.state.meta_step, scalars)
         self.status = replace(
             self.status,
             meta_step=self.state.meta_step,
@@ -115,8 +101,6 @@ class CellTraining:
         self.eval_rows.append(EvalRow(self.state.meta_step, loss, accuracy, *zero_step))
         if self.config.select == "best":
             self.chosen = better(self.chosen, self.state, loss)
-        if self.events:
-            self.events.add(self.state.meta_step, {"validation_loss": loss, "validation_accuracy": accuracy})
         shown = loss if np.isfinite(loss) else None
         self.status = replace(
             self.status, validation_loss=shown, validation_accuracy=accuracy, wall_seconds=self.wall_seconds
@@ -196,7 +180,6 @@ def begin_cell(workbench: Workbench, folder: CellDirectory, start: Checkpoint | 
         train_rows=[row for row in folder.read_train_stats() if row.meta_step <= state.meta_step],
         eval_rows=[row for row in folder.read_eval_stats() if row.meta_step <= state.meta_step],
         status=CellStatus("running", state.meta_step, config.num_meta_steps, workbench.device),
-        events=folder.open_events(state.meta_step) if config.tensorboard else None,
     )
     training.tell()
     return training

@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 
 from reptile_scaling.config import Config
 from reptile_scaling.errors import InputError
-from reptile_scaling.runs.event_files import EventFile
 from reptile_scaling.runs.grid import Cell
+from reptile_scaling.runs.lease import LEASE, held
 from reptile_scaling.runs.model_card import model_card
 from reptile_scaling.runs.records import (
     CellResult,
@@ -26,6 +26,7 @@ from reptile_scaling.runs.records import (
     TaskReading,
     TrainRow,
 )
+from reptile_scaling.runs.tracker_notes import TOLD, TrackerNotes
 from reptile_scaling.seals import BLANK, BrokenSeal, sha256
 from reptile_scaling.storage import (
     csv_text,
@@ -69,13 +70,15 @@ class CellDirectory:
         return self.path / "adapter"
 
     @property
-    def events_folder(self) -> Path:
-        """TensorBoard's event files."""
-        return self.path / "tensorboard"
+    def tracker_notes(self) -> TrackerNotes:
+        """What trackers have been told of this cell."""
+        return TrackerNotes(self.path / TOLD)
 
-    def open_events(self, resumed_at: int) -> EventFile:
-        """TensorBoard's curves of this cell; what was written past `resumed_at` is superseded."""
-        return EventFile(self.events_folder, resumed_at)
+    def check_nobody_computes(self) -> None:
+        """InputError where a process holds this cell: a Slurm job that has outlived the run which submitted it."""
+        if (self.path / LEASE).exists():
+            with held(self.path):
+                pass
 
     def write_card(self, config: Config, dataset: str, result: CellResult, is_encoder: bool) -> None:
         """The README.md that travels with the adapter."""

@@ -1,10 +1,12 @@
 """The folder of a run: what the sweep writes there, and the folders of its cells."""
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from reptile_scaling.config import MAY_CHANGE, Config, as_recorded, keys_with
 from reptile_scaling.disk import named_refusals
@@ -23,6 +25,7 @@ from reptile_scaling.runs.records import (
     Provenance,
     Worker,
 )
+from reptile_scaling.runs.tracker_notes import TOLD, TrackerNotes
 from reptile_scaling.storage import (
     Record,
     read_lines,
@@ -66,6 +69,28 @@ class RunDirectory:
     def paper_folder(self) -> Path:
         """Tables and figures for a paper."""
         return self.path / "paper"
+
+    @property
+    def trackers_folder(self) -> Path:
+        """For trackers that write into a folder."""
+        return self.path / "trackers"
+
+    def law_notes(self, name: str) -> TrackerNotes:
+        """What trackers have been told of a law."""
+        return TrackerNotes(self.path / TOLD / name)
+
+    def tracker_failures(self) -> dict[str, str]:
+        """Why a tracker hears no more, by its name: the first reason of several."""
+        found: dict[str, str] = {}
+        for path in sorted([*self.path.glob(f"*/{TOLD}"), *self.path.glob(f"{TOLD}/*")]):
+            found = TrackerNotes(path).failures() | found
+        return found
+
+    @property
+    def title(self) -> str:
+        """What trackers call the run: its folder's name, after that of the run of several class splits it lies in."""
+        folder = self.path.resolve()
+        return f"{folder.parent.name}-{folder.name}" if RunDirectory(folder.parent).is_begun else folder.name
 
     @property
     def report_path(self) -> Path:
@@ -269,6 +294,14 @@ class RunDirectory:
 
     def write_fit(self, law: Mapping[str, object]) -> None:
         write_json(self.path / "power_law_fit.json", law)
+
+    def read_fit(self) -> dict[str, Any]:
+        """What `write_fit` wrote."""
+        return dict(json.loads((self.path / "power_law_fit.json").read_bytes()))
+
+    def read_summary(self) -> dict[str, Any]:
+        """What `write_summary` wrote."""
+        return dict(json.loads((self.path / "summary_report.json").read_bytes()))
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         write_json(self.path / "summary_report.json", summary)

@@ -3,11 +3,12 @@
 import os
 import socket
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BeforeValidator
 
-from reptile_scaling.config import Config
+from reptile_scaling.config import Config, without_gone
 from reptile_scaling.runs.grid import Cell
 
 CellState = Literal["pending", "running", "done", "failed"]
@@ -17,7 +18,7 @@ CellState = Literal["pending", "running", "done", "failed"]
 class Provenance:
     """`experiment.json`: what a folder belongs to."""
 
-    config: Config
+    config: Annotated[Config, BeforeValidator(without_gone)]
     data_fingerprint: str
     """SHA-256 of the data."""
     versions: dict[str, str]

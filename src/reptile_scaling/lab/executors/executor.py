@@ -1,7 +1,7 @@
 """What an executor is: it has jobs performed somewhere, and knows nothing of what they are."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -42,6 +42,8 @@ class Assignment(Generic[Job]):
     """Told of a job that no worker could do, and why."""
     stop: Flag
     """Once set, each worker's step in progress is the last."""
+    options: Mapping[str, object] = field(default_factory=dict)
+    """What the user says to the executor's own scheduler."""
 
 
 @dataclass(frozen=True)
