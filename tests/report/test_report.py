@@ -26,6 +26,7 @@ from reptile_scaling.analysis.law_of_run import law_of_run
 from reptile_scaling.analysis.levels import best_cells, best_level, shown_levels
 from reptile_scaling.analysis.standing import standing_sentence, standings
 from reptile_scaling.analysis.steps_worth import worth_sentence
+from reptile_scaling.analysis.surfaces_of_run import surfaces_of_run
 from reptile_scaling.analysis.training_facts import convergence_sentence, gain_sentence, overtraining_sentence
 from reptile_scaling.config import make_config
 from reptile_scaling.lab.plan import plan_sweep
@@ -77,8 +78,9 @@ def finished(toy_settings, toy_rows, tmp_path_factory: pytest.TempPathFactory) -
 
 def test_every_figure_is_a_file_and_in_the_page(finished: RunDirectory) -> None:
     page = finished.report_path.read_text()
-    charts = draw_charts(finished, law_of_run(finished))
-    assert set(charts) == {"scaling", "accuracy", "baselines", "adaptation", "learning", "difficulty"}
+    charts = draw_charts(finished, law_of_run(finished), surfaces_of_run(finished))
+    surfaces = {"surface_meta_steps"}  # two numbers of inner steps and one of classes are no surface
+    assert set(charts) == {"scaling", "accuracy", "baselines", "adaptation", "learning", "difficulty", *surfaces}
     for name, chart in charts.items():
         assert f'aria-label="{html.escape(chart.title)}"' in page
         table = pd.read_csv(io.BytesIO(base64.b64decode(chart.data_link().partition("base64,")[2])))
@@ -352,5 +354,5 @@ def test_page_in_a_real_browser(width: int, finished: RunDirectory, tmp_path) ->
     probe = json.loads(html.unescape(found[1]))
     assert probe["said"] == probe["expected"] != ""
     assert probe["hidden"] and probe["broken"] == 0 and probe["fetched"] == []
-    assert probe["charts"] == 6
+    assert probe["charts"] == 7
     assert probe["overflow"] <= 0, "the page itself must not scroll sideways"

@@ -1,7 +1,10 @@
 """Figures of surfaces: loss over visits, inner steps or classes, a curve for each N, and where more hurts."""
 
+from collections.abc import Mapping
+
 import matplotlib.pyplot as plt
 import numpy as np
+from jaxtyping import Float
 from matplotlib.colors import to_hex
 
 from reptile_scaling.analysis.surfaces_of_run import SurfaceOfRun
@@ -15,7 +18,7 @@ LOSSES = {
 }
 
 
-def surface_charts(surfaces: dict[str, SurfaceOfRun]) -> list[Chart]:
+def surface_charts(surfaces: Mapping[str, SurfaceOfRun]) -> list[Chart]:
     """One for each surface that was fitted."""
     return [_draw(name, surface) for name, surface in surfaces.items()]
 
@@ -36,23 +39,34 @@ def _draw(name: str, surface: SurfaceOfRun) -> Chart:
             grid = np.geomspace(z.min(), z.max(), 60)
             value, low, high = law.predict(np.full(60, n), grid)
             axes.fill_between(grid, low, high, color=shade, alpha=0.12, linewidth=0)
-            (line,) = axes.plot(grid, value, color=shade, lw=1.6)
+            single = "s" if z.min() == z.max() else None  # a curve over one place has no length
+            (line,) = axes.plot(grid, value, color=shade, lw=1.6, marker=single, ms=5, label=f"N = {n:g}")
             chart.say(line, f"N = {n:g}: {value[0]:.3f} nats at {grid[0]:.3g} {table.z_name}, {value[-1]:.3f} at most")
             ends.append((float(grid[-1]), float(value[-1]), f"N = {n:g}", shade))
             if law.form is META_STEPS:
                 _mark_best(chart, surface, n)
-        axes.set_xscale("log")
+        level_ticks(axes, _round_numbers(np.unique(table.z)))
         loss_ticks(axes, table.loss)
-        z_values = np.unique(table.z)
-        if z_values.size <= 8:
-            level_ticks(axes, z_values)
         axes.set_xlabel(table.z_name)
         axes.set_ylabel(LOSSES[name])
         chart.figure.supxlabel(_legend(surface), fontsize=8.5)
-        label_ends(axes, ends)
+        if len({x for x, *_ in ends}) == 1:
+            label_ends(axes, ends)
+        else:  # names at the ends would lie on other curves
+            axes.legend(fontsize=9, frameon=False, ncols=2 if len(ends) > 4 else 1)
     columns = zip(table.n_tasks.tolist(), table.z.tolist(), table.loss.tolist(), table.run, strict=True)
     chart.rows = [{"n_tasks": n, table.z_name: z, "loss": loss, "cell": run} for n, z, loss, run in columns]
     return chart
+
+
+def _round_numbers(z: Float[np.ndarray, " Z"]) -> Float[np.ndarray, " ticks"]:
+    """The values themselves where they are few, else powers of ten, with 2 and 5 times these where they are few."""
+    if z.size <= 8:
+        return z
+    decades = 10.0 ** np.arange(np.floor(np.log10(z[0])), np.ceil(np.log10(z[-1])) + 1)
+    finer = np.sort(np.concatenate([decades, 2 * decades, 5 * decades]))
+    inside, finer_inside = (ticks[(ticks >= z[0] * 0.99) & (ticks <= z[-1] * 1.01)] for ticks in (decades, finer))
+    return inside if inside.size >= 4 else finer_inside
 
 
 def _mark_best(chart: Chart, surface: SurfaceOfRun, n: float) -> None:
