@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from laws.conftest import SEVEN, named_world
+from laws.conftest import SEVEN, law_of, named_world
 from reptile_scaling.laws import LossTable, fit_law
 from reptile_scaling.laws.candidates import fit_candidate
 from reptile_scaling.laws.levels import gather_levels
@@ -59,7 +59,7 @@ def test_redrawing_test_tasks_widens_the_amplitude_and_not_the_exponent() -> Non
 
 
 def test_all_three_bootstraps_and_the_profile_contain_the_estimate() -> None:
-    law = fit_law(draw_table(named_world("WITH_FLOOR"), stream(5, "kinds")))
+    law = law_of("WITH_FLOOR")
     form = law.as_json()["forms"]["power_floor"]
     for kind in ("ci95", "ci95_resampled", "ci95_wild", "ci95_profile"):
         low, high = form[kind]["beta"]

@@ -8,6 +8,9 @@ from reptile_scaling.analysis.law_of_run import losses_of_run
 from reptile_scaling.laws import Law, fit_law
 from reptile_scaling.runs.directory import RunDirectory
 
+N_DRAWS = 400
+"""Of every bootstrap: the page says the verdict, and draws no band."""
+
 
 def accuracy_law_of_run(run: RunDirectory) -> Law:
     """The odds of an error over the axis: seeds, test classes and test tasks are drawn as for losses."""
@@ -20,7 +23,7 @@ def accuracy_law_of_run(run: RunDirectory) -> Law:
         y_name="query accuracy",
         n_queries=results[0].num_meta_test_tasks * config.n_way * config.k_query,
     )
-    return fit_law(table, transform="logit_accuracy")
+    return fit_law(table, transform="logit_accuracy", n_bootstrap=N_DRAWS)
 
 
 def calibration_sentence(run: RunDirectory) -> str:

@@ -184,7 +184,7 @@ def surface_value(
     form: SurfaceForm, parameters: Float[np.ndarray, " P"], n_tasks: Float[np.ndarray, " M"], z: Float[np.ndarray, " M"]
 ) -> Float[np.ndarray, " M"]:
     """The surface at each (N, z)."""
-    return surface_values(form, parameters[None], n_tasks, z)[0]
+    return np.asarray(surface_values(form, parameters[None], n_tasks, z)[0])
 
 
 def why_too_few(form: SurfaceForm, table: SurfaceTable) -> str:
