@@ -160,7 +160,7 @@ def test_published_slope_of_one_seed_is_not_called_scaling() -> None:
     ],
 )
 def test_degenerate_tables_give_a_status_and_valid_json(x: list[float], y: list[float]) -> None:
-    law = fit_law(table_of(x, y), n_bootstrap=100)
+    law = fit_law(table_of(x, y), n_bootstrap=30)
     json.dumps(law.as_json(), allow_nan=False)
     json.dumps(law.predict(1000.0).as_json(), allow_nan=False)
     json.dumps(law.tasks_needed(0.5).as_json(), allow_nan=False)
@@ -221,7 +221,7 @@ def test_a_law_over_classes_never_says_n() -> None:
     names = {"x_name": "the number of training classes", "x_symbol": "C"}
     for rows in (slice(None), slice(0, 6), slice(0, 3)):
         group = None if falling.group is None else falling.group[rows]
-        law = fit_law(LossTable(falling.x[rows], falling.loss[rows], group, **names), n_bootstrap=50)
+        law = fit_law(LossTable(falling.x[rows], falling.loss[rows], group, **names), n_bootstrap=20)
         found = law.as_json()
         said = [verdict_sentence(law), *found["verdict"]["reasons"], *found["warnings"], found["log"]["intervals"]]
         said += [str(form["reason"]) + form["formula"] for form in found["forms"].values()]
