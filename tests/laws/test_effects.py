@@ -5,7 +5,7 @@ import pytest
 
 from laws.conftest import SEVEN, named_world, power_interval
 from reptile_scaling.errors import InputError
-from reptile_scaling.laws import LossTable, calibration_error, compare_arms, fit_law
+from reptile_scaling.laws import LossTable, calibration_error, compare_arms
 from reptile_scaling.laws.effects import membership, task_effects
 from reptile_scaling.laws.table import transformed
 from reptile_scaling.laws.worlds import draw_table
