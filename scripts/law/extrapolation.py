@@ -125,9 +125,9 @@ def main(folder: Path, database: Path | None) -> None:
         curves = dict(of_database(database))
         verdicts = pd.Series([row["verdict"] for row in curves.values()]).value_counts().to_dict()
         results["database"] = {"n_curves": len(curves), "seed": SEED, "forms": summary(curves), "verdicts": verdicts}
-        for name, row in summary(curves).items():
-            shares = f"{row['median']:.3f} | {row['ninth_decile']:.3f} | {100 * row['least']:.0f} %"
-            print(f"| {name} | {shares} | {row['curves']} |")
+        for name, of_form in summary(curves).items():
+            shares = f"{of_form['median']:.3f} | {of_form['ninth_decile']:.3f} | {100 * of_form['least']:.0f} %"
+            print(f"| {name} | {shares} | {of_form['curves']} |")
         print(verdicts, f"{time.perf_counter() - begin:.0f} s")
     Path("results/law/extrapolation.json").write_text(json.dumps(results, indent=1) + "\n")
 

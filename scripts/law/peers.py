@@ -82,7 +82,7 @@ def grid_answer(x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
 
     grid = np.arange(EXPONENTS[0], EXPONENTS[1] + 0.005, 0.01)
     start = grid[np.argmin([project(alpha)[0] for alpha in grid])]
-    polished = minimize(lambda a: project(float(a[0]))[0], [start], method="L-BFGS-B", bounds=[EXPONENTS])
+    polished = minimize(lambda a: project(float(a[0]))[0], np.array([start]), method="L-BFGS-B", bounds=[EXPONENTS])
     alpha = float(polished.x[0])
     is_inside = EXPONENTS[0] + 1e-4 < alpha < EXPONENTS[1] - 1e-4
     floor, amplitude = project(alpha)[1]

@@ -109,7 +109,7 @@ def _result(workbench: Workbench, training: CellTraining, figures: QueryLosses, 
 def _hits(figures: QueryLosses, config: Config) -> Float[np.ndarray, "T Q"]:
     """1 where a query utterance was given its own slot; query sets go class by class in slot order."""
     own = np.repeat(np.arange(config.n_way), figures.predicted.shape[1] // config.n_way)
-    return (figures.predicted == own).astype(np.float64)
+    return np.asarray(figures.predicted == own, dtype=np.float64)
 
 
 def _calibration(figures: QueryLosses, config: Config) -> CalibrationError:

@@ -66,7 +66,7 @@ def _round_numbers(z: Float[np.ndarray, " Z"]) -> Float[np.ndarray, " ticks"]:
     decades = 10.0 ** np.arange(np.floor(np.log10(z[0])), np.ceil(np.log10(z[-1])) + 1)
     finer = np.sort(np.concatenate([decades, 2 * decades, 5 * decades]))
     inside, finer_inside = (ticks[(ticks >= z[0] * 0.99) & (ticks <= z[-1] * 1.01)] for ticks in (decades, finer))
-    return inside if inside.size >= 4 else finer_inside
+    return np.asarray(inside if inside.size >= 4 else finer_inside)
 
 
 def _mark_best(chart: Chart, surface: SurfaceOfRun, n: float) -> None:
