@@ -1,4 +1,4 @@
-"""Ours and the package `simple-scaling-laws` on the same simulated sweeps.
+"""Ours, the package `simple-scaling-laws` and two published ways of fitting on the same simulated sweeps.
 
     python3.12 -m venv PEERS && PEERS/bin/pip install simple-scaling-laws
     python scripts/law/peers.py PEERS/bin/python [sweeps per truth]
@@ -8,6 +8,15 @@ standard output (`--peer` below). Prints a table and writes results/law/peers.js
 
 The package fits one form, a power law with a floor, and gives no verdict. For it, "scaling" is read as generously as
 we can: its 95 % interval of the mean loss at the largest N lies wholly below that at the smallest.
+
+Two more ways are re-implemented here in their one-variable form E + A * N^-alpha, for neither package can be had from a
+registry:
+
+- `grid`: as in vpnls (Czech et al. 2026, arXiv:2603.22339): exponents on a grid of 0.01 within 0.01 to 1, E and A by
+  linear least squares, then L-BFGS-B in the exponent alone. It has no intervals; "scaling" is A > 0 with no bound hit,
+  which is the status it reports.
+- `starts`: the setting in which vpnls's own script runs apple/ml-scalefit: Huber loss with delta = 0.001, ten random
+  starts within bounds, L-BFGS-B, and percentile intervals over rows drawn again; "scaling" as for the package above.
 """
 
 import argparse
@@ -19,8 +28,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from scipy.optimize import minimize
+
 SEED = 2718
 N_DRAWS = 400  # for both sides
+N_STARTS, N_RESAMPLED, DELTA = 10, 100, 1e-3
+EXPONENTS = (0.01, 1.0)
 
 
 def answer_as_peer() -> None:
@@ -48,12 +62,66 @@ def answer_as_peer() -> None:
             predicted = model.predict(ends)
             falls = predicted["test_loss__loss__q975"][1] < predicted["test_loss__loss__q025"][0]
             beta = list(model.conf_int("test_loss__loss")["beta"])
+            point = float(model.params("test_loss__loss")["beta"])
             notes = [note.code for note in model.warnings]
-            answers.append({"scaling": bool(falls), "beta": beta, "notes": notes})
+            answers.append({"scaling": bool(falls), "beta": beta, "point": point, "notes": notes})
         except Exception as error:  # a refusal is an answer too; what it refuses is part of the comparison
             answers.append({"scaling": False, "beta": None, "notes": [f"error: {type(error).__name__}"]})
         answers[-1]["seconds"] = time.perf_counter() - begin
     print(json.dumps({"version": peer.__version__, "answers": answers}))
+
+
+def grid_answer(x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+    """Variable projection over a grid of exponents, polished."""
+    begin = time.perf_counter()
+
+    def project(alpha: float) -> tuple[float, np.ndarray]:
+        design = np.column_stack([np.ones(x.size), x**-alpha])
+        found = np.linalg.lstsq(design, y, rcond=None)[0]
+        return float(np.sum((y - design @ found) ** 2)), found
+
+    grid = np.arange(EXPONENTS[0], EXPONENTS[1] + 0.005, 0.01)
+    start = grid[np.argmin([project(alpha)[0] for alpha in grid])]
+    polished = minimize(lambda a: project(float(a[0]))[0], np.array([start]), method="L-BFGS-B", bounds=[EXPONENTS])
+    alpha = float(polished.x[0])
+    is_inside = EXPONENTS[0] + 1e-4 < alpha < EXPONENTS[1] - 1e-4
+    floor, amplitude = project(alpha)[1]
+    return {
+        "scaling": bool(amplitude > 0 and floor > 0 and is_inside),
+        "point": alpha,
+        "seconds": time.perf_counter() - begin,
+    }
+
+
+def starts_answer(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+    """Bounded fits of Huber loss from random starts; each table of rows drawn again starts at the best fit."""
+    begin = time.perf_counter()
+    bounds = [(0.0, 2 * float(y.max())), (0.0, 10 * float(y.max())), EXPONENTS]
+
+    def best(rows: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        log_x = np.log(x[rows])
+
+        def loss(p: np.ndarray) -> tuple[float, np.ndarray]:
+            term = np.exp(-p[2] * log_x)
+            miss = p[0] + p[1] * term - y[rows]
+            size, pull = np.abs(miss), np.clip(miss, -DELTA, DELTA)
+            value = np.where(size <= DELTA, miss**2 / 2, DELTA * (size - DELTA / 2))
+            slopes = np.array([np.ones_like(term), term, -p[1] * log_x * term])
+            return float(value.mean()), (slopes * pull).mean(axis=1)
+
+        fits = [minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds) for start in starts]
+        return np.asarray(min(fits, key=lambda fit: fit.fun).x)
+
+    low, high = np.array(bounds).T
+    point = best(np.arange(x.size), rng.uniform(low, high, (N_STARTS, 3)))
+    drawn = np.array([best(rng.integers(0, x.size, x.size), point[None]) for _ in range(N_RESAMPLED)])
+    ends = drawn[:, :1] + drawn[:, 1:2] * np.array([x.min(), x.max()]) ** -drawn[:, 2:]
+    return {
+        "scaling": bool(np.percentile(ends[:, 1], 97.5) < np.percentile(ends[:, 0], 2.5)),
+        "beta": np.percentile(drawn[:, 2], [2.5, 97.5]).tolist(),
+        "point": float(point[2]),
+        "seconds": time.perf_counter() - begin,
+    }
 
 
 def our_answer(table: Any) -> dict[str, Any]:
@@ -71,6 +139,7 @@ def our_answer(table: Any) -> dict[str, Any]:
         "verdict": law.verdict.form,
         "beta": None if beta is None else list(beta),
         "floor_beta": None if floor is None else list(floor),
+        "point": None if chosen is None else chosen.parameters.get("beta"),
         "seconds": seconds,
     }
 
@@ -78,6 +147,8 @@ def our_answer(table: Any) -> dict[str, Any]:
 def summarise(answers: list[dict[str, Any]], key: str, true_beta: list[float | None], falls: bool) -> dict[str, Any]:
     """Share of right claims, coverage and width of β where both truth and answer have one, seconds a fit."""
     pairs = [(a[key], b) for a, b in zip(answers, true_beta, strict=True) if a.get(key) is not None and b is not None]
+    points = [(a["point"], b) for a, b in zip(answers, true_beta, strict=True) if a.get("point") is not None]
+    misses = [abs(point - b) for point, b in points if b is not None]
     hits = [low <= b <= high for (low, high), b in pairs]
     widths = sorted(high - low for (low, high), _ in pairs)
     return {
@@ -85,6 +156,7 @@ def summarise(answers: list[dict[str, Any]], key: str, true_beta: list[float | N
         "beta_given": len(pairs) / len(answers),
         "beta_coverage": sum(hits) / len(hits) if hits else None,
         "beta_median_width": widths[len(widths) // 2] if widths else None,
+        "beta_median_error": sorted(misses)[len(misses) // 2] if misses else None,
         "median_seconds": sorted(a["seconds"] for a in answers)[len(answers) // 2],
     }
 
@@ -110,6 +182,8 @@ def main(peer_python: str, n_sweeps: int) -> None:
             "ours": summarise(ours, "beta", betas, falls),
             "ours_floor_form": summarise(ours, "floor_beta", betas, falls),
             f"simple-scaling-laws {peer['version']}": summarise(peer["answers"], "beta", betas, falls),
+            "grid": summarise([grid_answer(t.x, t.loss) for t in tables], "beta", betas, falls),
+            "starts": summarise([starts_answer(t.x, t.loss, rng) for t in tables], "beta", betas, falls),
             "peer_notes": _shares(peer["answers"]),
         }
         for who, row in results[f"{truth}, {noise}"].items():

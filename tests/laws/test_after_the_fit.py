@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import t as t_distribution
 
-from laws.conftest import SEVEN, named_world, table_of
+from laws.conftest import SEVEN, law_of, named_world, table_of
 from reptile_scaling.errors import InputError
 from reptile_scaling.laws import LossTable, compare_arms, fit_law, next_cells, plan_levels
 from reptile_scaling.laws.worlds import draw_table
@@ -15,7 +15,7 @@ from reptile_scaling.randomness import stream
 
 @pytest.mark.parametrize("name", ["KAPLAN", "WITH_FLOOR", "STRAIGHT"])
 def test_tasks_needed_is_the_inverse_of_predict(name: str) -> None:
-    law = fit_law(draw_table(named_world(name), stream(0, "inverse", name)), n_bootstrap=200)
+    law = law_of(name)
     needed = law.tasks_needed(float(law.predict(300).value[0]))
     assert needed.x == pytest.approx(300, rel=1e-6)
     assert needed.low < 300 < needed.high
@@ -24,19 +24,19 @@ def test_tasks_needed_is_the_inverse_of_predict(name: str) -> None:
 def test_prediction_covers_the_truth_at_twice_the_largest_n() -> None:
     world, rng = named_world("WITH_FLOOR"), stream(1, "extrapolate")
     truth = world.curve(np.array([400.0]))[0]
-    predictions = [fit_law(draw_table(world, rng), n_bootstrap=100).predict(400) for _ in range(30)]
+    predictions = [fit_law(draw_table(world, rng), n_bootstrap=50).predict(400) for _ in range(30)]
     # At a true coverage of 95 % the count is 28.5 ± 1.2; three standard deviations below is 25.
     assert sum(p.low[0] <= truth <= p.high[0] for p in predictions) >= 25
 
 
 def test_prediction_warns_beyond_four_times_the_largest_n_and_not_before() -> None:
-    law = fit_law(draw_table(named_world("KAPLAN"), stream(2, "far")), n_bootstrap=100)
+    law = law_of("KAPLAN")
     assert law.predict(800).warnings == ()
     assert "801 is 4 times the largest N measured (200)" in law.predict(801).warnings[0]
 
 
 def test_a_target_below_the_floor_takes_infinitely_many_tasks() -> None:
-    law = fit_law(draw_table(named_world("WITH_FLOOR", noise=0.01), stream(3, "floor")), n_bootstrap=100)
+    law = law_of("WITH_FLOOR", noise=0.01)
     needed = law.tasks_needed(0.3)
     assert np.isinf(needed.x)
     assert needed.as_json()["x"] is None
@@ -44,7 +44,7 @@ def test_a_target_below_the_floor_takes_infinitely_many_tasks() -> None:
 
 
 def test_a_flat_law_promises_no_target() -> None:
-    law = fit_law(draw_table(named_world("FLAT"), stream(4, "flat")), n_bootstrap=100)
+    law = law_of("FLAT")
     assert "the verdict is flat" in law.tasks_needed(1.0).warnings[0]
 
 
@@ -83,7 +83,7 @@ def test_a_plan_for_two_levels_says_what_it_assumed() -> None:
 
 
 def test_a_budget_below_one_run_is_refused_with_the_price() -> None:
-    law = fit_law(draw_table(named_world("KAPLAN"), stream(7, "budget")), n_bootstrap=50)
+    law = law_of("KAPLAN")
     with pytest.raises(InputError, match=r"budget = 10 pays for no run of 40: give 40"):
         plan_levels(law, budget=10.0, task_steps_per_run=40.0)
     assert plan_levels(law, budget=40.0, task_steps_per_run=40.0)
@@ -126,7 +126,7 @@ def test_arms_without_a_common_n_are_refused_with_the_cure() -> None:
 
 
 def test_width_that_one_run_promises_is_the_width_of_a_straight_line_with_it() -> None:
-    law = fit_law(draw_table(named_world("KAPLAN"), stream(8, "cell")), n_bootstrap=100)
+    law = law_of("KAPLAN")
     power = law.candidates["power"]
     for cell in next_cells(law, price=lambda n: 1.0)[:3]:
         # By hand: var β = s² / Σ w (log x − mean)², all runs counted, noise taken as even or as the law has it.
@@ -139,7 +139,7 @@ def test_width_that_one_run_promises_is_the_width_of_a_straight_line_with_it() -
 
 
 def test_a_dear_end_gives_way_to_a_cheap_one() -> None:
-    law = fit_law(draw_table(named_world("KAPLAN"), stream(9, "cell")), n_bootstrap=100)
+    law = law_of("KAPLAN")
     same, dear = next_cells(law, price=lambda n: 1.0), next_cells(law, price=lambda n: n)
     assert same[0].x in (1.0, 800.0)  # the ends tell most of a slope
     assert dear[0].x <= 2.0
@@ -154,7 +154,7 @@ def test_to_decide_between_two_forms_the_planner_goes_where_they_part() -> None:
 
 
 def test_a_price_of_nothing_is_refused_and_so_is_a_law_without_a_form() -> None:
-    law = fit_law(draw_table(named_world("KAPLAN"), stream(11, "cell")), n_bootstrap=50)
+    law = law_of("KAPLAN")
     with pytest.raises(InputError, match=r"price\(1\) = 0: give a price above 0"):
         next_cells(law, price=lambda n: 0.0)
     with pytest.raises(InputError, match=r"the verdict is insufficient_data: nothing to narrow yet, run plan_levels'"):

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import least_squares
 
 from reptile_scaling.errors import InputError
 from reptile_scaling.laws.surface_forms import CLASSES, INNER_STEPS, META_STEPS, SurfaceForm, effective_tasks
+from reptile_scaling.laws.surface_search import polish
 from reptile_scaling.laws.surfaces import SURFACE_LAWS, SurfaceLaw, SurfaceTable, fit_meta_steps, surface_value
 from reptile_scaling.randomness import stream
 
@@ -57,6 +59,33 @@ def test_what_was_planted_is_said_with_intervals_around_it(name: str, verdict: s
     np.testing.assert_allclose(value, table.loss, rtol=0.05)
 
 
+def test_all_tables_at_once_reach_what_scipy_reaches_one_by_one() -> None:
+    table, (form, planted, _) = _table("meta_steps", 0.1), TRUTHS["meta_steps"]
+    noise = stream(1, "polish").standard_normal((5, table.loss.size))
+    log_loss, k = np.log(table.loss) + 0.1 * noise, len(form.amplitudes)
+    _, cost = polish(form, table.n_tasks, table.z, log_loss, np.tile(planted, (5, 1)))
+
+    def missed(p: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.asarray(y - np.log(surface_value(form, np.r_[np.exp(p[:k]), p[k:]], table.n_tasks, table.z)))
+
+    start = np.r_[np.log(planted[:k]), planted[k:]]
+    low, high = [-60.0] * k + [0.0125, 0.125, 0.0625], [60.0] * k + [4.0, 400.0, 4.0]
+    slow = [2 * least_squares(missed, start, bounds=(low, high), args=(y,)).cost for y in log_loss]
+    np.testing.assert_allclose(cost, slow, rtol=1e-4)  # scipy's cost is half the sum; its steps end at 1e-8
+
+
+def test_sentences_name_the_best_visits_and_where_more_hurts() -> None:
+    law = _fit("meta_steps", 0.03)
+    value, low, high = law.answers["best_visits_at_2"]
+    assert (
+        f"N = 2 is best visited {value:.3g} times (95 % interval {low:.3g} to {high:.3g}, of 8 to 800" in law.sentence
+    )
+    assert "; more visits hurt at N = 2, " in law.sentence
+    worth = _fit("inner_steps", 0.03).sentence
+    assert worth.startswith("Ten times the tasks are worth 2.") and "all of N = 2 to 512" in worth
+    assert _fit("classes", 0.03).sentence.startswith("From N = 2 and 5 classes, tenfold tasks cut the loss by")
+
+
 def test_ten_times_the_tasks_are_worth_twice_the_steps_as_planted() -> None:
     value, low, high = _fit("inner_steps", 0.02).answers["steps_per_tenfold"]
     assert low < 10**0.3 < high  # worth = 0.3
@@ -69,6 +98,7 @@ def test_without_harm_more_visits_are_not_said_to_hurt() -> None:
     loss = surface_value(META_STEPS, truth, table.n_tasks, table.z) * table.loss / _table("meta_steps", 0.0).loss
     law = fit_meta_steps(SurfaceTable(table.n_tasks, table.z, loss, table.run, "visits"), n_draws=40)
     assert law.verdict != "more_visits_hurt"
+    assert "at no N is it certain that more visits hurt" in law.sentence
 
 
 def test_classes_that_do_nothing_are_not_credited() -> None:

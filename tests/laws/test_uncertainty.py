@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from laws.conftest import SEVEN, named_world
+from laws.conftest import SEVEN, law_of, named_world, power_interval
 from reptile_scaling.laws import LossTable, fit_law
 from reptile_scaling.laws.candidates import fit_candidate
 from reptile_scaling.laws.levels import gather_levels
@@ -52,14 +52,14 @@ def test_redrawing_test_tasks_widens_the_amplitude_and_not_the_exponent() -> Non
     difficulty = 1.0 + 0.5 * rng.standard_normal(40)  # multiplies every row alike: common random numbers
     per_task = table.loss[:, None] * difficulty / difficulty.mean()
     with_tasks = LossTable(table.x, table.loss, table.group, per_task)
-    plain, wide = (fit_law(t, n_bootstrap=400).candidates["power"].interval for t in (table, with_tasks))
+    plain, wide = (power_interval(t) for t in (table, with_tasks))
     widths = {key: np.diff(wide[key])[0] / np.diff(plain[key])[0] for key in ("a", "beta")}
     assert widths["a"] > 3.0
     assert widths["beta"] < 1.2
 
 
 def test_all_three_bootstraps_and_the_profile_contain_the_estimate() -> None:
-    law = fit_law(draw_table(named_world("WITH_FLOOR"), stream(5, "kinds")))
+    law = law_of("WITH_FLOOR")
     form = law.as_json()["forms"]["power_floor"]
     for kind in ("ci95", "ci95_resampled", "ci95_wild", "ci95_profile"):
         low, high = form[kind]["beta"]
@@ -71,6 +71,6 @@ def test_same_table_and_seed_give_the_same_law_and_rows_may_come_in_any_order() 
     order = stream(6, "permutation").permutation(table.loss.size)
     assert table.group is not None
     shuffled = LossTable(table.x[order], table.loss[order], tuple(table.group[i] for i in order))
-    first, again, other = (fit_law(t, n_bootstrap=50).as_json()["forms"] for t in (table, table, shuffled))
+    first, again, other = (fit_law(t, n_bootstrap=20).as_json()["forms"] for t in (table, table, shuffled))
     assert first == again
     assert other["power_floor"]["ci95"]["beta"] == pytest.approx(first["power_floor"]["ci95"]["beta"], rel=1e-9)

@@ -3,13 +3,12 @@
 import json
 import re
 from itertools import product
-from typing import Any
 
 import numpy as np
 import pytest
 
-from laws.conftest import SEVEN, named_world, table_of
-from reptile_scaling.laws import Law, LossTable, fit_law, verdict_sentence
+from laws.conftest import SEVEN, law_of, named_world, table_of
+from reptile_scaling.laws import LossTable, fit_law, verdict_sentence
 from reptile_scaling.laws.fitting import fit_many
 from reptile_scaling.laws.forms import FORMS, PLACED
 from reptile_scaling.laws.worlds import NOISE_TRENDS, TRUTHS, World, draw_table, draw_world
@@ -18,32 +17,28 @@ from reptile_scaling.randomness import stream
 SIX = [2.0, 5.0, 10.0, 50.0, 100.0, 200.0]
 
 
-def _law(name: str, **kwargs: Any) -> Law:
-    return fit_law(draw_table(named_world(name, **kwargs), stream(0, "verdict", name)), n_bootstrap=200)
-
-
 @pytest.mark.parametrize("name", ["KAPLAN", "WITH_FLOOR", "STRAIGHT", "BENT"])
 def test_falling_worlds_are_called_scaling_and_by_their_name(name: str) -> None:
-    verdict = _law(name, noise=0.01).verdict
+    verdict = law_of(name, noise=0.01).verdict
     truth = named_world(name).truth
     assert verdict.scaling_detected
     assert verdict.form == ("not_a_simple_law" if truth == "broken" else truth)
 
 
 def test_flat_data_gives_no_scaling() -> None:
-    verdict = _law("FLAT").verdict
+    verdict = law_of("FLAT").verdict
     assert (verdict.form, verdict.scaling_detected) == ("flat", False)
 
 
 def test_rising_data_gives_no_scaling() -> None:
-    verdict = _law("RISING").verdict
+    verdict = law_of("RISING").verdict
     assert (verdict.form, verdict.scaling_detected) == ("rising", False)
 
 
 def test_fall_and_rise_again_is_no_law() -> None:
     x = np.repeat(SIX, 2)
     y = np.repeat([2.0, 1.3, 1.0, 1.1, 1.5, 2.1], 2) * (1 + 0.02 * stream(1, "u").standard_normal(12))
-    verdict = fit_law(LossTable(x, y)).verdict
+    verdict = fit_law(LossTable(x, y), n_bootstrap=100).verdict
     assert (verdict.form, verdict.scaling_detected) == ("not_a_simple_law", False)
     assert "broken" in verdict.alternatives
 
@@ -89,7 +84,7 @@ def test_the_largest_n_decides_between_forms_that_the_rest_cannot_tell_apart() -
 
 
 def test_hold_out_sum_of_squares_is_what_the_largest_level_adds_to_a_fit_without_it() -> None:
-    law = _law("KAPLAN")
+    law = law_of("KAPLAN")
     levels, power = law.levels, law.candidates["power"]
     rest = fit_many(power.form, levels.x[:-1], levels.mean[None, :-1], levels.weights[None, :-1], residual="log")
     assert power.holdout_rss == pytest.approx(power.fits.rss[0] - rest.rss[0], rel=1e-6)
@@ -97,7 +92,7 @@ def test_hold_out_sum_of_squares_is_what_the_largest_level_adds_to_a_fit_without
 
 def test_a_fall_that_noise_may_hide_is_not_called_flat() -> None:
     x = np.repeat(SIX, 2)
-    verdict = fit_law(LossTable(x, 1.0 + 0.2 * stream(2, "vague").standard_normal(12))).verdict
+    verdict = fit_law(LossTable(x, 1.0 + 0.2 * stream(2, "vague").standard_normal(12)), n_bootstrap=200).verdict
     assert (verdict.form, verdict.scaling_detected) == ("not_resolved", False)
     assert "flat" in verdict.alternatives
     assert any("is not ruled out" in reason or "likelier than a constant" in reason for reason in verdict.reasons)
@@ -105,7 +100,7 @@ def test_a_fall_that_noise_may_hide_is_not_called_flat() -> None:
 
 def test_forms_that_few_noisy_levels_cannot_tell_apart_are_all_named() -> None:
     world = named_world("KAPLAN", n_seeds=2, noise=0.05, levels=np.array([10.0, 20.0, 40.0, 80.0, 160.0]))
-    verdict = fit_law(draw_table(world, stream(2, "apart"))).verdict
+    verdict = fit_law(draw_table(world, stream(2, "apart")), n_bootstrap=100).verdict
     assert {"power", "log_linear"} <= {verdict.form, *verdict.alternatives}
 
 
@@ -129,7 +124,7 @@ def test_two_levels_identify_nothing_and_say_what_to_run() -> None:
 
 def test_four_levels_do_not_identify_a_floor() -> None:
     world = named_world("WITH_FLOOR", levels=SEVEN[[0, 2, 4, 6]])
-    forms = fit_law(draw_table(world, stream(3, "four"))).as_json()["forms"]
+    forms = fit_law(draw_table(world, stream(3, "four")), n_bootstrap=50).as_json()["forms"]
     assert not forms["power_floor"]["identified"]
     assert forms["power_floor"]["ci95"]["beta"] is None
     assert "needs 5" in forms["power_floor"]["reason"]
@@ -139,7 +134,7 @@ def test_four_levels_do_not_identify_a_floor() -> None:
 def test_published_slope_of_one_seed_is_not_called_scaling() -> None:
     # A public attempt: log-log slope +0.049 ± 0.018 with one seed; its loss rises.
     x = np.array([10.0, 20.0, 50.0, 100.0, 200.0, 500.0])
-    verdict = fit_law(LossTable(x, x**0.049 * np.exp([0.02, -0.03, 0.01, 0.03, -0.02, 0.0]))).verdict
+    verdict = fit_law(LossTable(x, x**0.049 * np.exp([0.02, -0.03, 0.01, 0.03, -0.02, 0.0])), n_bootstrap=100).verdict
     assert not verdict.scaling_detected
 
 
@@ -165,7 +160,7 @@ def test_published_slope_of_one_seed_is_not_called_scaling() -> None:
     ],
 )
 def test_degenerate_tables_give_a_status_and_valid_json(x: list[float], y: list[float]) -> None:
-    law = fit_law(table_of(x, y), n_bootstrap=100)
+    law = fit_law(table_of(x, y), n_bootstrap=30)
     json.dumps(law.as_json(), allow_nan=False)
     json.dumps(law.predict(1000.0).as_json(), allow_nan=False)
     json.dumps(law.tasks_needed(0.5).as_json(), allow_nan=False)
@@ -177,7 +172,7 @@ def test_degenerate_tables_give_a_status_and_valid_json(x: list[float], y: list[
 
 
 def test_sentence_gives_exponent_interval_and_what_ten_times_the_tasks_did() -> None:
-    law = _law("KAPLAN", noise=0.01)
+    law = law_of("KAPLAN", noise=0.01)
     sentence = verdict_sentence(law)
     assert "Loss falls as a power of n_tasks: β = 0.3" in sentence
     assert "95 % interval" in sentence
@@ -185,18 +180,19 @@ def test_sentence_gives_exponent_interval_and_what_ten_times_the_tasks_did() -> 
 
 
 def test_sentence_says_nothing_of_levels_that_were_not_measured() -> None:
-    sentence = verdict_sentence(_law("KAPLAN", noise=0.01, levels=np.array([40.0, 80.0, 120.0, 160.0, 200.0])))
+    world = named_world("KAPLAN", noise=0.01, levels=np.array([40.0, 80.0, 120.0, 160.0, 200.0]))
+    sentence = verdict_sentence(fit_law(draw_table(world, stream(0, "verdict", "KAPLAN")), n_bootstrap=100))
     assert "going from 40 to 200 cut it by 38 %" in sentence  # 1 − 5^-0.3 = 0.383
     assert "tenfold" not in sentence
 
 
 def test_r2_is_the_last_word_of_every_form() -> None:
-    for form in _law("KAPLAN").as_json()["forms"].values():
+    for form in law_of("KAPLAN").as_json()["forms"].values():
         assert list(form)[-1] == "r2"
 
 
 def test_log_of_a_fit_is_enough_to_repeat_it_by_hand() -> None:
-    found = _law("KAPLAN").as_json()
+    found = law_of("KAPLAN").as_json()
     log, form = found["log"], found["forms"]["power"]
     fitted = np.log(form["a"]) - form["beta"] * np.log(log["levels"])
     rss = np.sum(np.array(log["weights"]) * (np.log(log["level_means"]) - fitted) ** 2)
@@ -211,7 +207,7 @@ def test_accuracy_laws_work_as_loss_laws_do(transform: str) -> None:
     falling = 0.6 * x**-0.3 if transform == "error_rate" else 2.0 * x**-0.5
     falling = falling * np.exp(0.02 * stream(8, "accuracy").standard_normal(x.size))
     accuracy = 1.0 - falling if transform == "error_rate" else 1.0 / (1.0 + falling)
-    law = fit_law(LossTable(x, accuracy, y_name="accuracy"), transform=transform)  # type: ignore[arg-type]
+    law = fit_law(LossTable(x, accuracy, y_name="accuracy"), transform=transform, n_bootstrap=200)  # type: ignore[arg-type]
     low, high = law.candidates["power"].interval["beta"]
     assert law.verdict.form == "power"
     assert low < (0.3 if transform == "error_rate" else 0.5) < high
@@ -225,7 +221,7 @@ def test_a_law_over_classes_never_says_n() -> None:
     names = {"x_name": "the number of training classes", "x_symbol": "C"}
     for rows in (slice(None), slice(0, 6), slice(0, 3)):
         group = None if falling.group is None else falling.group[rows]
-        law = fit_law(LossTable(falling.x[rows], falling.loss[rows], group, **names), n_bootstrap=50)
+        law = fit_law(LossTable(falling.x[rows], falling.loss[rows], group, **names), n_bootstrap=20)
         found = law.as_json()
         said = [verdict_sentence(law), *found["verdict"]["reasons"], *found["warnings"], found["log"]["intervals"]]
         said += [str(form["reason"]) + form["formula"] for form in found["forms"].values()]

@@ -33,14 +33,14 @@ def test_every_caption_says_cells_seeds_tasks_and_interval(paper: Path, committe
     facts = facts_of_run(RunDirectory(committed_run))
     assert "24 cells (levels: 8, seeds: 3), 200 test tasks" in facts
     captions = (paper / "figures.md").read_text().strip().split("\n\n")
-    assert len(captions) == 6
+    assert len(captions) == 8
     for text in [*captions, *((paper / f"{name}.md").read_text() for name in ("results", "standing", "laws"))]:
         assert facts in text and "interval" in text
 
 
 def test_figures_are_pdfs_and_latex_names_each(paper: Path) -> None:
     pdfs = sorted(file.name for file in paper.glob("*.pdf"))
-    assert "scaling.pdf" in pdfs and len(pdfs) == 6
+    assert "scaling.pdf" in pdfs and len(pdfs) == 8
     assert all((paper / name).read_bytes().startswith(b"%PDF") for name in pdfs)
     assert all(f"{{{name}}}" in (paper / "figures.tex").read_text() for name in pdfs)
 

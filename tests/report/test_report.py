@@ -21,11 +21,13 @@ import pytest
 from markupsafe import escape
 from rich.console import Console
 
+from reptile_scaling.analysis.accuracy_law import accuracy_law_of_run, calibration_sentence
 from reptile_scaling.analysis.difficulty import class_difficulties, task_difficulties
 from reptile_scaling.analysis.law_of_run import law_of_run
 from reptile_scaling.analysis.levels import best_cells, best_level, shown_levels
 from reptile_scaling.analysis.standing import standing_sentence, standings
 from reptile_scaling.analysis.steps_worth import worth_sentence
+from reptile_scaling.analysis.surfaces_of_run import surfaces_of_run
 from reptile_scaling.analysis.training_facts import convergence_sentence, gain_sentence, overtraining_sentence
 from reptile_scaling.config import make_config
 from reptile_scaling.lab.plan import plan_sweep
@@ -77,8 +79,9 @@ def finished(toy_settings, toy_rows, tmp_path_factory: pytest.TempPathFactory) -
 
 def test_every_figure_is_a_file_and_in_the_page(finished: RunDirectory) -> None:
     page = finished.report_path.read_text()
-    charts = draw_charts(finished, law_of_run(finished))
-    assert set(charts) == {"scaling", "accuracy", "baselines", "adaptation", "learning", "difficulty"}
+    charts = draw_charts(finished, law_of_run(finished), surfaces_of_run(finished))
+    surfaces = {"surface_meta_steps"}  # two numbers of inner steps and one of classes are no surface
+    assert set(charts) == {"scaling", "accuracy", "baselines", "adaptation", "learning", "difficulty", *surfaces}
     for name, chart in charts.items():
         assert f'aria-label="{html.escape(chart.title)}"' in page
         table = pd.read_csv(io.BytesIO(base64.b64decode(chart.data_link().partition("base64,")[2])))
@@ -154,6 +157,31 @@ def test_confusions_and_curve_equal_slow_twins(toy_settings) -> None:
                 slow[names[episode.classes[way]], names[episode.classes[guess]]] += 1
     assert {(pair.true_class, pair.predicted): pair.n for pair in counted} == slow
     assert figures.zero_step_loss.mean() == pytest.approx(np.log(config.n_way), abs=1e-6), "zeros know nothing"
+    np.testing.assert_allclose(figures.before.confidence, 1 / config.n_way, rtol=1e-6)
+    # The slot given is the likeliest, so its log-probability is no loss where an answer is right, and less elsewhere.
+    bound, right = -np.log(figures.after.confidence).mean(axis=1), figures.accuracy == 1
+    assert (figures.loss >= bound - 1e-6).all()
+    np.testing.assert_allclose(figures.loss[right], bound[right], rtol=1e-5)
+    assert (figures.loss[~right] > bound[~right] + 1e-3).all()
+
+
+def test_calibration_stands_beside_the_accuracy_law(finished: RunDirectory, tmp_path) -> None:
+    for r in finished.results():
+        own = np.array([task.calibration_error for task in finished.cell(r.cell).read_test_tasks()])
+        # Sets of equal size: bins of all answers together are no further off than the mean of each task's own.
+        assert r.calibration_error is not None and 0 < r.calibration_error <= own.mean() + 1e-6
+        assert r.calibration_error_by_chance is not None and 0 < r.calibration_error_by_chance < 1
+    told, page = calibration_sentence(finished), finished.report_path.read_text()
+    at_one = np.mean([r.calibration_error for r in finished.results() if r.n_tasks == 1])
+    assert f"(expected calibration error) by {at_one:.1%} at N = 1 and " in told
+    assert f"By accuracy: {escape(verdict_sentence(accuracy_law_of_run(finished)))} {told}" in page
+    copy = copy_tested_last(finished, tmp_path / "copy")
+    result = copy.cell(Cell(1, 0)).path / "final_result.json"
+    old = json.loads(result.read_text())
+    for younger in ("sha256", "calibration_error", "calibration_error_by_chance"):
+        del old[younger]
+    result.write_text(json.dumps(old))
+    assert calibration_sentence(copy) == ""
 
 
 def test_rival_of_another_loop_is_met_by_cells_that_are_tuned(finished: RunDirectory) -> None:
@@ -352,5 +380,5 @@ def test_page_in_a_real_browser(width: int, finished: RunDirectory, tmp_path) ->
     probe = json.loads(html.unescape(found[1]))
     assert probe["said"] == probe["expected"] != ""
     assert probe["hidden"] and probe["broken"] == 0 and probe["fetched"] == []
-    assert probe["charts"] == 6
+    assert probe["charts"] == 7
     assert probe["overflow"] <= 0, "the page itself must not scroll sideways"

@@ -10,6 +10,7 @@ import pytest
 from matplotlib.text import Annotation
 
 from reptile_scaling.analysis.law_of_run import law_of_run
+from reptile_scaling.analysis.surfaces_of_run import surfaces_of_run
 from reptile_scaling.api import load_experiment
 from reptile_scaling.report import draw_charts
 from reptile_scaling.runs.directory import RunDirectory
@@ -102,7 +103,7 @@ def test_tables_of_a_part_survive_the_way_through_run_folders(
 @pytest.mark.parametrize("name", ["banking77_smollm2", "banking77_smollm2_classes"])
 def test_names_of_lines_do_not_overlap(name: str, runs: Path) -> None:
     run = RunDirectory(runs / name)
-    charts = draw_charts(run, law_of_run(run))
+    charts = draw_charts(run, law_of_run(run), surfaces_of_run(run))
     for chart in charts.values():
         chart.figure.draw_without_rendering()
         names = [artist for artist in chart.axes.get_children() if isinstance(artist, Annotation)]

@@ -1,6 +1,6 @@
 """Laws of any table (x, loss, seed): fit, uncertainty, verdict, extrapolation, plans. No torch, no other room."""
 
-from reptile_scaling.laws.calibration import CalibrationError, calibration_error
+from reptile_scaling.laws.calibration import CalibrationError, calibration_error, calibration_errors
 from reptile_scaling.laws.comparison import Comparison, compare_arms
 from reptile_scaling.laws.excess import fit_floor_by_excess
 from reptile_scaling.laws.law import N_BOOTSTRAP, Law, fit_law
@@ -31,6 +31,7 @@ __all__ = [
     "Transform",
     "Verdict",
     "calibration_error",
+    "calibration_errors",
     "compare_arms",
     "fit_floor_by_excess",
     "fit_law",

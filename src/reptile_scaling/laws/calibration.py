@@ -40,17 +40,17 @@ def calibration_error(
     rng = stream(seed, "calibration")
     hits = correct.astype(np.float64)
     rows = rng.integers(0, hits.size, (n_bootstrap, hits.size))
-    drawn = _error(confidence[rows], hits[rows])
-    by_chance = _error(
+    drawn = calibration_errors(confidence[rows], hits[rows])
+    by_chance = calibration_errors(
         np.broadcast_to(confidence, rows.shape), (rng.random(rows.shape) < confidence).astype(np.float64)
     )
-    value = float(_error(confidence[None], hits[None])[0])
+    value = float(calibration_errors(confidence[None], hits[None])[0])
     low, high = np.percentile(drawn, [2.5, 97.5])
     return CalibrationError(value, float(min(low, value)), float(max(high, value)), float(by_chance.mean()))
 
 
-def _error(confidence: Float[np.ndarray, "B n"], hits: Float[np.ndarray, "B n"]) -> Float[np.ndarray, " B"]:
-    """Σ over bins of |Σ (hit − confidence)| / n."""
+def calibration_errors(confidence: Float[np.ndarray, "B n"], hits: Float[np.ndarray, "B n"]) -> Float[np.ndarray, " B"]:
+    """ECE of each row by itself: Σ over bins of |Σ (hit − confidence)| / n."""
     bins = np.minimum((confidence * N_BINS).astype(int), N_BINS - 1)
     offset = np.arange(len(confidence))[:, None] * N_BINS
     gaps = np.bincount((bins + offset).ravel(), weights=(hits - confidence).ravel(), minlength=len(hits) * N_BINS)

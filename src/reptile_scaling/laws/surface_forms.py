@@ -15,6 +15,7 @@ from jaxtyping import Float
 class SurfaceForm:
     """A formula of N and z; `columns(N, z, outer)` are the columns beside the floor, `outer_names` have a grid each.
 
+    An outer number is one `[]` or one for each of many tables `[B, 1]`, and so are the columns `[R]` or `[B, R]`.
     `amplitudes` names the coefficients, floor first.
     """
 
@@ -32,9 +33,9 @@ class SurfaceForm:
 
 
 def effective_tasks(
-    n_tasks: Float[np.ndarray, " R"], visits: Float[np.ndarray, " R"], worth: float
-) -> Float[np.ndarray, " R"]:
-    """What N tasks seen `visits` times each are worth in tasks seen once.
+    n_tasks: Float[np.ndarray, " R"], visits: Float[np.ndarray, " R"], worth: float | Float[np.ndarray, "B 1"]
+) -> Float[np.ndarray, "*B R"]:
+    """What N tasks seen `visits` times each are worth in tasks seen once, for one `worth` or many.
 
     Muennighoff et al. 2023 (arXiv:2305.16264), their D' = U + U·R*·(1 − exp(−R / R*)) with R = visits − 1 repetitions
     and R* = `worth`: a repetition is worth 1 / e of a new task after R* of them. Below one visit, tasks seen count.

@@ -7,21 +7,18 @@ the parameters they were fitted with. Legend: `R` rows · `B` draws · `P` param
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import least_squares, nnls
 from scipy.stats import t as t_distribution
 
 from reptile_scaling.errors import InputError
 from reptile_scaling.laws.surface_forms import CLASSES, INNER_STEPS, META_STEPS, SurfaceForm
+from reptile_scaling.laws.surface_search import best_fit, polish, surface_values
 from reptile_scaling.randomness import stream
 
 N_DRAWS = 200
-_POLISHED = 5  # grid points that are polished: the valley of an exponent and its amplitude spans several
-_SMALLEST = 1e-9  # of the mean loss: a coefficient that is fitted as 0 keeps a logarithm
 _WEBB = np.sqrt(np.array([1.5, 1.0, 0.5]))
 _SKETCH = 0.05  # root mean square of log residuals beyond which a smooth surface is said to be coarse
 # 95 % of draws must agree before a surface claims anything.
@@ -69,6 +66,8 @@ class SurfaceLaw:
     draws: Float[np.ndarray, "B P"]
     misfit: float
     verdict: SurfaceVerdict
+    sentence: str
+    """What it says to people."""
     reasons: tuple[str, ...]
     answers: dict[str, tuple[float, float, float]]
     warnings: tuple[str, ...]
@@ -78,8 +77,7 @@ class SurfaceLaw:
     ) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
         """Mean loss with the ends of its 95 % interval."""
         best = np.array([self.parameters[name] for name in self.form.parameters])
-        drawn = np.array([surface_value(self.form, p, n_tasks, z) for p in self.draws])
-        low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+        low, high = np.percentile(surface_values(self.form, self.draws, n_tasks, z), [2.5, 97.5], axis=0)
         return surface_value(self.form, best, n_tasks, z), low, high
 
     def as_json(self) -> dict[str, Any]:
@@ -91,6 +89,7 @@ class SurfaceLaw:
             "ci95": {name: list(ends) for name, ends in self.interval.items()},
             "misfit": self.misfit,
             "verdict": self.verdict,
+            "sentence": self.sentence,
             "reasons": list(self.reasons),
             "answers": {name: {"value": v, "ci95": [low, high]} for name, (v, low, high) in self.answers.items()},
             "warnings": list(self.warnings),
@@ -104,23 +103,29 @@ def fit_meta_steps(table: SurfaceTable, *, n_draws: int = N_DRAWS, seed: int = 0
     repetition is worst.
     """
     best, draws, misfit = _fit_with_draws(META_STEPS, table, n_draws, seed)
-    answers = {}
-    for n in np.unique(table.n_tasks)[::-1]:
+    answers, told, shares = {}, {}, {}
+    for n in np.unique(table.n_tasks)[::-1].tolist():
         measured = table.z[(table.n_tasks == n) & (table.z > 0)]
         visits = np.geomspace(float(measured.min()), float(measured.max()), 60)
-        found = np.array([_best_visits(p, float(n), visits) for p in np.vstack([best, draws])])
-        answers[f"best_visits_at_{n:g}"] = _with_ends(found)
-    share = float(np.mean(found[1:] < visits[-2]))
-    words = (
-        f"at N = {n:g} the best of {visits[0]:.3g} to {visits[-1]:.3g} visits are {found[0]:.3g}; "
-        f"in {share:.0%} of draws fewer than the most"
-    )
+        found = visits[surface_values(META_STEPS, np.vstack([best, draws]), np.full(60, n), visits).argmin(axis=1)]
+        answers[f"best_visits_at_{n:g}"] = value, low, high = _with_ends(found)
+        shares[n] = float(np.mean(found[1:] < visits[-2]))
+        told[n] = (
+            f"N = {n:g} is best visited {_plain(value)} times (95 % interval {_plain(low)} to {_plain(high)}, "
+            f"of {_plain(visits[0])} to {_plain(visits[-1])} measured)"
+        )
+    least, most = min(told), max(told)
+    hurt = [f"{n:g}" for n in sorted(shares) if shares[n] >= _CERTAIN]
+    beyond = f"more visits hurt at N = {', '.join(hurt)}" if hurt else "at no N is it certain that more visits hurt"
+    share = shares[least]
+    words = f"{told[least]}; in {share:.0%} of draws fewer than the most"
     verdict: SurfaceVerdict = "not_resolved"
     if share >= _CERTAIN:
         verdict = "more_visits_hurt"
     elif share <= 1.0 - _CERTAIN:
         verdict = "more_visits_help"
-    return _law(META_STEPS, table, best, draws, misfit, verdict, (words,), answers)
+    sentence = f"{told[least]} and {told[most]}; {beyond}."
+    return _law(META_STEPS, table, best, draws, misfit, verdict, sentence, (words,), answers)
 
 
 def fit_inner_steps(table: SurfaceTable, *, n_draws: int = N_DRAWS, seed: int = 0) -> SurfaceLaw:
@@ -134,7 +139,12 @@ def fit_inner_steps(table: SurfaceTable, *, n_draws: int = N_DRAWS, seed: int = 
     value, low, high = answers["steps_per_tenfold"]
     words = f"ten times the tasks are worth {value:.3g} times the inner steps (95 % interval {low:.3g} to {high:.3g})"
     verdict: SurfaceVerdict = "tasks_are_worth_steps" if low > 1.0 else "not_resolved"
-    return _law(INNER_STEPS, table, best, draws, misfit, verdict, (words,), answers)
+    whole = float(np.log10(table.n_tasks.max() / table.n_tasks.min()))
+    sentence = (
+        f"T{words[1:]}; all of N = {table.n_tasks.min():g} to {table.n_tasks.max():g} {value**whole:.3g} times"
+        + ("." if low > 1.0 else ": that they are worth any is not resolved.")
+    )
+    return _law(INNER_STEPS, table, best, draws, misfit, verdict, sentence, (words,), answers)
 
 
 def fit_classes(table: SurfaceTable, *, n_draws: int = N_DRAWS, seed: int = 0) -> SurfaceLaw:
@@ -143,11 +153,11 @@ def fit_classes(table: SurfaceTable, *, n_draws: int = N_DRAWS, seed: int = 0) -
     corner = np.array([table.n_tasks.min()]), np.array([table.z.min()])
     answers, falls = {}, {}
     for name, factors in (("tasks", (10.0, 1.0)), ("classes", (1.0, 10.0))):
-        cut = []
-        for p in np.vstack([best, draws]):
-            here, there = (surface_value(CLASSES, p, corner[0] * a, corner[1] * b)[0] for a, b in ((1.0, 1.0), factors))
-            cut.append(1.0 - there / here)
-        answers[f"cut_by_tenfold_{name}"] = _with_ends(np.array(cut))
+        here, there = (
+            surface_values(CLASSES, np.vstack([best, draws]), corner[0] * a, corner[1] * b)[:, 0]
+            for a, b in ((1.0, 1.0), factors)
+        )
+        answers[f"cut_by_tenfold_{name}"] = _with_ends(1.0 - there / here)
         falls[name] = answers[f"cut_by_tenfold_{name}"][1] > 0.01
     words = tuple(
         f"tenfold {name} cut the loss by {100 * answers[f'cut_by_tenfold_{name}'][0]:.1f} % (95 % interval "
@@ -159,7 +169,8 @@ def fit_classes(table: SurfaceTable, *, n_draws: int = N_DRAWS, seed: int = 0) -
         (False, True): "classes_only", (False, False): "not_resolved",
     }  # fmt: skip
     verdict = table_of_verdicts[falls["tasks"], falls["classes"]]
-    return _law(CLASSES, table, best, draws, misfit, verdict, words, answers)
+    sentence = f"From N = {table.n_tasks.min():g} and {table.z.min():g} classes, {'; '.join(words)}."
+    return _law(CLASSES, table, best, draws, misfit, verdict, sentence, words, answers)
 
 
 SURFACE_LAWS: dict[str, Callable[..., SurfaceLaw]] = {
@@ -173,9 +184,18 @@ def surface_value(
     form: SurfaceForm, parameters: Float[np.ndarray, " P"], n_tasks: Float[np.ndarray, " M"], z: Float[np.ndarray, " M"]
 ) -> Float[np.ndarray, " M"]:
     """The surface at each (N, z)."""
-    k = len(form.amplitudes)
-    columns = form.columns(n_tasks, z, parameters[k:])
-    return np.asarray(parameters[0] + np.array(columns).T @ parameters[1:k])
+    return np.asarray(surface_values(form, parameters[None], n_tasks, z)[0])
+
+
+def why_too_few(form: SurfaceForm, table: SurfaceTable) -> str:
+    """What a table lacks for a form, and the cure; empty where nothing."""
+    n_rows, n_runs, n_parameters = table.loss.size, len(set(table.run)), len(form.parameters)
+    if n_rows > n_parameters and n_runs > 2:
+        return ""
+    return (
+        f"{n_rows} rows of {n_runs} runs for {n_parameters} parameters: "
+        "give more rows than parameters, and 3 runs or more."
+    )
 
 
 def _fit_with_draws(
@@ -184,61 +204,23 @@ def _fit_with_draws(
     """The best parameters, draws of them by the wild bootstrap over runs, and the misfit."""
     names, run = np.unique(np.asarray(table.run), return_inverse=True)
     n_rows, n_parameters = table.loss.size, len(form.parameters)
-    if n_rows <= n_parameters or names.size <= 2:
-        raise InputError(
-            f"{n_rows} rows of {names.size} runs for {n_parameters} parameters: "
-            "give more rows than parameters, and 3 runs or more."
-        )
-    log_loss = np.log(table.loss)
-    best = min((_polish(form, table, log_loss, s) for s in _starts(form, table)), key=lambda fit: fit[1])[0]
+    if lacking := why_too_few(form, table):
+        raise InputError(lacking)
+    best = best_fit(form, table.n_tasks, table.z, table.loss)
     fitted = np.log(surface_value(form, best, table.n_tasks, table.z))
-    residual = log_loss - fitted
+    residual = np.log(table.loss) - fitted
     spare = max(names.size - n_parameters, 1)
     # Few runs: Student's factor, or coverage drops; and residuals are smaller than errors by what was fitted to them.
     factor = np.sqrt(n_rows / (n_rows - n_parameters)) * float(t_distribution.ppf(0.975, max(spare, 3))) / 1.96
     signs = stream(seed, "surface", form.name).choice(np.concatenate([_WEBB, -_WEBB]), (n_draws, names.size))
-    drawn = [_polish(form, table, fitted + factor * s[run] * residual, best)[0] for s in signs]
-    return best, np.array(drawn), float(np.sqrt(np.mean(residual**2)))
+    noisy = fitted + factor * signs[:, run] * residual
+    drawn, _ = polish(form, table.n_tasks, table.z, noisy, np.tile(best, (n_draws, 1)))
+    return best, drawn, float(np.sqrt(np.mean(residual**2)))
 
 
-def _starts(form: SurfaceForm, table: SurfaceTable) -> list[Float[np.ndarray, " P"]]:
-    """The best grid points of the outer numbers, each with its exact non-negative coefficients."""
-    found = []
-    for outer in product(*form.grids):
-        columns = form.columns(table.n_tasks, table.z, np.array(outer))
-        design = np.column_stack([np.ones(table.loss.size), *columns]) / table.loss[:, None]
-        scale = np.maximum(design.max(axis=0), 1e-300)
-        coefficients, norm = nnls(design / scale, np.ones(table.loss.size))
-        found.append((float(norm), np.concatenate([coefficients / scale, outer])))
-    return [start for _, start in sorted(found, key=lambda pair: pair[0])[:_POLISHED]]
-
-
-def _polish(
-    form: SurfaceForm, table: SurfaceTable, log_loss: Float[np.ndarray, " R"], start: Float[np.ndarray, " P"]
-) -> tuple[Float[np.ndarray, " P"], float]:
-    """Least squares of log loss in all parameters: logs of coefficients, outer numbers within twice their grid."""
-    k = len(form.amplitudes)
-    columns = form.columns(table.n_tasks, table.z, start[k:])
-    size = np.array([1.0, *(float(c.max()) for c in columns)])
-    least = _SMALLEST * float(np.exp(log_loss.mean())) / size
-    ends = [(g[0] - (g[-1] - g[0]) / 2 if g[0] < 0 else g[0] / 4, 2 * g[-1]) for g in form.grids]
-    low = np.concatenate([np.log(least) - 2.0, [e[0] for e in ends]])
-    high = np.concatenate([np.log(least) + 60.0, [e[1] for e in ends]])
-
-    def residual(p: Float[np.ndarray, " P"]) -> Float[np.ndarray, " R"]:
-        value = surface_value(form, np.concatenate([np.exp(p[:k]), p[k:]]), table.n_tasks, table.z)
-        return np.asarray(log_loss - np.log(value))
-
-    begin = np.clip(np.concatenate([np.log(np.maximum(start[:k], least)), start[k:]]), low + 1e-9, high - 1e-9)
-    fit = least_squares(
-        residual, begin, bounds=(low, high), x_scale="jac", xtol=1e-8, ftol=1e-8, gtol=1e-8, max_nfev=60
-    )
-    return np.concatenate([np.exp(fit.x[:k]), fit.x[k:]]), float(fit.cost)
-
-
-def _best_visits(parameters: Float[np.ndarray, " P"], n_tasks: float, visits: Float[np.ndarray, " V"]) -> float:
-    values = surface_value(META_STEPS, parameters, np.full(visits.size, n_tasks), visits)
-    return float(visits[int(values.argmin())])
+def _plain(number: float) -> str:
+    """Three digits, and never a power of ten."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _with_ends(found: Float[np.ndarray, " B1"]) -> tuple[float, float, float]:
@@ -254,6 +236,7 @@ def _law(
     draws: Float[np.ndarray, "B P"],
     misfit: float,
     verdict: SurfaceVerdict,
+    sentence: str,
     reasons: tuple[str, ...],
     answers: dict[str, tuple[float, float, float]],
 ) -> SurfaceLaw:
@@ -265,4 +248,4 @@ def _law(
     if misfit > _SKETCH:
         warnings.append(f"the surface misses rows by {misfit:.0%}: it is a sketch, and intervals know nothing of that")
     values = dict(zip(form.parameters, best.tolist(), strict=True))
-    return SurfaceLaw(form, values, ends, draws, misfit, verdict, reasons, answers, tuple(warnings))
+    return SurfaceLaw(form, values, ends, draws, misfit, verdict, sentence, reasons, answers, tuple(warnings))

@@ -3,9 +3,12 @@
 import time
 
 import numpy as np
+from jaxtyping import Float
 
+from reptile_scaling.config import Config
 from reptile_scaling.data.episodes import coverage
 from reptile_scaling.disk import named_refusals
+from reptile_scaling.laws import CalibrationError, calibration_error, calibration_errors
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.budget import Start
 from reptile_scaling.learning.cell_training import CellTraining
@@ -23,6 +26,9 @@ from reptile_scaling.model.adapter_facts import adaptation_facts
 from reptile_scaling.model.peft_io import save_adapter
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.records import CellResult, MetaTestTask
+
+CHANCE_DRAWS = 40
+"""Enough for the mean that perfectly calibrated answers show."""
 
 
 def finish_cell(workbench: Workbench, training: CellTraining) -> None:
@@ -48,7 +54,13 @@ def finish_cell(workbench: Workbench, training: CellTraining) -> None:
     _write_adapter(workbench, training, result)
     folder.write_inner_rates(rate_table(chosen.theta))
     folder.write_confusions(count_confusions(episodes, figures.predicted, workbench.corpus.dataset.class_names))
-    columns = zip(figures.loss.tolist(), figures.accuracy.tolist(), figures.zero_step_accuracy.tolist(), strict=True)
+    columns = zip(
+        figures.loss.tolist(),
+        figures.accuracy.tolist(),
+        figures.zero_step_accuracy.tolist(),
+        calibration_errors(figures.after.confidence, _hits(figures, config)).round(6).tolist(),
+        strict=True,
+    )
     test_tasks = [MetaTestTask(i, *of_task) for i, of_task in enumerate(columns)]
     folder.write_result(result, test_tasks)
     folder.write_status(training.done())
@@ -62,6 +74,8 @@ def _result(workbench: Workbench, training: CellTraining, figures: QueryLosses, 
     n_used = selected * config.meta_batch_size
     reads_query = ALGORITHMS[config.algorithm].reads_query or config.inner_rates == "learned"
     seen = coverage(training.pool, training.order[:n_used], reads_query)
+    is_finite = bool(np.isfinite(figures.loss).all())
+    calibration = _calibration(figures, config) if is_finite else None
     return CellResult(
         n_tasks=cell.n_tasks,
         seed=cell.seed,
@@ -85,7 +99,21 @@ def _result(workbench: Workbench, training: CellTraining, figures: QueryLosses, 
         selected_meta_step=selected,
         last_meta_test_loss=float(last.loss.mean()),
         last_meta_test_accuracy=float(last.accuracy.mean()),
+        calibration_error=calibration.value if calibration else None,
+        calibration_error_by_chance=calibration.of_chance if calibration else None,
     )
+
+
+def _hits(figures: QueryLosses, config: Config) -> Float[np.ndarray, "T Q"]:
+    """1 where a query utterance was given its own slot; query sets go class by class in slot order."""
+    own = np.repeat(np.arange(config.n_way), figures.predicted.shape[1] // config.n_way)
+    return np.asarray(figures.predicted == own, dtype=np.float64)
+
+
+def _calibration(figures: QueryLosses, config: Config) -> CalibrationError:
+    """Of all answers on all test tasks."""
+    correct = _hits(figures, config).astype(bool).ravel()
+    return calibration_error(figures.after.confidence.ravel(), correct, n_bootstrap=CHANCE_DRAWS)
 
 
 def _spread(figures: np.ndarray) -> float:

@@ -43,11 +43,13 @@ class Reading:
     accuracy: Float[np.ndarray, "T"]
     predicted: Int[np.ndarray, "T Q"]
     """The slot given to each query utterance, in the order of the query set."""
+    confidence: Float[np.ndarray, "T Q"]
+    """The probability that it was given with."""
 
     @classmethod
     def join(cls, shares: "Sequence[Reading]") -> "Reading":
         """Shares of the tasks, one after another."""
-        columns = zip(*((r.loss, r.accuracy, r.predicted) for r in shares), strict=True)
+        columns = zip(*((r.loss, r.accuracy, r.predicted, r.confidence) for r in shares), strict=True)
         return cls(*(np.concatenate(column) for column in columns))
 
 
@@ -134,10 +136,15 @@ def read_queries(engine: Engine, batch: TaskBatch, adapters: Adapters) -> Readin
 
 def _reading(adapters: Adapters, features_TQD: Float[Tensor, "T Q D"], labels_Q: Int[Tensor, "Q"]) -> Reading:
     scores, labels = logits(adapters, features_TQD), labels_Q.expand(len(features_TQD), -1)
-    predicted = scores.argmax(-1)
+    confidence, predicted = scores.float().softmax(-1).max(-1)
     correct = (predicted == labels).float().mean(1)
     losses = task_losses(scores, labels)
-    return Reading(losses.double().cpu().numpy(), correct.double().cpu().numpy(), predicted.cpu().numpy())
+    return Reading(
+        losses.double().cpu().numpy(),
+        correct.double().cpu().numpy(),
+        predicted.cpu().numpy(),
+        confidence.double().clamp(max=1.0).cpu().numpy(),
+    )
 
 
 def evaluate(

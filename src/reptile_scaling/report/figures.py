@@ -32,6 +32,9 @@ CURVE_LABELS = {
     "power_floor": "power law with floor",
     "log_linear": "log-linear",
     "constant": "constant",
+    "broken": "broken power law",
+    "smooth_break": "smooth break",
+    "two_plateaus": "two plateaus",
 }
 
 

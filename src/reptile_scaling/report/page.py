@@ -1,6 +1,7 @@
 """`report.html`: one file that opens from disk, with its figures and their data inside it."""
 
 import base64
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -8,11 +9,13 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
+from reptile_scaling.analysis.accuracy_law import accuracy_law_of_run, calibration_sentence
 from reptile_scaling.analysis.difficulty import class_difficulties, task_difficulties
 from reptile_scaling.analysis.law_of_run import law_of_last_points
 from reptile_scaling.analysis.missing import missing_sentence
 from reptile_scaling.analysis.standing import standing_sentence
 from reptile_scaling.analysis.steps_worth import at_steps, laws_at_steps, worth_sentence
+from reptile_scaling.analysis.surfaces_of_run import SurfaceOfRun
 from reptile_scaling.analysis.training_facts import (
     best_name,
     convergence_sentence,
@@ -35,7 +38,9 @@ HARDEST_TASKS = 8
 SECONDS_BETWEEN_LOADS = 20
 
 
-def render_page(run: RunDirectory, law: Law, charts: dict[str, Chart], is_running: bool) -> None:
+def render_page(
+    run: RunDirectory, law: Law, surfaces: Mapping[str, SurfaceOfRun], charts: dict[str, Chart], is_running: bool
+) -> None:
     """Fills the template; every text from data or configuration is escaped."""
     page = filled(
         TEMPLATE,
@@ -43,6 +48,7 @@ def render_page(run: RunDirectory, law: Law, charts: dict[str, Chart], is_runnin
         data_links={name: chart.data_link() for name, chart in charts.items()},
         law=law,
         forms=form_rows(law),
+        surfaces={name: surface.law for name, surface in surfaces.items()},
         seconds_between_loads=SECONDS_BETWEEN_LOADS if is_running else None,
         **_words(run, law),
         **_tables(run),
@@ -74,6 +80,8 @@ def _words(run: RunDirectory, law: Law) -> dict[str, str]:
         "slots": slots_sentence(run),
         "worth": worth_sentence(run),
         "last_law": _last_law(run),
+        "accuracy_sentence": verdict_sentence(accuracy_law_of_run(run)),
+        "calibration": calibration_sentence(run),
     }
 
 

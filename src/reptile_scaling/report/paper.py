@@ -7,6 +7,7 @@ import numpy as np
 from reptile_scaling.analysis.law_of_run import law_of_run
 from reptile_scaling.analysis.levels import best_cells
 from reptile_scaling.analysis.standing import standings
+from reptile_scaling.analysis.surfaces_of_run import surfaces_of_run
 from reptile_scaling.laws import Law
 from reptile_scaling.report import draw_charts
 from reptile_scaling.report.figures import half_widths
@@ -21,7 +22,7 @@ OVER_TASKS = "intervals: 95 %, of the mean over test tasks"
 def write_paper(run: RunDirectory) -> list[Path]:
     """Writes the tables and figures of the finished cells to `paper/`, and says which files."""
     law = law_of_run(run)
-    charts = draw_charts(run, law)
+    charts = draw_charts(run, law, surfaces_of_run(run))
     files: dict[str, bytes] = {f"{name}.pdf": chart.pdf() for name, chart in charts.items()}
     captions = {name: figure_caption(run, name, chart.title) for name, chart in charts.items()}
     for table in (results_table(run), standing_table(run), laws_table(run, law)):
@@ -64,6 +65,8 @@ def _intervals(run: RunDirectory, name: str) -> str:
             return f"here the first seed on the first {n_tasks} of these tasks; no intervals"
         case "learning":
             return f"here on {config.num_validation_tasks} tasks of the validation classes; no intervals"
+        case "surface_meta_steps" | "surface_inner_steps" | "surface_classes":
+            return "bands and intervals: 95 %, by a wild bootstrap over cells"
         case _:
             return "no intervals"
 

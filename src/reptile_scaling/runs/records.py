@@ -63,6 +63,8 @@ class MetaTestTask:
     accuracy: float
     zero_step_accuracy: float
     """Before the inner loop."""
+    calibration_error: float | None = None
+    """Expected calibration error of its own few answers, so above 0 by chance alone; earlier versions have none."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,10 @@ class CellResult:
     last_meta_test_loss: float | None = None
     """Of the last meta-step's initialisation, whatever was selected."""
     last_meta_test_accuracy: float | None = None
+    calibration_error: float | None = None
+    """Expected calibration error of the answers of all test tasks together, in probability."""
+    calibration_error_by_chance: float | None = None
+    """What as many answers show that are right as often as they say."""
 
     @property
     def cell(self) -> Cell:
