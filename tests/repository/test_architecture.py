@@ -64,3 +64,17 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 def test_removing_a_leaf_room_breaks_the_roof_alone(room: str) -> None:
     importers = {room_of(path) for path in PACKAGE.rglob("*.py") if room in imported_rooms(path)}
     assert importers <= {room, "cli", "api"}
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("cli", {"torch", "pandas", "scipy", "matplotlib", "transformers"}),
+        ("use.labeller", {"peft", "scipy.stats", "sklearn", "matplotlib"}),
+        ("lab.worker", {"peft", "scipy.stats", "sklearn", "matplotlib"}),
+    ],
+)
+def test_a_command_does_not_wait_for_what_it_does_not_use(module: str, heavy: set[str]) -> None:
+    check = f"import sys, reptile_scaling.{module}; print(*({heavy!r} & sys.modules.keys()))"
+    said = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == []

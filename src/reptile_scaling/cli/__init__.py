@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import numpy as np
 import typer
@@ -20,11 +20,11 @@ from reptile_scaling.cli.printing import baseline_failure_lines, print_law
 from reptile_scaling.config import Config, load_config
 from reptile_scaling.disk import CHECK_THE_DISK
 from reptile_scaling.errors import InputError
-from reptile_scaling.laws import Transform
 from reptile_scaling.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
     from reptile_scaling.lab.plan import Plan
+    from reptile_scaling.laws import Transform
 
 RUN_FOLDER = Path("experiments_scaling_law")
 
@@ -118,7 +118,7 @@ def fit(
     y: Annotated[str, typer.Option("--y", help="Column of the loss.")] = "meta_test_loss",
     group: Annotated[str | None, typer.Option("--group", help="Column of the seed or group.")] = None,
     transform: Annotated[
-        Transform, typer.Option("--transform", help="What y is; accuracies are fitted as errors.")
+        str, typer.Option("--transform", help="What y is: loss, or an accuracy fitted as error_rate or logit_accuracy.")
     ] = "loss",
     at: Annotated[list[float] | None, typer.Option("--at", help="Predict at this x, with an interval.")] = None,
     target: Annotated[float | None, typer.Option("--target", help="The x needed for this y.")] = None,
@@ -135,7 +135,7 @@ def fit(
     from reptile_scaling.report.tables import Answers, answer_lines
 
     losses = read_losses(table, x, y, group)
-    law = fit_law(losses, transform=transform)
+    law = fit_law(losses, transform=cast("Transform", transform))
     answers = Answers(
         predictions=law.predict(np.array(at)) if at else None,
         tasks_needed=law.tasks_needed(target) if target is not None else None,

@@ -7,11 +7,11 @@ from reptile_scaling.cli.options import console
 from reptile_scaling.cli.printing import print_law
 from reptile_scaling.config import Config
 from reptile_scaling.errors import InputError
-from reptile_scaling.laws import Law
 from reptile_scaling.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
     from reptile_scaling.lab.plan import Plan
+    from reptile_scaling.laws import Law
 
 Conclude = Callable[[RunDirectory], int]
 """Fit and report of one run; returns the exit code."""
@@ -46,7 +46,7 @@ def report_splits(folder: RunDirectory, conclude: Conclude, *, tables: bool) -> 
     return max([*codes, _print_together(folder, write_pooled_report(folder) if folder.pooled_results() else None)])
 
 
-def _print_together(folder: RunDirectory, law: Law | None) -> int:
+def _print_together(folder: RunDirectory, law: "Law | None") -> int:
     """What the splits say together; the exit code."""
     from reptile_scaling.analysis.class_splits import missing_of_splits, pooled_sentence
 

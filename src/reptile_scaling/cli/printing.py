@@ -1,10 +1,14 @@
 """What several commands print: a law, and baselines that failed."""
 
+from typing import TYPE_CHECKING
+
 from reptile_scaling.cli.options import console
-from reptile_scaling.laws import Law
+
+if TYPE_CHECKING:
+    from reptile_scaling.laws import Law
 
 
-def print_law(law: Law) -> None:
+def print_law(law: "Law") -> None:
     """The table of forms, then the verdict with its reasons."""
     from reptile_scaling.laws import verdict_sentence
     from reptile_scaling.report.tables import law_table

@@ -1,7 +1,8 @@
 """The inner loop: T tasks adapted at once, each with its own parameters, gradient and optimiser state."""
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,12 +27,14 @@ class Adapted:
 
     adapters: Adapters
     losses: Float[Tensor, "steps T"]
+    """NaN for steps that were not taken."""
     moments: AdamMoments | None = None
     """Adam's, where the loop began with some."""
 
 
-AfterStep = Callable[[int, Adapters], None]
-"""Told the number of steps taken and φ `[T, …]` before the first step and after each; φ goes on changing in place."""
+AfterStep = Callable[[int, Adapters], bool | None]
+"""Told the number of steps taken and φ `[T, …]` before the first step and after each; φ goes on changing in place. The
+loop ends where it answers True."""
 
 
 def adapt(
@@ -68,20 +71,20 @@ def adapt_support(
     loop = batch.loop
     theta, log_rates = split_rates(batch.theta)
     phi = first_parameters(support, theta, loop)
-    if after_step is not None:
-        after_step(0, phi)
+    if after_step is not None and after_step(0, phi):
+        batch, loop = replace(batch, loop=replace(loop, steps=0)), replace(loop, steps=0)
     if loop.adapts == "head":
         return _adapt_heads(support, phi, log_rates, batch, after_step)
     phi = phi.map(lambda tensor: tensor.requires_grad_())
     optimizer = make_optimizer(loop.optimizer, phi, loop.learning_rate, batch.moments, log_rates)
     dropout = _dropout_streams(batch, support.labels_S.device)
-    losses = support.labels_S.new_empty(loop.steps, support.n_tasks, dtype=torch.float32)
+    losses = support.labels_S.new_full((loop.steps, support.n_tasks), math.nan, dtype=torch.float32)
     for step, chosen in enumerate(mini_batches(support, batch)):
         losses[step] = _step(optimizer, phi, support.losses(phi, chosen, dropout))
         if directions is not None and isinstance(optimizer, RatedOptimizer):
             directions.append(optimizer.last_directions)
-        if after_step is not None:
-            after_step(step + 1, phi)
+        if after_step is not None and after_step(step + 1, phi):
+            break
     return Adapted(phi.map(lambda tensor: tensor.detach()), losses, optimizer.moments)
 
 
@@ -94,12 +97,12 @@ def _adapt_heads(
         features = support.features(phi)
     head = head_of(phi).map(lambda tensor: tensor.requires_grad_())
     optimizer = make_optimizer(loop.optimizer, head, loop.learning_rate, batch.moments, log_rates)
-    losses = support.labels_S.new_empty(loop.steps, support.n_tasks, dtype=torch.float32)
+    losses = support.labels_S.new_full((loop.steps, support.n_tasks), math.nan, dtype=torch.float32)
     for step, chosen in enumerate(mini_batches(support, batch)):
         scores = logits(head, pick(features, chosen))
         losses[step] = _step(optimizer, head, task_losses(scores, support.labels(chosen)))
-        if after_step is not None:
-            after_step(step + 1, Adapters(phi.tensors | head.tensors))
+        if after_step is not None and after_step(step + 1, Adapters(phi.tensors | head.tensors)):
+            break
     adapted = phi.tensors | head.map(lambda tensor: tensor.detach()).tensors
     return Adapted(Adapters(adapted), losses, optimizer.moments)
 

@@ -16,7 +16,7 @@ from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.engine import Engine, tokenize_prompts
 from reptile_scaling.model.heads import HEADS, fresh_head
 from reptile_scaling.model.label_words import label_vectors_of
-from reptile_scaling.model.loading import LanguageModel, load_language_model, prefix_folder
+from reptile_scaling.model.loading import LanguageModel, load_language_model, prefix_folder, proofs_folder
 from reptile_scaling.model.memory import MemoryNeed, memory_need, usable_memory
 from reptile_scaling.model.prefix_cache import PrefixCache, Told, silent
 from reptile_scaling.model.rms_norm import FrozenRmsNorm
@@ -90,7 +90,8 @@ def open_workbench(config: Config, corpus: Corpus, device: str, told: Told = sil
     """
     language_model = load_language_model(config, device)
     targets = None if config.lora_targets == "all" else config.lora_targets
-    backbone = Backbone(language_model, LoraShape(config.lora_r, config.lora_alpha, config.top_layers, targets))
+    shape = LoraShape(config.lora_r, config.lora_alpha, config.top_layers, targets)
+    backbone = Backbone(language_model, shape, proofs=proofs_folder())
     token_ids = tokenize_prompts(backbone.tokenizer, corpus.dataset.texts, config.template, config.max_length)
     budget = config.memory_gb * 1e9 if config.memory_gb else usable_memory(backbone.device)
     theta = _fresh(backbone, config, seed=0)

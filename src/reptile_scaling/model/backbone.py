@@ -7,8 +7,9 @@ Suffixes: P packed tokens · S prompts · D width.
 """
 
 import logging
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +19,12 @@ from torch import Tensor
 from reptile_scaling.errors import InputError
 from reptile_scaling.model.adapters import LORA_A, LORA_B, Adapters
 from reptile_scaling.model.blocks import decoder_layers, decoder_of, find_sites, is_transposed
-from reptile_scaling.model.equivalence import Agreement, in_float32, take_reference
+from reptile_scaling.model.equivalence import in_float32, take_reference
 from reptile_scaling.model.loading import LanguageModel
 from reptile_scaling.model.packed_forward import PackedForward, PlacedBatch
 from reptile_scaling.model.packing import PackedTokens
 from reptile_scaling.model.padded_forward import PaddedBatch, PaddedForward
+from reptile_scaling.model.proofs import Attempt, ProofFile
 from reptile_scaling.model.stacked_lora import Dropout
 
 Batch = PlacedBatch | PaddedBatch
@@ -41,33 +43,17 @@ class LoraShape:
     """Names of the linear layers, None for all of them."""
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """One way through the model, and how it compared with the Hub's forward or why it could not run."""
-
-    path: str
-    precision: str
-    agreement: Agreement | None
-    error: str | None = None
-
-    @property
-    def serves(self) -> bool:
-        """Whether this way gives what the Hub's forward gives."""
-        return self.agreement is not None and self.agreement.holds
-
-    def words(self) -> str:
-        """For people."""
-        return f"{self.path}, {self.precision}: {self.agreement.words() if self.agreement else self.error}"
-
-
 class Backbone:
     """Features `[S, D]` of packed prompts under the adapters of many tasks.
 
     Wraps the linear layers of `language_model` in place: one Backbone owns its model.
     """
 
-    def __init__(self, language_model: LanguageModel, lora: LoraShape, *, answers_only: bool = True) -> None:
-        """InputError for a model that no path computes as the Hub does."""
+    def __init__(
+        self, language_model: LanguageModel, lora: LoraShape, *, answers_only: bool = True, proofs: Path | None = None
+    ) -> None:
+        """InputError for a model that no path computes as the Hub does. `proofs` is a folder that remembers models
+        which were compared already; without it this one is compared anew."""
         self.model = language_model.model
         self.tokenizer = language_model.tokenizer
         self.device = next(self.model.parameters()).device
@@ -91,7 +77,10 @@ class Backbone:
         """Linear layers that carry no LoRA because not every token passes through them."""
         self.has_transposed_weights = any(is_transposed(self.model.get_submodule(site)) for site in self.sites)
         self._forward: PackedForward | PaddedForward
-        self.attempts = self._choose_path(language_model.source, answers_only=answers_only)
+        proof_file = None
+        if proofs is not None and self.digest and self.device.type == "cpu":
+            proof_file = ProofFile.of(proofs, self.model, self.digest, lora, answers_only)
+        self.attempts = self._proven_path(proof_file, language_model.source, answers_only=answers_only)
         if self.path == PADDED:
             self.first_adapted = 0  # nothing is shared below the adapters
 
@@ -166,6 +155,21 @@ class Backbone:
         assert isinstance(self._forward, PaddedForward), self.path
         return self._forward.hidden(self._forward.place(packed))
 
+    def _proven_path(self, proof_file: ProofFile | None, source: str, *, answers_only: bool) -> tuple[Attempt, ...]:
+        """The way that an earlier comparison has chosen, or that one does now."""
+        proof = proof_file.read() if proof_file else None
+        if proof is not None:
+            self._leave_out(frozenset(proof.left_out))
+            self._forward = self._enter(proof.attempts[-1].path, answers_only=answers_only)
+            attempts = proof.attempts
+        else:
+            attempts = self._choose_path(source, answers_only=answers_only)
+            if proof_file is not None:
+                proof_file.write(attempts, self.left_out)
+        if attempts[-1].path == PADDED:
+            logger.warning(f"model {source!r} runs on the slower, padded path ({_words(attempts)})")
+        return attempts
+
     def _choose_path(self, source: str, *, answers_only: bool) -> tuple[Attempt, ...]:
         """Tries the ways from the fastest on until one agrees with the Hub; the last of what was tried serves.
 
@@ -184,8 +188,6 @@ class Backbone:
                 f"model {source!r} ({type(self.model).__name__}) is computed by no path as the Hub's own code does "
                 f"({_words(attempts)}): use another model, or other lora_targets"
             )
-        if attempts[-1].path == PADDED:
-            logger.warning(f"model {source!r} runs on the slower, padded path ({_words(attempts)})")
         return tuple(attempts)
 
     def _try(self, paths: list[str], *, answers_only: bool) -> list[Attempt]:
@@ -231,5 +233,5 @@ class Backbone:
             raise InputError(f"model class {name} has no linear layer that every token passes through: use another")
 
 
-def _words(attempts: list[Attempt]) -> str:
+def _words(attempts: Sequence[Attempt]) -> str:
     return "; ".join(attempt.words() for attempt in attempts)

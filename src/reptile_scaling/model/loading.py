@@ -135,6 +135,11 @@ def prefix_folder() -> Path:
     return cache_folder() / "prefix"
 
 
+def proofs_folder() -> Path:
+    """Where comparisons with the Hub's forward are kept."""
+    return cache_folder() / "proofs"
+
+
 def source_of(config: Config) -> tuple[str, dict[str, Any]]:
     """What `from_pretrained` is given: a folder or a Hub id, and its options."""
     name, revision = config.model_name, config.model_revision

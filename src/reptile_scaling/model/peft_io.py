@@ -1,7 +1,6 @@
 """A meta-trained initialisation on disk, in PEFT's format: `PeftModel.from_pretrained` loads it as it is."""
 
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,9 +40,8 @@ def save_adapter(
     into inner_rates.safetensors. PEFT itself reads none of these.
     """
     unseal(folder)
-    with tempfile.TemporaryDirectory() as aside:
-        lora_config(backbone, base_model_name).save_pretrained(aside)
-        write_bytes(folder / PEFT_CONFIG, (Path(aside) / PEFT_CONFIG).read_bytes())
+    settings = {"peft_type": "LORA", **_lora_settings(backbone, base_model_name)}
+    write_json(folder / PEFT_CONFIG, settings)
     write_bytes(folder / WEIGHTS, safetensors.torch.save(_peft_state(theta), metadata={"format": "pt"}))
     head = {name: theta.tensors[name].cpu().contiguous() for name in HEAD_NAMES if name in theta.tensors}
     write_bytes(folder / HEAD, safetensors.torch.save(head))
@@ -123,19 +121,25 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def lora_config(backbone: Backbone, base_model_name: str) -> Any:
     """PEFT's description of the backbone's LoRA, site by site."""
-    from peft import LoraConfig, TaskType
+    from peft import LoraConfig
 
-    return LoraConfig(
-        task_type=TaskType.FEATURE_EXTRACTION if backbone.is_encoder else TaskType.CAUSAL_LM,
-        base_model_name_or_path=base_model_name,
-        r=backbone.lora.rank,
-        lora_alpha=backbone.lora.alpha,
-        lora_dropout=0.0,
-        bias="none",
-        fan_in_fan_out=backbone.has_transposed_weights,
-        target_modules=sorted(backbone.sites),
-        inference_mode=True,
-    )
+    return LoraConfig(**_lora_settings(backbone, base_model_name))
+
+
+def _lora_settings(backbone: Backbone, base_model_name: str) -> dict[str, object]:
+    """Those that differ from PEFT's defaults, or would not be safe to leave to them. Importing PEFT to write them would
+    take longer than writing an adapter."""
+    return {
+        "task_type": "FEATURE_EXTRACTION" if backbone.is_encoder else "CAUSAL_LM",
+        "base_model_name_or_path": base_model_name,
+        "r": backbone.lora.rank,
+        "lora_alpha": backbone.lora.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": backbone.has_transposed_weights,
+        "target_modules": sorted(backbone.sites),
+        "inference_mode": True,
+    }
 
 
 def _peft_state(theta: Adapters) -> dict[str, Tensor]:

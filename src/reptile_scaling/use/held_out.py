@@ -1,5 +1,6 @@
 """How many inner steps, and how sure to be: both told by support utterances that are left out in turn."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -9,6 +10,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from reptile_scaling.learning.task_batch import InnerLoop
+from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.heads import HEADS
 from reptile_scaling.use.support_set import SupportSet
 
@@ -16,6 +18,8 @@ STEPS_TRIED = (1, 2, 5, 10, 20, 50)
 MOST_FOLDS = 10
 MOST_UTTERANCES = 200
 """A larger support set takes the trained number: each fold costs as much as the adaptation itself."""
+PATIENCE = 2
+"""Numbers of steps in turn that may fail to be the best so far; after that no more are tried."""
 LOG_TEMPERATURE_SD = 0.5
 """A normal prior on ln T about 0, assumed: a handful of utterances, all of them right, would send T to 0."""
 
@@ -43,15 +47,18 @@ def hold_out(support: SupportSet, loop: InnerLoop, steps: int | None) -> HeldOut
     if not folds or len(support.utterances) > MOST_UTTERANCES:
         return None
     candidates = [steps] if steps is not None else _candidates(loop)
+    groups = _alike(support, folds)
+    readings = [_read_along(support, group, loop, candidates) for group in groups]
+    slots = np.concatenate([support.slots[fold.left] for group in groups for fold in group])
     found = {}
     for candidate in candidates:
-        scores, slots = _scores(support, folds, replace(loop, steps=candidate))
-        if np.isfinite(scores).all():
-            found[candidate] = (mean_loss(scores, slots), scores, slots)
+        if all(candidate in reading for reading in readings):
+            scores = np.concatenate([reading[candidate] for reading in readings])
+            found[candidate] = (mean_loss(scores, slots), scores)
     if not found:
         return None
     best = min(found, key=lambda candidate: found[candidate][0])
-    loss, scores, slots = found[best]
+    loss, scores = found[best]
     return HeldOut(best, fit_temperature(scores, slots), loss, len(slots))
 
 
@@ -88,13 +95,47 @@ def fit_temperature(scores: Float[np.ndarray, "n W"], slots: Int[np.ndarray, " n
     return float(np.exp(minimize_scalar(penalised, bounds=(-4, 4), method="bounded").x))
 
 
-def _scores(
-    support: SupportSet, folds: Sequence[np.ndarray], loop: InnerLoop
-) -> tuple[Float[np.ndarray, "n W"], Int[np.ndarray, " n"]]:
-    """Logits of all that is left out, each under parameters adapted without it, and their slots."""
-    scores, slots = [], []
+@dataclass(frozen=True)
+class _Fold:
+    """Utterances to adapt to, and those that are left out."""
+
+    kept: Int[np.ndarray, " s"]
+    left: Int[np.ndarray, " q"]
+
+
+def _alike(support: SupportSet, folds: Sequence[np.ndarray]) -> list[list[_Fold]]:
+    """Groups of folds with the same slots in the same order, which are adapted to side by side; a group keeps no more
+    utterances in flight than the largest support set would."""
+    groups: dict[tuple[bytes, bytes, int], list[_Fold]] = {}
+    met: Counter[tuple[bytes, bytes]] = Counter()
     for places in folds:
-        kept, left = np.delete(support.utterances, places), support.utterances[places]
-        scores.append(support.scores(support.adapt(kept, loop).adapters, left))
-        slots.append(support.slots[left])
-    return np.concatenate(scores), np.concatenate(slots)
+        fold = _Fold(np.delete(support.utterances, places), support.utterances[places])
+        slots = support.slots[fold.kept].tobytes(), support.slots[fold.left].tobytes()
+        side_by_side = max(1, MOST_UTTERANCES // len(fold.kept))
+        groups.setdefault((*slots, met[slots] // side_by_side), []).append(fold)
+        met[slots] += 1
+    return list(groups.values())
+
+
+def _read_along(
+    support: SupportSet, group: Sequence[_Fold], loop: InnerLoop, candidates: Sequence[int]
+) -> dict[int, Float[np.ndarray, "n W"]]:
+    """Logits of all that a group leaves out, each under parameters adapted without it, after each number of steps up to
+    where they diverge or their loss has `PATIENCE` times not been the least."""
+    left = [fold.left for fold in group]
+    slots = support.slots[np.concatenate(left)]
+    found: dict[int, Float[np.ndarray, "n W"]] = {}
+    losses: list[float] = []
+
+    def after_step(taken: int, phi: Adapters) -> bool:
+        if taken not in candidates:
+            return False
+        scores = np.concatenate(list(support.scores_side_by_side(phi, left)))
+        if not np.isfinite(scores).all():
+            return True
+        found[taken] = scores
+        losses.append(mean_loss(scores, slots))
+        return len(losses) - 1 - int(np.argmin(losses)) >= PATIENCE
+
+    support.adapt_side_by_side([fold.kept for fold in group], replace(loop, steps=candidates[-1]), after_step)
+    return found

@@ -26,7 +26,7 @@ from reptile_scaling.model.devices import choose_devices
 from reptile_scaling.model.engine import Engine, tokenize_prompts
 from reptile_scaling.model.heads import HEADS, logits
 from reptile_scaling.model.label_words import label_vectors_of
-from reptile_scaling.model.loading import check_model, load_language_model
+from reptile_scaling.model.loading import check_model, load_language_model, proofs_folder
 from reptile_scaling.model.peft_io import check_base, load_adapter, load_moments, read_facts, save_adapter
 from reptile_scaling.model.prefix_cache import PrefixCache
 from reptile_scaling.storage import write_bytes
@@ -228,7 +228,7 @@ def _open(adapter: Path, config: Config, device: str) -> tuple[Backbone, Adapter
     check_model(config)
     targets = None if config.lora_targets == "all" else config.lora_targets
     shape = LoraShape(config.lora_r, config.lora_alpha, config.top_layers, targets)
-    backbone = Backbone(load_language_model(config, name), shape)
+    backbone = Backbone(load_language_model(config, name), shape, proofs=proofs_folder())
     check_base(adapter, backbone)
     theta = load_adapter(adapter, backbone.device)
     fits = {key: tensor.shape for key, tensor in backbone.fresh_lora(torch.Generator()).items()}

@@ -1,5 +1,6 @@
 """A support set of any number of classes and shots, ready to be adapted to, in whole or in part."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from reptile_scaling.learning.examples import Examples
-from reptile_scaling.learning.inner_loop import Adapted, adapt_support
+from reptile_scaling.learning.inner_loop import Adapted, AfterStep, adapt_support
 from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
 from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapters import Adapters
@@ -33,15 +34,34 @@ class SupportSet:
 
     def adapt(self, utterances: Int[np.ndarray, " s"], loop: InnerLoop) -> Adapted:
         """The inner loop on some of the utterances."""
-        shots = Examples(self.engine, [utterances], self._slots(utterances))
-        batch = TaskBatch(self.start, (), loop, [stream(0, "test_batches")], moments=self.moments)
-        return adapt_support(shots, batch)
+        return self.adapt_side_by_side([utterances], loop)
+
+    def adapt_side_by_side(
+        self, sets: Sequence[Int[np.ndarray, " s"]], loop: InnerLoop, after_step: AfterStep | None = None
+    ) -> Adapted:
+        """The inner loop on several choices of the utterances at once, all with the same slots in the same order."""
+        n, moments = len(sets), self.moments
+        assert all(np.array_equal(self.slots[one], self.slots[sets[0]]) for one in sets), "sets differ in their slots"
+        start = self.start.map(lambda tensor: tensor.expand(n, *tensor.shape[1:]))
+        if moments is not None:
+            moments = AdamMoments.join([moments] * n)
+        # Each meets the mini-batches that it would meet alone.
+        rngs = [stream(0, "test_batches") for _ in sets]
+        shots = Examples(self.engine, sets, self._slots(sets[0]))
+        return adapt_support(shots, TaskBatch(start, (), loop, rngs, moments=moments), after_step)
 
     @torch.no_grad()
     def scores(self, adapters: Adapters, utterances: Int[np.ndarray, " q"]) -> Float[np.ndarray, "q W"]:
         """Logits of some utterances under adapted parameters `[1, …]`."""
-        read = Examples(self.engine, [utterances], self._slots(utterances))
-        found: np.ndarray = logits(adapters, read.features(adapters))[0].double().cpu().numpy()
+        return self.scores_side_by_side(adapters, [utterances])[0]
+
+    @torch.no_grad()
+    def scores_side_by_side(
+        self, adapters: Adapters, sets: Sequence[Int[np.ndarray, " q"]]
+    ) -> Float[np.ndarray, "T q W"]:
+        """Logits of as many utterances under each of several adapted parameters `[T, …]`."""
+        read = Examples(self.engine, sets, self._slots(sets[0]))
+        found: np.ndarray = logits(adapters, read.features(adapters)).double().cpu().numpy()
         return found
 
     def _slots(self, utterances: Int[np.ndarray, " s"]) -> Int[Tensor, " s"]:
