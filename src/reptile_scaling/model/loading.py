@@ -16,6 +16,7 @@ from reptile_scaling.errors import InputError
 from reptile_scaling.model.devices import choose_dtype, holds_quantised
 from reptile_scaling.model.digest import weights_digest
 from reptile_scaling.model.host_memory import keep_freed_memory
+from reptile_scaling.model.memory import is_device_lost, is_out_of_memory
 from reptile_scaling.model.shipped_weights import EMBEDDED_MODELS, cache_folder, embedded_path
 from reptile_scaling.storage import is_whole, publish
 
@@ -103,7 +104,7 @@ def is_encoder(model_name: str, revision: str | None = None) -> bool:
         config = AutoConfig.from_pretrained(
             str(Path(model_name).expanduser()), revision=revision or "main", trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError):
+    except Exception:
         return False
     is_causal = any("CausalLM" in name or "LMHeadModel" in name for name in config.architectures or ())
     return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not is_causal and not config.is_encoder_decoder
@@ -186,8 +187,11 @@ def _from_pretrained(source: str, options: dict[str, Any]) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **for_tokenizer)
         # Weights that are pickles may run anything when they are read, and so may a repository's own code.
         model = kind.from_pretrained(source, trust_remote_code=False, use_safetensors=True, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())[:200]
+    # A crafted config.json, GGUF or weights file raises whatever its reader stumbles over: IndexError, AssertionError …
+    except Exception as error:
+        if is_out_of_memory(error) or is_device_lost(error):
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
             f"model {source!r} cannot be loaded ({reason}): check the name, or give a folder with a causal LM"
         ) from error

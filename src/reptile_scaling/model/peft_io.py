@@ -67,7 +67,7 @@ def load_adapter(folder: Path, device: torch.device) -> Adapters:
             )
     tensors = {}
     for key, tensor in _read(folder / WEIGHTS).items():
-        site, factor = key.removeprefix(PEFT_PREFIX).removesuffix(".weight").rsplit(".", 1)
+        site, _, factor = key.removeprefix(PEFT_PREFIX).removesuffix(".weight").rpartition(".")
         tensors[f"{site}.{factor}"] = tensor.to(device)
     head = _read(folder / HEAD)
     if not {HEAD_WEIGHT, HEAD_BIAS} <= head.keys() <= set(HEAD_NAMES):
@@ -81,6 +81,8 @@ def load_moments(folder: Path, device: torch.device) -> AdamMoments | None:
     if not (folder / MOMENTS).is_file():
         return None
     tensors = {name: tensor.to(device) for name, tensor in _read(folder / MOMENTS).items()}
+    if STEPS not in tensors or len(tensors) < 2:
+        raise InputError(f"{str(folder / MOMENTS)!r} holds no {STEPS} and squares: copy it again from where it was")
     steps = tensors.pop(STEPS)
     return AdamMoments(Adapters(tensors), steps)
 
