@@ -4,9 +4,9 @@
     python scripts/reliability/fuzz.py --seconds 600 csv "--set"    # some kinds
 
 Half of the inputs are drawn by hypothesis in the form of a good one, half are good ones with bytes changed. With the
-package atheris (Linux, Python below 3.14: `pip install atheris`) both are guided by the lines and branches they reach in
-this package, PyYAML and gguf; without it by chance alone. An input that takes over 10 s is a hang; a process may take
-4 GB of address space beyond what it begins with.
+package atheris (`pip install atheris`, Linux) both are guided by the branches they reach in this package, in PyYAML and
+in gguf; without it by chance alone. An input that takes over 10 s is a hang; a process may take 4 GB of address space
+beyond what it begins with.
 """
 
 import argparse

@@ -21,7 +21,6 @@ import safetensors.numpy
 import torch
 import yaml
 from hypothesis import strategies as st
-from staged.tiny_sweep import tiny_config
 
 from reptile_scaling.config import Config, load_config, make_config, parse_override
 from reptile_scaling.data.class_lists import read_class_lists
@@ -31,6 +30,7 @@ from reptile_scaling.model.peft_io import load_adapter, load_moments, read_facts
 from reptile_scaling.runs.cell_directory import CellDirectory
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.seals import BLANK, sealed_tensors
+from staged.tiny_sweep import tiny_config
 
 Read = Callable[[bytes], object]
 
@@ -47,7 +47,9 @@ class Kind:
 
 
 NUMBERS = st.one_of(
-    st.integers(), st.floats(), st.sampled_from([0, -1, 2**31, 2**63, 2**64, 10**30, 1e308, float("nan"), float("inf")])
+    st.integers(),
+    st.floats(),
+    st.sampled_from([0, -1, 2**31, 2**63, 2**64, 10**30, 1e308, float("nan"), float("inf")]),
 )
 WORDS = st.one_of(
     st.text(max_size=6), st.sampled_from(["", "top-1", "{text}", "cpu", "auto", "n_tasks", "\x00", "\ud800"])
@@ -65,26 +67,35 @@ def kinds_of(folder: Path) -> dict[str, Kind]:
     """Every kind by its name; readers write what they read below the folder."""
     os.environ["REPTILE_SCALING_CACHE"] = str(folder / "cache")
     config = tiny_config(folder)
+    lists = {"train": ["a"], "valid": ["b"], "test": ["c"]}
+    facts = {"config": config.model_dump(mode="json"), "labels": ["a", "b"], "temperature": 1.0}
+    steps = {"meta_step": "2", "wall_seconds": "1.0"}
+    yaml_seeds = [yaml.safe_dump(config.model_dump(mode="json")).encode(), b"a: &a [1]\nb: [*a, *a]\n"]
+    set_seeds = [b"k_inner=5", b"class_split={train: 0.5, seed: 1}", b"a=2001-01-01"]
+    csv_seeds = [b"text,label\nopen it,open\n", b'text,label\n"a ""b""\n",c\n']
+    jsonl_seeds = [b'{"text": "open it", "label": "open"}\n']
+    parquet_seeds = [_as_parquet({"text": ["a", "b"], "label": ["x", "y"]})]
+    model = folder / "model"
     return {
-        "YAML": Kind(_yaml(), [yaml.safe_dump(config.model_dump(mode="json")).encode(), b"a: &a [1]\nb: [*a, *a]\n"],
-                     lambda content: read_yaml(folder / "config.yaml", content)),
-        "--set": Kind(_overrides(), [b"k_inner=5", b"class_split={train: 0.5, seed: 1}", b"a=2001-01-01"], read_override),
-        "csv": Kind(_csv(), [b"text,label\nopen it,open\n", b'text,label\n"a ""b""\n",c\n'], _table(folder / "t.csv")),
-        "jsonl": Kind(_jsonl(), [b'{"text": "open it", "label": "open"}\n'], _table(folder / "t.jsonl")),
-        "parquet": Kind(_parquet(), [_as_parquet({"text": ["a", "b"], "label": ["x", "y"]})], _table(folder / "t.parquet")),
-        "class lists": Kind(_json({"train": [["a"]], "valid": [["b"]], "test": [["c"]]}),
-                            [b'{"train": ["a"], "valid": ["b"], "test": ["c"]}'], _class_lists(folder / "data")),
-        "safetensors": Kind(_tensors({}), [_tiny_weights(folder)], _adapter_weights(folder / "weights")),
-        "adapter": Kind(_json({"config": [config.model_dump(mode="json")], "labels": [["a", "b"]], "temperature": [1.0]}),
-                        [json.dumps({"config": {"n_way": 3}, "labels": ["a"]}).encode()], _facts(folder / "adapter")),
-        "checkpoint": Kind(_tensors({"meta_step": ["2"], "wall_seconds": ["1.0"]}), [_checkpoint()],
-                           _checkpoint_of(folder / "cell")),
-        "model": Kind(_tensors({"format": ["pt"]}), [(folder / "model" / "model.safetensors").read_bytes()],
-                      _model(folder, config, "model.safetensors")),
-        "config.json": Kind(_model_config(folder), [(folder / "model" / "config.json").read_bytes()],
-                            _model(folder, config, "config.json")),
+        "YAML": Kind(_yaml(), yaml_seeds, lambda content: read_yaml(folder / "config.yaml", content)),
+        "--set": Kind(_overrides(), set_seeds, read_override),
+        "csv": Kind(_csv(), csv_seeds, _table(folder / "t.csv")),
+        "jsonl": Kind(_jsonl(), jsonl_seeds, _table(folder / "t.jsonl")),
+        "parquet": Kind(_parquet(), parquet_seeds, _table(folder / "t.parquet")),
+        "class lists": Kind(_json(lists), [json.dumps(lists).encode()], _class_lists(folder / "data")),
+        "safetensors": Kind(_tensors({}), [_tiny_weights()], _adapter_weights(folder / "weights")),
+        "adapter": Kind(_json(facts), [json.dumps(facts).encode()], _facts(folder / "adapter")),
+        "checkpoint": Kind(_tensors(steps), [_checkpoint()], _checkpoint_of(folder / "cell")),
+        "model": Kind(
+            _tensors({"format": "pt"}),
+            [(model / "model.safetensors").read_bytes()],
+            _model(folder, config, "model.safetensors"),
+        ),
+        "config.json": Kind(
+            _model_config(folder), [(model / "config.json").read_bytes()], _model(folder, config, "config.json")
+        ),
         "GGUF": Kind(_gguf(folder), [_tiny_gguf(folder)], _gguf_file(folder / "one.gguf")),
-    }  # fmt: skip
+    }
 
 
 def read_yaml(path: Path, content: bytes) -> None:
@@ -213,19 +224,20 @@ def _as_parquet(columns: dict[str, list[Any]]) -> bytes:
 
 
 def _parquet() -> st.SearchStrategy[bytes]:
-    return _columns().map(
-        lambda columns: _as_parquet({k.encode(errors="replace").decode(): v for k, v in columns.items()})
-    )
+    def written(columns: dict[str, list[Any]]) -> bytes:
+        return _as_parquet({key.encode(errors="replace").decode(): values for key, values in columns.items()})
+
+    return _columns().map(written)
 
 
-def _json(good: dict[str, list[Any]]) -> st.SearchStrategy[bytes]:
+def _json(good: dict[str, Any]) -> st.SearchStrategy[bytes]:
     """An object of which each key is as it should be, anything else, or not there."""
-    fields = {key: st.one_of(st.sampled_from(values), VALUES) for key, values in good.items()}
+    fields = {key: st.one_of(st.just(value), VALUES) for key, value in good.items()}
     whole = st.one_of(st.fixed_dictionaries({}, optional=fields), VALUES)
     return whole.map(lambda value: json.dumps(value).encode())
 
 
-def _tensors(metadata: dict[str, list[str]]) -> st.SearchStrategy[bytes]:
+def _tensors(metadata: dict[str, str]) -> st.SearchStrategy[bytes]:
     """A header that says anything of its tensors, and some bytes."""
     entry = st.fixed_dictionaries(
         {},
@@ -237,12 +249,11 @@ def _tensors(metadata: dict[str, list[str]]) -> st.SearchStrategy[bytes]:
     )
     names = st.sampled_from(["head.weight", "head.bias", "base_model.model.x.lora_A.weight", "steps", "x", ""])
     facts = st.fixed_dictionaries(
-        {}, optional={key: st.one_of(st.sampled_from(v), WORDS) for key, v in metadata.items()}
+        {}, optional={key: st.one_of(st.just(value), WORDS) for key, value in metadata.items()}
     )
     said = st.one_of(facts.map(lambda found: found | BLANK), facts, VALUES)
-    whole = st.builds(
-        lambda meta, named: {"__metadata__": meta, **named}, said, st.dictionaries(names, entry, max_size=3)
-    )
+    tensors = st.dictionaries(names, entry, max_size=3)
+    whole = st.builds(lambda meta, named: {"__metadata__": meta, **named}, said, tensors)
     return st.builds(_with_header, st.one_of(whole, VALUES), st.binary(max_size=16))
 
 
@@ -251,9 +262,9 @@ def _with_header(header: Any, data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data
 
 
-def _tiny_weights(folder: Path) -> bytes:
-    return safetensors.numpy.save({"head.weight": np.zeros((2, 2), np.float32), "head.bias": np.zeros(2, np.float32),
-                                   "steps": np.zeros(1, np.int64)})  # fmt: skip
+def _tiny_weights() -> bytes:
+    head = {"head.weight": np.zeros((2, 2), np.float32), "head.bias": np.zeros(2, np.float32)}
+    return safetensors.numpy.save(head | {"steps": np.zeros(1, np.int64)})
 
 
 def _checkpoint() -> bytes:
@@ -287,11 +298,13 @@ def _tiny_gguf(folder: Path, facts: dict[str, int] = LLAMA, tokens: Sequence[str
         writer.add_uint32(f"tokenizer.ggml.{name}_token_id", 0)
     rng = np.random.default_rng(0)
     width, inner = 16, 32
-    shapes = {"token_embd": (len(VOCABULARY), width), "output_norm": (width,), "output": (len(VOCABULARY), width),
-              **{f"blk.0.{name}": shape for name, shape in {
-                  "attn_q": (width, width), "attn_k": (width, width), "attn_v": (width, width),
-                  "attn_output": (width, width), "attn_norm": (width,), "ffn_norm": (width,),
-                  "ffn_gate": (inner, width), "ffn_up": (inner, width), "ffn_down": (width, inner)}.items()}}  # fmt: skip
+    of_block = {
+        "attn_q": (width, width), "attn_k": (width, width), "attn_v": (width, width), "attn_output": (width, width),
+        "ffn_gate": (inner, width), "ffn_up": (inner, width), "ffn_down": (width, inner),
+        "attn_norm": (width,), "ffn_norm": (width,),
+    }  # fmt: skip
+    ends = {"token_embd": (len(VOCABULARY), width), "output_norm": (width,), "output": (len(VOCABULARY), width)}
+    shapes: dict[str, tuple[int, ...]] = {**ends, **{f"blk.0.{name}": shape for name, shape in of_block.items()}}
     for name, shape in shapes.items():
         writer.add_tensor(f"{name}.weight", rng.normal(size=shape).astype(np.float32))
     writer.write_header_to_file()
