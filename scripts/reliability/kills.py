@@ -2,11 +2,11 @@
 
     python scripts/reliability/kills.py --kills 1000
 
-Each round sweeps the six cells of `staged.tiny_sweep` with two workers in a folder of its own: the command is started as
-a process, killed with SIGKILL at a random time (all of its processes, in half of the cases after one worker alone), and
-started again; after some kills it is left to end by itself. Counted are kills that met a living process, results that
-were there before a kill and not after it or at the end, the work that a kill cost (seconds since the newest checkpoint
-of a cell), and the growth of a worker's memory.
+Each round sweeps the six cells of `staged.tiny_sweep` with two workers in a folder of its own: the command is started,
+killed with SIGKILL at a random time (all of its processes, in half of the cases after one worker alone), and started
+again; after some kills it is left to end by itself. Counted are kills that met a living process, results that were
+there before a kill and not after it or at the end, the work that a kill cost (seconds since the newest checkpoint of a
+cell), and the growth of a worker's memory.
 """
 
 import argparse
@@ -142,10 +142,10 @@ def main() -> None:
         while counted.kills < asked.kills:
             one_round(config_file, folder / f"run_{counted.rounds}", whole, rng, counted)
             print(
-                f"{counted.kills} kills ({counted.of_workers} of them first of a worker alone) over {counted.rounds} "
+                f"{counted.kills} kills ({counted.of_workers} first of a worker alone) over {counted.rounds} "
                 f"sweeps: {counted.lost_cells} finished cells lost or written again, largest difference "
                 f"{counted.worst_difference:.1e}, at most {max(counted.cost_seconds, default=0):.0f} s since the newest "
-                f"checkpoint, memory of a worker over its later half × {max(counted.growth, default=1):.3f} at most",
+                f"checkpoint, a worker's memory × {max(counted.growth, default=1):.3f} in its later half at most",
                 flush=True,
             )
 
