@@ -144,8 +144,8 @@ def main() -> None:
             print(
                 f"{counted.kills} kills ({counted.of_workers} first of a worker alone) over {counted.rounds} "
                 f"sweeps: {counted.lost_cells} finished cells lost or written again, largest difference "
-                f"{counted.worst_difference:.1e}, at most {max(counted.cost_seconds, default=0):.0f} s since the newest "
-                f"checkpoint, a worker's memory × {max(counted.growth, default=1):.3f} in its later half at most",
+                f"{counted.worst_difference:.1e}, at most {max(counted.cost_seconds, default=0):.0f} s since the "
+                f"newest checkpoint, a worker's memory in its later half × {max(counted.growth, default=1):.3f}",
                 flush=True,
             )
 
