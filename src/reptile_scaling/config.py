@@ -450,7 +450,7 @@ def _explain(error: ValidationError) -> str:
 def shown(value: object) -> str:
     """A value in a sentence: whole where it is short. Aliases let a YAML file of a few lines stand for millions."""
     brief = reprlib.Repr()
-    brief.maxlist = brief.maxtuple = brief.maxdict = 6
+    brief.maxlevel, brief.maxlist, brief.maxtuple, brief.maxdict = 2, 6, 6, 6
     brief.maxstring = brief.maxother = brief.maxlong = 200
     return brief.repr(value)
 
