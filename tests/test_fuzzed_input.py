@@ -82,12 +82,11 @@ N_CHANGED = {"model": 5, "config.json": 5, "GGUF": 5}
 
 
 @pytest.fixture(scope="module")
-def kinds(tmp_path_factory) -> dict[str, Kind]:
-    before = pytest.MonkeyPatch()
-    folder = tmp_path_factory.mktemp("fuzzed")
-    before.setenv("REPTILE_SCALING_CACHE", str(folder))
-    yield kinds_of(folder)
-    before.undo()
+def kinds(tmp_path_factory) -> Iterator[dict[str, Kind]]:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("fuzzed")
+        patch.setenv("REPTILE_SCALING_CACHE", str(folder))
+        yield kinds_of(folder)
 
 
 def read(kind: Kind, content: bytes) -> str:
@@ -123,6 +122,6 @@ def test_any_input_is_read_or_refused(name: str, kinds) -> None:
 
 
 def test_good_inputs_are_read(kinds) -> None:
-    """The readers of this test do read: what they are begun from is refused only where it is no whole input itself."""
+    """The readers of this test do read."""
     for name in ("csv", "jsonl", "parquet", "class lists", "adapter", "checkpoint", "model", "config.json", "GGUF"):
         assert [read(kinds[name], good) for good in kinds[name].seeds] == [""] * len(kinds[name].seeds), name

@@ -12,6 +12,7 @@ beyond what it begins with.
 import argparse
 import importlib
 import json
+import os
 import random
 import resource
 import signal
@@ -194,7 +195,8 @@ def main() -> None:
                 str(asked.seed),
             ]
             command += ["--faults", str(asked.faults / name)] if asked.faults else []
-            done = subprocess.run([*command, name], capture_output=True, text=True, errors="replace")
+            own = {**os.environ, "REPTILE_SCALING_CACHE": f"{folder}/cache"}
+            done = subprocess.run([*command, name], capture_output=True, text=True, errors="replace", env=own)
             told = Path(folder, "tally.json")
             if not told.exists() or done.returncode != 0:
                 print(f"{name}: the process ended with {done.returncode}: {done.stderr[-3000:]}", flush=True)

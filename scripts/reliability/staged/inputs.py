@@ -5,7 +5,6 @@ A reader takes bytes and either reads them or raises InputError; anything else i
 
 import io
 import json
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -64,8 +63,7 @@ SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 2**32, 2**63]), max_size=3)
 
 
 def kinds_of(folder: Path) -> dict[str, Kind]:
-    """Every kind by its name; readers write what they read below the folder."""
-    os.environ["REPTILE_SCALING_CACHE"] = str(folder / "cache")
+    """Every kind by its name; readers write what they read below the folder, models into `$REPTILE_SCALING_CACHE`."""
     config = tiny_config(folder)
     lists = {"train": ["a"], "valid": ["b"], "test": ["c"]}
     facts = {"config": config.model_dump(mode="json"), "labels": ["a", "b"], "temperature": 1.0}

@@ -100,9 +100,14 @@ def read_facts(folder: Path) -> dict[str, Any]:
         raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"{str(folder / FACTS)!r} is not whole ({error}): copy it again from where it was") from error
-    if not (isinstance(facts, dict) and isinstance(facts.get("config"), dict) and "labels" in facts):
+    if not (isinstance(facts, dict) and isinstance(facts.get("config"), dict) and _are_labels(facts.get("labels", 0))):
         raise InputError(f"{str(folder / FACTS)!r} names no config and labels: copy it again from where it was")
     return facts
+
+
+def _are_labels(found: object) -> bool:
+    """None in an initialisation, which has none yet."""
+    return found is None or (isinstance(found, list) and all(isinstance(label, str) for label in found))
 
 
 def check_base(folder: Path, backbone: Backbone) -> None:

@@ -212,7 +212,9 @@ def open_labeller(adapter: Path, *, model: str | None = None, device: str = "aut
         raise InputError(
             f"adapter {str(adapter)!r} names {len(labels)} labels, but its head has another number: adapt again"
         )
-    temperature = float(read_facts(adapter).get(TEMPERATURE, 1.0))  # adapters of version 0.1 name none
+    temperature = read_facts(adapter).get(TEMPERATURE, 1.0)  # adapters of version 0.1 name none
+    if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
+        raise InputError(f"adapter {str(adapter)!r} names a temperature of {temperature!r}: adapt again")
     return Labeller(tuple(labels), backbone, theta.repeated(1), config, temperature)
 
 
