@@ -134,5 +134,7 @@ def _cell_eta(status: CellStatus, cells_at_work: int) -> str:
     """Of a running cell: its share of the time per step, times the cells that share its device."""
     if status.state != "running" or not status.meta_step or not status.wall_seconds:
         return ""
+    if status.meta_step >= status.num_meta_steps:
+        return "being tested"
     seconds_per_step = status.wall_seconds / status.meta_step * cells_at_work
     return duration((status.num_meta_steps - status.meta_step) * seconds_per_step)

@@ -54,8 +54,8 @@ class Part:
 
 def live_routes(run: RunDirectory) -> Routes:
     """The page at `/` and the reports it leads to."""
-    names = run.config().split_configs if run.config().class_splits is not None else ()
-    reports = {"/report.html": run, **{f"/{run.split_run(n).path.name}/report.html": run.split_run(n) for n in names}}
+    splits = [run.split_run(name) for name in run.config().split_configs]
+    reports = {"/report.html": run, **{f"/{split.path.name}/report.html": split for split in splits}}
     return {"/": LivePage(run).read, **{address: _reader(one.report_path) for address, one in reports.items()}}
 
 
@@ -82,16 +82,17 @@ class LivePage:
 
     def _draw(self) -> Page:
         config = self.run.config()
-        runs = self.run.split_runs() if config.class_splits is not None else {"": self.run}
+        splits = config.split_configs
+        runs = self.run.split_runs() if splits else {"": self.run}
         parts = [self._part(name, run) for name, run in runs.items()]
-        waiting = [name for name in config.split_configs if name not in runs] if config.class_splits is not None else []
         nonce = secrets.token_urlsafe(16)
         content = filled(
             TEMPLATE,
             title=f"{config.algorithm} on {Path(config.model_name).name}, {Path(config.dataset).name}",
             parts=parts,
-            waiting=waiting,
-            pooled_report=_written(self.run.report_path) if config.class_splits is not None else None,
+            waiting=[name for name in splits if name not in runs],
+            is_several=bool(splits),
+            report_written=_written(self.run.report_path),
             nonce=nonce,
         )
         # Styles of figures stand in their attributes; the one script is known by its nonce.

@@ -88,7 +88,6 @@ def _refusal(error: OSError, host: str, port: int) -> str:
 class _Handler(BaseHTTPRequestHandler):
     server: PageServer
     timeout = SECONDS_FOR_A_REQUEST
-    server_version, sys_version = "reptile-scaling", ""
 
     def do_GET(self) -> None:
         status, page = self._found()
@@ -118,6 +117,9 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in HEADERS.items():
             self.send_header(name, value)
         self.end_headers()
+
+    def version_string(self) -> str:
+        return "reptile-scaling"
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: a page that renews itself would fill the screen."""
