@@ -74,7 +74,7 @@ def served(routes: Routes) -> Iterator[PageServer]:
 
 
 def ask(server: PageServer, address: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], str]:
-    connection = http.client.HTTPConnection(*server.server_address[:2], timeout=30)
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
     with contextlib.closing(connection):
         connection.request(method, address, headers=headers)
         answer = connection.getresponse()
@@ -132,7 +132,7 @@ def test_every_answer_is_fenced_in(going_on) -> None:
 
 def test_a_page_elsewhere_cannot_read_it_under_a_name_of_its_own(going_on) -> None:
     with served(live_routes(going_on)) as server:
-        port = server.server_address[1]
+        port = server.port
         for host in ("localhost", f"localhost:{port}", f"127.0.0.1:{port}", "127.0.0.2", f"[::1]:{port}"):
             assert ask(server, "/report.html", Host=host)[0] == 200, host
         for host in ("example.org", f"rebound.example:{port}", "localhost.example.org", "", "[::1", "10.0.0.1"):
@@ -277,7 +277,7 @@ def test_it_is_served_until_ctrl_c_which_ends_it_cleanly(going_on) -> None:
 
 def test_what_cannot_be_served_is_one_sentence(going_on) -> None:
     with served({}) as server:
-        port = server.server_address[1]
+        port = server.port
         with pytest.raises(InputError, match=f"port {port} of 127.0.0.1 is in use: choose another --port, or --port 0"):
             PageServer({}, "127.0.0.1", port)
     for host in ("no.such.host.invalid", "192.0.2.1"):

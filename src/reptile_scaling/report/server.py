@@ -49,16 +49,18 @@ class PageServer(ThreadingTCPServer):
         self.routes = routes
         try:
             self.address_family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            super().__init__(address[:2], _Handler)
+            self.host = str(address[0])
+            super().__init__((self.host, port), _Handler)
         except OSError as error:
             raise InputError(_refusal(error, host, port)) from None
-        self.is_for_this_machine = ipaddress.ip_address(self.server_address[0]).is_loopback
+        self.port = int(self.server_address[1])
+        self.is_for_this_machine = ipaddress.ip_address(self.host).is_loopback
 
     @property
     def address(self) -> str:
         """As a browser wants it."""
-        host, port = self.server_address[:2]
-        return f"http://[{host}]:{port}/" if self.address_family == socket.AF_INET6 else f"http://{host}:{port}/"
+        host = f"[{self.host}]" if self.address_family == socket.AF_INET6 else self.host
+        return f"http://{host}:{self.port}/"
 
     def is_called_by_its_name(self, host: str) -> bool:
         """A loopback server is called by a loopback name: under another, a web page elsewhere had its own name
