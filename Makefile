@@ -31,7 +31,7 @@ coverage: setup  ## all tests, and which lines and branches none of them takes
 
 docs: setup  ## docs/config.md and the schema of a configuration from the code; all pages as a site in site/
 	.venv/bin/python scripts/docs/config_reference.py
-	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,6 +1,7 @@
 """The command that says where a run stands."""
 
 import json
+import signal
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 from reptile_scaling.cli.options import JsonFlag, RunFolder, console
 from reptile_scaling.cli.printing import baseline_failure_lines
 from reptile_scaling.errors import InputError
+from reptile_scaling.interruption import SIGNALS
 from reptile_scaling.runs.directory import RunDirectory
 
 app = typer.Typer()
@@ -49,6 +51,8 @@ def _serve(run: RunDirectory, host: str, port: int) -> None:
 
     with PageServer(live_routes(run), host, port) as server:
         whom = "" if server.is_for_this_machine else " Whoever reaches this address can read it."
+        for number in SIGNALS:  # explicitly: what a shell starts in the background is told to ignore Ctrl-C
+            signal.signal(number, signal.default_int_handler)
         console.print(f"{server.address} shows {run.path}, read only.{whom} Ctrl-C ends it.", soft_wrap=True)
         try:
             server.serve_forever()
