@@ -257,24 +257,22 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-c", "from reptile_scaling.cli import main; main()", *map(str, arguments)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_is_served_until_ctrl_c_or_kill_which_end_it_cleanly(number, going_on) -> None:
-    process = subprocess.Popen(
+def test_it_is_served_until_ctrl_c_which_ends_it_cleanly(going_on) -> None:
+    with subprocess.Popen(
         command("status", going_on.path, "--serve", "--port", "0"),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as of a shell's `&`
-    )  # fmt: skip
-    try:
-        said = process.stdout.readline()
-        port = int(re.match(r"http://127\.0\.0\.1:(\d+)/ shows", said)[1])
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
-            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            assert connection.recv(15) == b"HTTP/1.0 200 OK"
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.communicate()
+    ) as process:  # fmt: skip
+        try:
+            said = process.stdout.readline()
+            port = int(re.match(r"http://127\.0\.0\.1:(\d+)/ shows", said)[1])
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+                connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                assert connection.recv(15) == b"HTTP/1.0 200 OK"
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, out, err) == (0, "No longer served.\n", "")
 
 
