@@ -148,7 +148,10 @@ def test_before_the_first_level_there_are_cells_and_curves_and_no_law(going_on) 
         assert "2 running, 2 pending" in page and "<svg" in page
         assert "It comes with the first level whose seeds are all done." in page
         assert ask(server, "/report.html")[0] == 404
-        for folder in going_on.path.glob("ntasks_4_*"):
+        going_on.cell(Cell(1, 0)).write_status(CellStatus("failed", reason="no <room>: take less"))
+        time.sleep(1.1)
+        assert "N = 1, seed 0 failed: no &lt;room&gt;: take less" in ask(server, "/")[2]
+        for folder in going_on.path.glob("ntasks_*"):
             shutil.rmtree(folder)
         time.sleep(1.1)
         page = ask(server, "/")[2]

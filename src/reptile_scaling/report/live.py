@@ -106,7 +106,10 @@ class LivePage:
         rows = zip([s.state for _, s in statuses], shares, cell_rows(statuses), strict=True)
         working = list(worker_lines(run, statuses))
         has_stale = any(is_stale(worker) for worker in run.read_workers())
-        failures = [f"baseline {name} failed: {reason}" for name, reason in run.read_baseline_failures().items()]
+        failures = [
+            f"{cell.level_name}, seed {cell.seed} failed: {s.reason}" for cell, s in statuses if s.state == "failed"
+        ]
+        failures += [f"baseline {name} failed: {reason}" for name, reason in run.read_baseline_failures().items()]
         return Part(
             name,
             CELL_COLUMNS,
