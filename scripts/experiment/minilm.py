@@ -64,7 +64,8 @@ def best_frozen(baselines: pd.DataFrame) -> pd.Series:
 
 def lines(cells: pd.DataFrame, baselines: pd.DataFrame) -> Iterator[str]:
     """The table of each number of shots, the endpoints and the law over N."""
-    for shots, of_shots in cells.groupby("k_support"):
+    for shots in sorted(set(cells.k_support)):
+        of_shots = cells[cells.k_support == shots]
         frozen = baselines[baselines.k_support == shots]
         rival = best_frozen(frozen)
         n_splits = of_shots.class_split.nunique()
@@ -88,7 +89,7 @@ def lines(cells: pd.DataFrame, baselines: pd.DataFrame) -> Iterator[str]:
 
 def draw(cells: pd.DataFrame, baselines: pd.DataFrame, target: Path) -> None:
     """Accuracy over N: thin lines are splits, the thick one their mean; dotted, the best on frozen features."""
-    shown = [shots for shots, of_shots in cells.groupby("k_support") if of_shots.n_tasks.nunique() > 2]
+    shown = [shots for shots in sorted(set(cells.k_support)) if cells[cells.k_support == shots].n_tasks.nunique() > 2]
     with drawing_style():
         figure = Figure(figsize=(5.2 * len(shown), 4), layout="constrained")
         for axes, shots in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
