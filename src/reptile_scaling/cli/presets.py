@@ -26,7 +26,10 @@ def list_presets(as_json: JsonFlag = False) -> None:
     if as_json:
         print(json.dumps({"presets": [asdict(preset) for preset in presets]}))
         return
-    table = Table(*(["preset", "what it is", "time", "memory"]))
+    table = Table()
+    table.add_column("preset", no_wrap=True)  # to be copied
+    for column in ("what it is", "time", "memory"):
+        table.add_column(column)
     for preset in presets:
         table.add_row(preset.name, preset.about, preset.time, preset.memory)
     console.print(table)
