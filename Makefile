@@ -29,8 +29,9 @@ findings: setup  ## the tables of docs/findings.md from results/, and a page of 
 coverage: setup  ## all tests, and which lines and branches none of them takes
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
-docs: setup  ## docs/config.md and the schema of a configuration from the code
+docs: setup  ## docs/config.md and the schema of a configuration from the code; all pages as a site in site/
 	.venv/bin/python scripts/docs/config_reference.py
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
