@@ -33,7 +33,7 @@ OPTIONS = {
     "report": {"--tables"},
     "run": {"--out", "--set", "--executor", "--dry-run"},
     "schema": set(),
-    "status": {"--json"},
+    "status": {"--json", "--serve", "--host", "--port"},
 }
 
 

@@ -17,13 +17,14 @@ from rich.console import Console
 
 from reptile_scaling.analysis.class_splits import pooled_sentence
 from reptile_scaling.analysis.law_of_run import law_of_run
+from reptile_scaling.analysis.progress import read_statuses
 from reptile_scaling.analysis.standing import standing_sentence
 from reptile_scaling.config import Config, load_config, make_config
 from reptile_scaling.errors import InputError
 from reptile_scaling.interruption import StopRequested, graceful_stop
 from reptile_scaling.lab.class_splits import begin_splits, plan_splits
 from reptile_scaling.lab.plan import Plan, plan_sweep
-from reptile_scaling.lab.progress import read_statuses, shown_progress
+from reptile_scaling.lab.progress import shown_progress
 from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.laws import Law, verdict_sentence
 from reptile_scaling.report import write_report

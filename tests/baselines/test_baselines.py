@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from reptile_scaling.analysis.progress import baselines_line
 from reptile_scaling.baselines import BASELINES, run_baseline
 from reptile_scaling.baselines.baseline import StepsTold
 from reptile_scaling.baselines.joint import OUTER_RATES
@@ -12,7 +13,6 @@ from reptile_scaling.baselines.prompting import DEMONSTRATION, PROMPT
 from reptile_scaling.config import make_config
 from reptile_scaling.errors import InputError
 from reptile_scaling.lab.plan import BaselineJob, baseline_names, plan_sweep
-from reptile_scaling.lab.progress import baselines_line
 from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.learning import budget
 from reptile_scaling.learning.evaluation import test_episodes as shared_test_episodes

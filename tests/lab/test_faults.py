@@ -346,7 +346,7 @@ def test_curves_are_written_for_tensorboard_too(small, tmp_path) -> None:
 
 
 def test_lost_worker_shows_as_stale_and_status_reads_the_folder_alone(small, tmp_path) -> None:
-    from reptile_scaling.lab.progress import is_stale, worker_lines
+    from reptile_scaling.analysis.progress import is_stale, worker_lines
     from reptile_scaling.runs.records import Worker
 
     run = RunDirectory(tmp_path)

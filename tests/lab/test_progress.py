@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from reptile_scaling.analysis.progress import filling_lines
 from reptile_scaling.config import make_config
 from reptile_scaling.lab import worker
 from reptile_scaling.lab.estimate import utterances_at_most
 from reptile_scaling.lab.plan import plan_sweep
-from reptile_scaling.lab.progress import filling_lines
 from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.records import BaselineStatus, Filling

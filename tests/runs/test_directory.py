@@ -4,9 +4,9 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
+from reptile_scaling.analysis.progress import baselines_line
 from reptile_scaling.config import Config, make_config
 from reptile_scaling.errors import InputError
-from reptile_scaling.lab.progress import baselines_line
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.records import (

@@ -268,10 +268,11 @@ def _cost_lines(plan: "Plan", folder: RunDirectory) -> list[str]:
 
 def _conclude(folder: RunDirectory) -> int:
     """Fit, figures and page of what is done; says the verdict, the table and where everything is."""
+    from reptile_scaling.analysis.progress import count_states, read_statuses
     from reptile_scaling.analysis.standing import standing_sentence
     from reptile_scaling.analysis.steps_worth import worth_sentence
     from reptile_scaling.analysis.training_facts import overtraining_sentence, selection_sentence, slots_sentence
-    from reptile_scaling.lab.progress import count_states, read_statuses, status_table
+    from reptile_scaling.lab.progress import status_table
     from reptile_scaling.report import write_report
     from reptile_scaling.report.tables import results_table
 

@@ -64,9 +64,9 @@ def _print_together(folder: RunDirectory, law: Law | None) -> int:
 
 def _show_costs(plans: "dict[str, Plan]", folder: RunDirectory) -> None:
     """Every split's plan and cost, then the sum: they are done in turn."""
+    from reptile_scaling.analysis.progress import duration
     from reptile_scaling.api import show_plan
     from reptile_scaling.lab.class_splits import estimate_splits
-    from reptile_scaling.lab.progress import duration
 
     for name, plan in plans.items():
         console.print(f"Class split {name}:", soft_wrap=True, markup=False)

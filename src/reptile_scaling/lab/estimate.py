@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from reptile_scaling.analysis.progress import duration
 from reptile_scaling.baselines import BASELINES
 from reptile_scaling.config import Config
 from reptile_scaling.data.episodes import Episode, training_pool
 from reptile_scaling.lab.plan import BaselineJob, CohortJob, Plan
-from reptile_scaling.lab.progress import duration
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.budget import budget_work
 from reptile_scaling.learning.evaluation import (

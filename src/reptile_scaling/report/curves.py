@@ -32,7 +32,7 @@ def draw_learning(run: RunDirectory) -> Chart:
     chart = new_chart("learning", "Validation loss of every cell over meta-steps")
     cells = [cell for cell in run.cells() if run.cell(cell).read_eval_stats()]
     levels = list(dict.fromkeys(cell.level_name for cell in cells))
-    shades = dict(zip(levels, plt.get_cmap("viridis")(np.linspace(0.05, 0.8, len(levels)))[::-1], strict=True))
+    shades = dict(zip(levels, plt.get_cmap("viridis")(np.linspace(0.3, 0.8, len(levels)))[::-1], strict=True))
     with drawing_style():
         axes, ends, losses = chart.axes, {}, []
         for cell in cells:

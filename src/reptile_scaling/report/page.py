@@ -30,7 +30,7 @@ from reptile_scaling.report.tables import form_rows
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.storage import write_bytes
 
-TEMPLATE, STYLE = "page.html.jinja", "page.css"
+TEMPLATE, STYLE, TIPS = "page.html.jinja", "page.css", "tips.js"
 HARDEST_TASKS = 8
 SECONDS_BETWEEN_LOADS = 20
 
@@ -51,14 +51,15 @@ def render_page(run: RunDirectory, law: Law, charts: dict[str, Chart], is_runnin
 
 
 def filled(template: str, **values: Any) -> str:
-    """A template of this folder with the style of its pages."""
+    """A template of this folder with the style of its pages, and the script by which marks of charts speak."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"number": _number, "percent": lambda share: f"{share:.1%}", "duration": _duration}
     folder = files("reptile_scaling.report")
-    style = Markup((folder / STYLE).read_text(encoding="utf-8"))
-    return environment.from_string((folder / template).read_text(encoding="utf-8")).render(style=style, **values)
+    style, tips = (Markup((folder / name).read_text(encoding="utf-8")) for name in (STYLE, TIPS))
+    page = environment.from_string((folder / template).read_text(encoding="utf-8"))
+    return page.render(style=style, tips=tips, **values)
 
 
 def _words(run: RunDirectory, law: Law) -> dict[str, str]:
