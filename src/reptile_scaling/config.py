@@ -430,7 +430,7 @@ def make_config(settings: dict[str, Any]) -> Config:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """`key=value` → (key, value as YAML reads it); `a.b=c` reaches into `a`'s mapping."""
+    """`key=value` → (key, value as YAML reads it)."""
     key, separator, value = text.partition("=")
     if not separator or not key.strip():
         raise InputError(f"--set {text!r} is not key=value: write for example --set k_inner=5")
