@@ -252,7 +252,7 @@ class MachineKeys(Keys):
     executor: Annotated[str, MAY_CHANGE] = "local"
     """Where cohorts run: `local`, on this machine's devices, `ray`, on a Ray cluster (extra `ray`), `slurm`, as a Slurm
     job each (extra `slurm`), or a name that was added."""
-    slurm: Annotated[dict[str, bool | int | float | str | list[str]], MAY_CHANGE] = {}
+    slurm: Annotated[dict[str, Any], MAY_CHANGE] = {}
     """What `executor: slurm` asks for each job, by submitit's names, which are those of `sbatch`: `{partition: gpu,
     gres: "gpu:1", time: 240}`, time in minutes (else 60); `{cluster: local}` tries it on this machine."""
     cells_per_cohort: Annotated[Count, MAY_CHANGE] = 4
@@ -435,7 +435,7 @@ def make_config(settings: dict[str, Any]) -> Config:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """`key=value` → (key, value as YAML reads it); `a.b=c` reaches into `a`'s mapping."""
+    """`key=value` → (key, value as YAML reads it)."""
     key, separator, value = text.partition("=")
     if not separator or not key.strip():
         raise InputError(f"--set {text!r} is not key=value: write for example --set k_inner=5")

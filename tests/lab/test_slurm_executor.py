@@ -108,7 +108,7 @@ def test_cells_that_an_outlived_job_holds_are_refused_before_anything_is_touched
 @pytest.mark.parametrize(
     "options, sentence",
     [
-        ({"partion": "gpu"}, "Unknown argument 'partion' for executor 'slurm'.*: mend that key"),
+        ({"partitions": "gpu"}, "Unknown argument 'partitions' for executor 'slurm'.*: mend that key"),
         ({"time": "4h"}, "slurm.time = '4h' is no number of minutes: write 240"),
         ({"cpus_per_task": "two"}, "cpus_per_task.*: mend that key"),
         ({"cluster": "pbs"}, "any executor named pbs.*: mend that key"),

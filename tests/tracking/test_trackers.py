@@ -258,13 +258,8 @@ def test_sweep_is_tracked_cell_by_cell_and_its_law_has_a_run_with_figures(toy_se
     from reptile_scaling.report import write_report
 
     run = RunDirectory(tmp_path / "run")
-    settings = {
-        **toy_settings,
-        "track": "tensorboard",
-        "n_tasks_list": [2, 4],
-        "seeds": [0],
-        "baselines": ["zero_step"],
-    }
+    grid = {"n_tasks_list": [2, 4], "seeds": [0]}
+    settings = {**toy_settings, **grid, "track": "tensorboard", "baselines": ["zero_step"]}
     plan = plan_sweep(make_config(settings), run)
     for _ in range(2):  # a second time nothing is left, and nothing is told again
         with performed(plan, run, Console(file=open(tmp_path / "printed", "a"))):  # noqa: SIM115
