@@ -19,7 +19,7 @@ from reptile_scaling.errors import InputError
 from reptile_scaling.interruption import StopRequested
 from reptile_scaling.runs.records import CellResult
 
-README = Path(__file__).parents[1] / "README.md"
+QUICKSTART = Path(__file__).parents[1] / "docs" / "quickstart.md"
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +114,8 @@ def test_interruption_says_how_to_go_on_and_is_passed_on(
     assert run_config(make_config(dict(small)), tmp_path / "out") == 130
 
 
-def test_readme_lines_run(small, tmp_path, monkeypatch) -> None:
-    (lines,) = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+def test_lines_of_the_quickstart_run(small, tmp_path, monkeypatch) -> None:
+    (lines,) = re.findall(r"```python\n(.*?)```", QUICKSTART.read_text(), flags=re.DOTALL)
     assert len([line for line in lines.splitlines() if line.strip()]) <= 5
     # A file of that name comes before the preset.
     (tmp_path / "demo").write_text(yaml.safe_dump({**small, "seeds": [0]}))

@@ -70,7 +70,7 @@ def test_expectations_are_recomputed(
 ) -> None:
     lines = printed("expectations.py", runs / "banking77_smollm2", monkeypatch, capsys)
     assert len(lines) > 8
-    page = unwrapped("README.md")
+    page = unwrapped("docs/findings.md")
     for line in lines:
         assert line in page
 
