@@ -13,8 +13,8 @@ Two more ways are re-implemented here in their one-variable form E + A * N^-alph
 registry:
 
 - `grid`: as in vpnls (Czech et al. 2026, arXiv:2603.22339): exponents on a grid of 0.01 within 0.01 to 1, E and A by
-  linear least squares, then a bounded search of the exponent alone. It has no intervals; "scaling" is A > 0 with no bound hit,
-  which is the status it reports.
+  linear least squares, then a bounded search of the exponent alone. It has no intervals; "scaling" is A > 0 with no
+  bound hit, which is the status it reports.
 - `starts`: the setting in which vpnls's own script runs apple/ml-scalefit: Huber loss with delta = 0.001, ten random
   starts within bounds, L-BFGS-B, and percentile intervals over rows drawn again; "scaling" as for the package above.
 """
