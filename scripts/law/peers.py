@@ -13,8 +13,8 @@ Two more ways are re-implemented here in their one-variable form E + A * N^-alph
 registry:
 
 - `grid`: as in vpnls (Czech et al. 2026, arXiv:2603.22339): exponents on a grid of 0.01 within 0.01 to 1, E and A by
-  linear least squares, then L-BFGS-B in the exponent alone. It has no intervals; "scaling" is A > 0 with no bound hit,
-  which is the status it reports.
+  linear least squares, then a bounded search of the exponent alone. It has no intervals; "scaling" is A > 0 with no
+  bound hit, which is the status it reports.
 - `starts`: the setting in which vpnls's own script runs apple/ml-scalefit: Huber loss with delta = 0.001, ten random
   starts within bounds, L-BFGS-B, and percentile intervals over rows drawn again; "scaling" as for the package above.
 """
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 
 SEED = 2718
 N_DRAWS = 400  # for both sides
@@ -82,8 +82,8 @@ def grid_answer(x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
 
     grid = np.arange(EXPONENTS[0], EXPONENTS[1] + 0.005, 0.01)
     start = grid[np.argmin([project(alpha)[0] for alpha in grid])]
-    polished = minimize(lambda a: project(float(a[0]))[0], np.array([start]), method="L-BFGS-B", bounds=[EXPONENTS])
-    alpha = float(polished.x[0])
+    near = (max(EXPONENTS[0], start - 0.01), min(EXPONENTS[1], start + 0.01))
+    alpha = float(minimize_scalar(lambda a: project(float(a))[0], bounds=near, method="bounded").x)
     is_inside = EXPONENTS[0] + 1e-4 < alpha < EXPONENTS[1] - 1e-4
     floor, amplitude = project(alpha)[1]
     return {

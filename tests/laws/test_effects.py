@@ -95,19 +95,20 @@ def test_arms_are_compared_over_classes_too() -> None:
 
 def test_arms_alike_but_for_which_classes_were_drawn_are_said_to_be_alike_in_19_of_20_sweeps() -> None:
     # A class gains 0.2 nats from one arm or the other, 0 in the mean of all classes: 20 classes tell that mean to
-    # ± 0.045, which 60 tasks taken as independent would believe to know to ± 0.012.
+    # ± 0.045, which 60 tasks taken as independent would believe to know to ± 0.017.
     rng, covered = stream(5, "arms"), {"crossed": 0.0, "plain": 0.0}
     for _ in range(40):
         a, classes = draw_table(named_world("KAPLAN", noise=0.01), rng), _classes(rng)
         gain = membership(classes) @ (0.2 * rng.standard_normal(N_CLASSES))
         ours = a.loss[:, None] + 0.02 * rng.standard_normal((1, N_TASKS))
-        theirs = ours + gain + 0.01 * rng.standard_normal((a.loss.size, 1))  # a seed moves all tasks of a run
+        tasks, seeds = 0.1 * rng.standard_normal((1, N_TASKS)), 0.01 * rng.standard_normal((a.loss.size, 1))
+        theirs = ours + gain + tasks + seeds
         for kind, known in (("crossed", classes), ("plain", None)):
             arms = [LossTable(a.x, t.mean(axis=1), a.group, t, task_classes=known) for t in (ours, theirs)]
             found = compare_arms(*arms, n_bootstrap=20)
             covered[kind] += float(np.mean((found.low <= 0) & (found.high >= 0))) / 40
     assert covered["crossed"] >= 0.9
-    assert covered["plain"] < 0.6
+    assert covered["plain"] < 0.75
 
 
 def test_lists_of_classes_must_be_one_for_each_task() -> None:
