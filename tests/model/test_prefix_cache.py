@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from staged.failing_disk import failing
 from staged.recorded_disk import recorded
 
-from reptile_scaling.model import prefix_cache
+from reptile_scaling.model import prefix_cache, prefix_store
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.engine import tokenize_prompts
 from reptile_scaling.model.loading import LanguageModel
@@ -91,6 +91,16 @@ def test_damaged_part_is_computed_again(damage, backbone: Backbone, token_ids, t
     assert not list(tmp_path.rglob("*.safetensors"))
     packed = pack_tokens(token_ids, [np.arange(50)])
     torch.testing.assert_close(later.rows(packed), backbone.entering_activations(backbone.place(packed)))
+
+
+def test_much_is_written_in_parts_of_whole_prompts(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(prefix_store, "BYTES_PER_PART", 100)
+    store, hidden_PD = PrefixStore(tmp_path / "a"), torch.arange(80.0).view(10, 8)  # 32 bytes a token
+    store.write([5, 6, 7, 8], [2, 3, 1, 4], hidden_PD)
+    found = {keys[0]: rows_PD for key in (5, 6, 7, 8) for keys, rows_PD in store.read({key})}
+    for key, rows in {5: slice(0, 2), 6: slice(2, 5), 7: slice(5, 6), 8: slice(6, 10)}.items():
+        torch.testing.assert_close(found[key], hidden_PD[rows])
+    assert len(list(store.folder.iterdir())) == 4 - 1  # ends at 64, 160, 192 and 320 bytes: hundreds 0, 1, 1 and 3
 
 
 def test_disk_that_refuses_costs_time_alone(tmp_path: Path) -> None:

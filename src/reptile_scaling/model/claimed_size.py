@@ -9,8 +9,8 @@ from reptile_scaling.errors import InputError
 
 MOST_LAYERS = 1000
 """Assumed: a few times the deepest language models there are. Each takes time to build, also without weights."""
-PARAMETERS_PER_BYTE = 4
-"""Two bits each: less than any format packs them into that transformers reads."""
+PARAMETERS_PER_BYTE = 8
+"""A bit each: less than any format packs them into that transformers reads (GGUF's IQ1_S: 1.6 bits)."""
 
 
 def check_size(source: str, kind: Any, named: dict[str, Any]) -> None:
@@ -29,7 +29,7 @@ def check_size(source: str, kind: Any, named: dict[str, Any]) -> None:
     n_bytes = sum(file.stat().st_size for file in files)
     with torch.device("meta"):
         model = kind.from_config(config, trust_remote_code=False)
-    n_numbers = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    n_numbers = sum(parameter.numel() for parameter in model.parameters())
     # Weights that are pickles are refused by their name, not for their size.
     if n_bytes and n_numbers > PARAMETERS_PER_BYTE * n_bytes:
         raise InputError(

@@ -28,6 +28,8 @@ from reptile_scaling.storage import read_tensors, write_tensors
 
 MOST_BYTES = 4 * 10**9
 """Of all folders together."""
+BYTES_PER_PART = 64 * 10**6
+"""About: a part is held in memory as a whole, twice, while its digest is taken."""
 
 
 def prompt_key(token_ids: Sequence[int]) -> int:
@@ -60,13 +62,17 @@ class PrefixStore:
                 yield keys_S[is_wanted_S].tolist(), hidden_PD if is_wanted_S.all() else hidden_PD[rows]
 
     def write(self, keys: Sequence[int], lengths: Sequence[int], hidden_PD: Tensor) -> None:
-        """One more part, where it fits the limit; a disk that takes no more costs time, nothing else."""
+        """In parts, where they fit the limit; a disk that takes no more costs time, nothing else."""
+        ends = np.cumsum(lengths)
+        part_of = ends * (hidden_PD.nbytes // len(hidden_PD)) // BYTES_PER_PART
         with suppress(StorageError, OSError):
-            if self._make_room(hidden_PD.nbytes):
+            if not self._make_room(hidden_PD.nbytes):
+                return
+            for own in np.split(np.arange(len(keys)), np.flatnonzero(np.diff(part_of)) + 1):
                 tensors = {
-                    "keys": torch.tensor(list(keys), dtype=torch.int64),
-                    "lengths": torch.tensor(list(lengths), dtype=torch.int64),
-                    "hidden": hidden_PD.cpu().contiguous(),
+                    "keys": torch.tensor([keys[i] for i in own], dtype=torch.int64),
+                    "lengths": torch.tensor([lengths[i] for i in own], dtype=torch.int64),
+                    "hidden": hidden_PD[ends[own[0]] - lengths[own[0]] : ends[own[-1]]].cpu().contiguous(),
                 }
                 write_tensors(self.folder / f"{uuid.uuid4().hex}.safetensors", save(tensors, metadata=BLANK))
 
