@@ -3,7 +3,7 @@
     python scripts/reliability/flipped_bytes.py [--times 200]
 
 Noticed means: the reader that a command would use raises one sentence with the file's name in it; of a checkpoint, that
-the one before it is taken; of a converted model, that it is made again.
+the one before it is taken; of a converted model or a part of the prefix cache, that it is made again.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from reptile_scaling.analysis.law_of_run import read_losses
 from reptile_scaling.config import Config
 from reptile_scaling.errors import InputError
 from reptile_scaling.model.peft_io import load_adapter, load_moments, read_facts
+from reptile_scaling.model.prefix_store import PrefixStore
 from reptile_scaling.report import write_report
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
@@ -52,6 +53,10 @@ def sealed_run(folder: Path) -> RunDirectory:
 def kinds_of(run: RunDirectory) -> dict[str, Kind]:
     """Every kind by its name."""
     cell, cpu = run.cell(CELL), torch.device("cpu")
+    prefixes = PrefixStore(run.path.parent / "prefixes")
+    activations_PD = torch.arange(40.0).view(5, 8)
+    prefixes.write([1, 2], [2, 3], activations_PD)
+    (part,) = prefixes.folder.iterdir()
     adapter, converted = cell.adapter_folder, run.path.parent / "converted"
     tables = {
         "train_stats": cell.read_train_stats, "eval_stats": cell.read_eval_stats,
@@ -65,7 +70,13 @@ def kinds_of(run: RunDirectory) -> dict[str, Kind]:
         if not is_whole(converted):
             raise InputError("model.safetensors is to be made again")
 
+    def is_taken() -> None:
+        found = list(prefixes.read({1, 2}))
+        if not (found and torch.equal(found[0][1], activations_PD)):
+            raise InputError(f"{part.name} is to be computed again")
+
     return {
+        "prefix cache": Kind(part, is_taken),
         "checkpoint": Kind(cell.path / "checkpoint.safetensors", newest_is_read),
         "adapter": Kind(adapter / "adapter_model.safetensors", lambda: load_adapter(adapter, cpu)),
         "head": Kind(adapter / "head.safetensors", lambda: load_adapter(adapter, cpu)),

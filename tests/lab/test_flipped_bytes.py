@@ -6,8 +6,8 @@ import pytest
 from flipped_bytes import kinds_of, notices, sealed_run
 
 KINDS = (
-    "checkpoint", "adapter", "head", "moments", "facts", "digests", "converted model", "pool", "result", "test tasks",
-    "confusions", "curve", "train_stats", "eval_stats", "experiment", "baseline", "results table",
+    "prefix cache", "checkpoint", "adapter", "head", "moments", "facts", "digests", "converted model", "pool", "result",
+    "test tasks", "confusions", "curve", "train_stats", "eval_stats", "experiment", "baseline", "results table",
 )  # fmt: skip
 
 

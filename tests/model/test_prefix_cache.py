@@ -1,13 +1,17 @@
 """Cached, bounded and read from disk: always the activations computed anew."""
 
+import errno
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load, save
+from staged.failing_disk import failing
+from staged.recorded_disk import recorded
 
-from reptile_scaling.model import prefix_cache
+from reptile_scaling.model import prefix_cache, prefix_store
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.engine import tokenize_prompts
 from reptile_scaling.model.loading import LanguageModel
@@ -65,17 +69,50 @@ def test_bounded_cache_takes_what_fits_from_disk(backbone: Backbone, token_ids, 
     torch.testing.assert_close(later.rows(packed), backbone.entering_activations(backbone.place(packed)))
 
 
-def test_torn_part_is_computed_again(backbone: Backbone, token_ids, tmp_path: Path, monkeypatch) -> None:
+def one_byte_changed(content: bytes) -> bytes:
+    return content[:-50] + bytes([content[-50] ^ 1]) + content[-49:]
+
+
+def unsealed(content: bytes) -> bytes:
+    """As parts were before they had seals."""
+    return save(load(content))
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-100], one_byte_changed, unsealed])
+def test_damaged_part_is_computed_again(damage, backbone: Backbone, token_ids, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(prefix_cache, "TOKENS_PER_PART", 1)
     first = PrefixCache(backbone, token_ids)
     first.share(tmp_path)
     first.fill(np.arange(50))
     (part,) = tmp_path.rglob("*.safetensors")
-    part.write_bytes(part.read_bytes()[:-100])
+    part.write_bytes(damage(part.read_bytes()))
     later = PrefixCache(backbone, token_ids)
     later.share(tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
     packed = pack_tokens(token_ids, [np.arange(50)])
     torch.testing.assert_close(later.rows(packed), backbone.entering_activations(backbone.place(packed)))
+
+
+def test_much_is_written_in_parts_of_whole_prompts(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(prefix_store, "BYTES_PER_PART", 100)
+    store, hidden_PD = PrefixStore(tmp_path / "a"), torch.arange(80.0).view(10, 8)  # 32 bytes a token
+    store.write([5, 6, 7, 8], [2, 3, 1, 4], hidden_PD)
+    found = {keys[0]: rows_PD for key in (5, 6, 7, 8) for keys, rows_PD in store.read({key})}
+    for key, rows in {5: slice(0, 2), 6: slice(2, 5), 7: slice(5, 6), 8: slice(6, 10)}.items():
+        torch.testing.assert_close(found[key], hidden_PD[rows])
+    assert len(list(store.folder.iterdir())) == 4 - 1  # ends at 64, 160, 192 and 320 bytes: hundreds 0, 1, 1 and 3
+
+
+def test_disk_that_refuses_costs_time_alone(tmp_path: Path) -> None:
+    store = PrefixStore(tmp_path / "a")
+    with recorded(tmp_path) as recording:
+        store.write([1], [2], torch.zeros(2, 8))
+    assert [call.name for call in recording.calls].count("fsync") >= 2  # the part, and its folder
+    for place in range(20):
+        with failing(place, errno.ENOSPC) as disk:
+            PrefixStore(tmp_path / str(place)).write([1], [2], torch.zeros(2, 8))
+        for part in tmp_path.glob(f"{place}/*.safetensors"):
+            assert list(PrefixStore(part.parent).read({1})), disk.names
 
 
 def test_states_unused_for_longest_go_first(tmp_path: Path) -> None:

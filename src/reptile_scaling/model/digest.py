@@ -7,6 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from reptile_scaling.errors import StorageError
 from reptile_scaling.storage import write_json
 
 
@@ -45,6 +46,6 @@ def _file_digest(path: Path, known: Path) -> str:
     try:
         known.mkdir(parents=True, exist_ok=True)
         write_json(note, {"file": facts, "sha256": digest})
-    except OSError:
+    except (OSError, StorageError):
         pass  # a cache folder that cannot be written to costs time, nothing else
     return digest

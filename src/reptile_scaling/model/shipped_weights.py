@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from reptile_scaling.disk import flush_tree
 from reptile_scaling.errors import InputError
 
 
@@ -103,6 +104,7 @@ def _fetch(name: str, model: EmbeddedModel, target: Path) -> None:
 
 def _put(unpacked: Path, target: Path) -> None:
     """Whoever is first wins: another process may have fetched the same meanwhile."""
+    flush_tree(unpacked)
     try:
         os.replace(unpacked, target)
     except OSError:
