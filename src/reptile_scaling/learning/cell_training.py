@@ -174,8 +174,9 @@ class CellTraining:
 
 
 def begin_cell(workbench: Workbench, folder: CellDirectory, start: Checkpoint | None) -> CellTraining:
-    """A cell at a checkpoint, or before its first meta-step."""
+    """A cell at a checkpoint, or before its first meta-step: also where no checkpoint is whole, and says so."""
     config, cell = workbench.config, folder.cell
+    damage = folder.damage() if start is None else ""
     folder.write_config(config)
     state, chosen = fresh_state(workbench, cell.seed), None
     mean = state.initialisation if config.select == "mean" else None
@@ -193,9 +194,16 @@ def begin_cell(workbench: Workbench, folder: CellDirectory, start: Checkpoint | 
         chosen=chosen,
         mean=mean,
         wall_seconds=start.wall_seconds if start is not None else 0.0,
-        train_rows=[row for row in folder.read_train_stats() if row.meta_step <= state.meta_step],
-        eval_rows=[row for row in folder.read_eval_stats() if row.meta_step <= state.meta_step],
-        status=CellStatus("running", state.meta_step, config.num_meta_steps, workbench.device),
+        # Without a checkpoint nothing vouches for the tables either.
+        train_rows=[row for row in folder.read_train_stats() if row.meta_step <= state.meta_step] if start else [],
+        eval_rows=[row for row in folder.read_eval_stats() if row.meta_step <= state.meta_step] if start else [],
+        status=CellStatus(
+            "running",
+            state.meta_step,
+            config.num_meta_steps,
+            workbench.device,
+            reason=f"started anew, for {damage}" if damage else "",
+        ),
         events=folder.open_events(state.meta_step) if config.tensorboard else None,
     )
     training.tell()

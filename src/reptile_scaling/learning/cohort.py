@@ -79,7 +79,9 @@ def _begin_cells(workbench: Workbench, folders: Sequence[CellDirectory]) -> list
     that had ended before the others by its own validation losses stays ended.
     """
     found = [{c.meta_step: c for c in folder.read_checkpoints()} for folder in folders]
-    going_on = [set(steps) for folder, steps in zip(folders, found, strict=True) if not _is_ended(workbench, folder)]
+    going_on = [
+        set(steps) for folder, steps in zip(folders, found, strict=True) if not (steps and _is_ended(workbench, folder))
+    ]
     common = set.intersection(*going_on) if going_on else set()
     newest = max(common, default=None)
     starts = []

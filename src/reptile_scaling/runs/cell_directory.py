@@ -10,7 +10,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from reptile_scaling.config import Config
-from reptile_scaling.errors import InputError
+from reptile_scaling.errors import InputError, StorageError
 from reptile_scaling.runs.event_files import EventFile
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.model_card import model_card
@@ -165,17 +165,23 @@ class CellDirectory:
         write_tensors(newest, content)
 
     def read_checkpoints(self) -> list[Checkpoint]:
-        """Those that are as they were written, newest first; InputError where there are files and none is whole."""
-        found, torn = [], None
-        for path in self._checkpoint_paths:
-            try:
-                found += [self._read_checkpoint(path)] if path.exists() else []
-            except (BrokenSeal, SafetensorError, KeyError, ValueError) as error:
-                reason = " ".join(str(error).split())
-                torn = f"checkpoint {str(path)!r} cannot be read ({reason}): delete it to start this cell anew"
-        if torn and not found:
-            raise InputError(torn)
-        return found
+        """Those that are as they were written, newest first. StorageError where the disk refuses to read one."""
+        return [found for path in self._checkpoint_paths if isinstance(found := self._tried(path), Checkpoint)]
+
+    def damage(self) -> str:
+        """Why there are checkpoints and none that is whole; empty where that is not so."""
+        tried = [found for path in self._checkpoint_paths if (found := self._tried(path)) is not None]
+        torn = [found for found in tried if isinstance(found, str)]
+        return torn[0] if torn and len(torn) == len(tried) else ""
+
+    def _tried(self, path: Path) -> Checkpoint | str | None:
+        """A checkpoint, or in a clause what is wrong with it; None where there is none."""
+        try:
+            return self._read_checkpoint(path) if path.exists() else None
+        except StorageError:  # the disk may read it the next time
+            raise
+        except (BrokenSeal, SafetensorError, KeyError, TypeError, ValueError) as error:
+            return f"{path.name} is not whole ({' '.join(str(error).split())})"
 
     def _read_checkpoint(self, path: Path) -> Checkpoint:
         content = read_tensors(path) or b""

@@ -126,7 +126,7 @@ class CellStatus:
     updated: float = 0.0
     """Unix time of this status: the heartbeat."""
     reason: str = ""
-    """Why a failed cell failed, and what to do."""
+    """Why a failed cell failed, and what to do; of another that it was started anew, and why."""
 
 
 @dataclass(frozen=True)
