@@ -6,6 +6,7 @@ No torch.
 import csv
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, asdict, fields
@@ -108,14 +109,22 @@ def write_rows(path: Path, kind: type[Record], rows: Sequence[Record]) -> None:
 
 
 def csv_text(kind: type[Record], rows: Sequence[Record]) -> str:
-    """A header, then a line a row; a field's column has its name, or what its metadata has as `column`."""
+    """A header, then a line a row; a field's column has its name, or what its metadata has as `column`.
+
+    A word that a spreadsheet would take for a formula (`=cmd()`, `+1`, `-x`, `@x`) has an apostrophe before it, which
+    `read_rows` takes away again.
+    """
     cells = [[getattr(row, name) for name in columns(kind).values()] for row in rows]
     return "".join(",".join(map(_cell, line)) + "\n" for line in [list(columns(kind)), *cells])
 
 
+FORMULA = re.compile("'*[=+\\-@\t\r]")
+"""How a word begins that a spreadsheet may take for a formula, also with the apostrophe that keeps it from that."""
+
+
 def _cell(value: object) -> str:
     # The csv module of Python 3.11 leaves a lone carriage return bare, and then cannot read it.
-    text = "" if value is None else str(value)
+    text = "" if value is None else no_formula(value) if isinstance(value, str) else str(value)
     return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\r\n') else text
 
 
@@ -145,12 +154,24 @@ def read_rows(path: Path, kind: type[Record]) -> list[Record]:
     if torn or not content.endswith(b"\n"):
         raise _not_whole(path, f"row {torn[0] if torn else len(lines)} is cut short", REDO)
     places = [(header.index(column), name) for column, name in columns(kind).items() if column in header]
-    found = [{name: line[place] for place, name in places if line[place] or name not in younger} for line in lines]
+    found = [
+        {name: _word(line[place]) for place, name in places if line[place] or name not in younger} for line in lines
+    ]
     reader: TypeAdapter[Record] = _reader(kind)
     try:
         return [reader.validate_python(row) for row in found]
     except ValidationError as error:
         raise _refusal(path, error) from error
+
+
+def no_formula(word: str) -> str:
+    """As a cell of a CSV table that a spreadsheet opens."""
+    return "'" + word if FORMULA.match(word) else word
+
+
+def _word(cell: str) -> str:
+    """What `no_formula` was given."""
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
 RERUN = "delete it, then run the same command again"

@@ -1,6 +1,7 @@
 """The page as people and browsers meet it: what it says, what hostile names do to it, what it asks the network for."""
 
 import base64
+import csv
 import html
 import io
 import json
@@ -45,7 +46,7 @@ HOSTILE = (
     "<script>window.broken = 1</script>", '"><img src=x onerror="window.broken=1">', "$x^{2}$ & \\frac",
     "</svg></pre>{{ 7*7 }}",
     "007", "#000000", "übergröße 取消 🙂", "a" * 120, "' onclick='window.broken=1", "http://example.org/x.png",
-    "=1+1", "plain",
+    "=1+1", "@\u202egnp.live\u2069 nul\x00l",
 )  # fmt: skip
 
 BROKEN_IMAGE = '<img src=x onerror="window.broken=1">'
@@ -58,6 +59,7 @@ def finished(toy_settings, toy_rows, tmp_path_factory: pytest.TempPathFactory) -
     # Whichever classes the split makes test classes, each brings an element of its own.
     names = dict(zip(sorted({label for _, label in toy_rows}), (name + BROKEN_IMAGE for name in HOSTILE), strict=True))
     lines = [json.dumps({"text": f"{text} {names[label]}", "label": names[label]}) for text, label in toy_rows]
+    lines[0] = json.dumps({"text": "=cmd() " * 150_000, "label": names[toy_rows[0][1]]})  # a megabyte
     (folder / "hostile.jsonl").write_text("\n".join(lines))
     split = {"train": 0.3, "validation": 0.26, "seed": 0}
     settings = {
@@ -92,6 +94,16 @@ def test_same_run_draws_the_same_bytes(finished: RunDirectory) -> None:
     before = finished.report_path.read_bytes(), (finished.path / "scaling_law_plot.svg").read_bytes()
     write_report(finished)
     assert before == (finished.report_path.read_bytes(), (finished.path / "scaling_law_plot.svg").read_bytes())
+
+
+def test_no_table_has_a_formula_for_a_spreadsheet(finished: RunDirectory) -> None:
+    links = re.findall(r"data:text/csv;charset=utf-8;base64,([^\"]+)", finished.report_path.read_text())
+    tables = [path.read_text() for path in finished.path.rglob("*.csv")] + [base64.b64decode(x).decode() for x in links]
+    cells = {cell for table in tables for line in csv.reader(io.StringIO(table)) for cell in line if cell}
+    assert {cell for cell in cells if cell[0] in "=+-@\t\r" and not re.fullmatch(r"-[\d.e-]+", cell)} == set()
+    assert {cell[:2] for cell in cells if cell.startswith("'")} >= {"'=", "'@"} and links
+    read = {c.true_class for cell in finished.cells() for c in finished.cell(cell).read_confusions()}
+    assert read <= {name + BROKEN_IMAGE for name in HOSTILE}
 
 
 def test_hostile_names_are_text(finished: RunDirectory) -> None:

@@ -100,8 +100,8 @@ class Chart:
 
     def data_link(self) -> str:
         """A `data:` address with the rows as CSV."""
-        table = pd.DataFrame(self.rows).to_csv(index=False)
-        return "data:text/csv;charset=utf-8;base64," + base64.b64encode(table.encode()).decode()
+        table = pd.DataFrame(self.rows).map(lambda cell: no_formula(cell) if isinstance(cell, str) else cell)
+        return "data:text/csv;charset=utf-8;base64," + base64.b64encode(table.to_csv(index=False).encode()).decode()
 
     def _rendered(self, kind: str, transparent: bool = False) -> bytes:
         with drawing_style():
