@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import reprlib
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -389,6 +390,10 @@ def key_groups() -> dict[str, tuple[str, ...]]:
     return {str(group.model_config["title"]): tuple(group.model_fields) for group in groups}
 
 
+NOT_YAML = (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError, RecursionError)
+"""What PyYAML raises: `2026-13-01` is a ValueError, `!!bool x` a KeyError, `!!timestamp x` an AttributeError."""
+
+
 def load_config(source: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     """The configuration in a YAML file or of a preset, with `key=value` overrides whose values are YAML too.
 
@@ -399,7 +404,7 @@ def load_config(source: str | Path, overrides: tuple[str, ...] = ()) -> Config:
         path = preset_path(str(source))
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except NOT_YAML as error:
         raise InputError(f"config file {str(path)!r} is not YAML ({_one_line(error)}): mend that line") from error
     if not isinstance(settings, dict):
         raise InputError(f"config file {str(path)!r} holds no `key: value` lines: start with reptile-scaling init demo")
@@ -421,8 +426,8 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise InputError(f"--set {text!r} is not key=value: write for example --set k_inner=5")
     try:
         return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {text!r} is not YAML ({_one_line(error)}): quote the value") from error
+    except NOT_YAML as error:
+        raise InputError(f"--set {shown(text)} is not YAML ({_one_line(error)}): quote the value") from error
 
 
 def _explain(error: ValidationError) -> str:
@@ -439,13 +444,21 @@ def _explain(error: ValidationError) -> str:
         return f"unknown key {key!r}: {cure}"
     if first["type"] == "value_error":
         return str(first["msg"]).removeprefix("Value error, ")
-    return f"{key} = {first['input']!r} cannot work: {_cure(place[0] if place else '', str(first['msg']))}"
+    return f"{key} = {shown(first['input'])} cannot work: {_cure(place[0] if place else '', str(first['msg']))}"
+
+
+def shown(value: object) -> str:
+    """A value in a sentence: whole where it is short. Aliases let a YAML file of a few lines stand for millions."""
+    brief = reprlib.Repr()
+    brief.maxlevel, brief.maxlist, brief.maxtuple, brief.maxdict = 2, 6, 6, 6
+    brief.maxstring = brief.maxother = brief.maxlong = 200
+    return brief.repr(value)
 
 
 def _cure(key: str, message: str) -> str:
     """Pydantic's complaint and what the key is for."""
     field = Config.model_fields.get(key)
-    purpose = f" ({field.description.rstrip('.')})" if field is not None and field.description else ""
+    purpose = f" ({' '.join(field.description.rstrip('.').split())})" if field is not None and field.description else ""
     return message.replace("Input should", "it should").replace("Value error, ", "") + purpose
 
 

@@ -61,6 +61,24 @@ def test_code_of_the_repository_is_not_executed(model_type: str, stranger, toy_s
     assert not touched.exists()
 
 
+def test_attention_kernel_of_a_stranger_is_not_fetched(stranger, toy_settings) -> None:
+    """CVE-2026-4372: transformers below 5.3 took this field from config.json, and ran what it names."""
+    config = json.loads((stranger / "config.json").read_text())
+    (stranger / "config.json").write_text(json.dumps({**config, "_attn_implementation_internal": "somebody/kernel"}))
+    loaded = load_language_model(make_config({**toy_settings, "model_name": str(stranger)}), "cpu")
+    assert "somebody" not in str(loaded.model.config._attn_implementation)
+
+
+@pytest.mark.parametrize("claim", [{"num_hidden_layers": 1_000_000}, {"vocab_size": 2_000_000_000}])
+def test_model_that_describes_more_than_it_has_is_refused_before_it_is_made(claim, stranger, toy_settings) -> None:
+    config = json.loads((stranger / "config.json").read_text())
+    (stranger / "config.json").write_text(json.dumps(config | claim))
+    with pytest.raises(
+        InputError, match=r"describes (1000000 layers: give|[\d,]{14,} parameters, .* bytes: copy its folder again)"
+    ):
+        load(stranger, toy_settings)
+
+
 def test_pickle_alone_is_refused_unread(stranger, toy_settings, tmp_path) -> None:
     touched = tmp_path / "touched"
     for weights in stranger.glob("*.safetensors"):

@@ -47,9 +47,15 @@ def _parts(path: Path) -> dict[str, list[str]]:
         lists = json.loads(path.read_text(encoding="utf-8-sig"))
         # A complaint names the first key.
         found = {part: next((key for key in keys if key in lists), keys[0]) for part, keys in PARTS.items()}
-        return {part: list(lists[key]) for part, key in found.items()}
-    except (ValueError, KeyError, TypeError) as error:
+        return {part: _names(lists[key]) for part, key in found.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"class lists {str(path)!r} cannot be read ({type(error).__name__}: {error}): "
             "make it a JSON object of three lists, train, valid and test"
         ) from error
+
+
+def _names(names: object) -> list[str]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError("a part is no list of class names")
+    return names

@@ -37,8 +37,9 @@ def read_table(path: Path) -> pd.DataFrame:
             return pd.read_parquet(path)
     except UnicodeDecodeError as error:
         raise InputError(f"data file {str(path)!r} is not UTF-8 ({error.reason}): save it as UTF-8") from error
-    except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
+    # pandas and pyarrow raise anything (TypeError, RecursionError, OverflowError …) on a file made to confuse them.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(
             f"data file {str(path)!r} is no {path.suffix[1:]} table ({reason}): mend or replace it"
         ) from error

@@ -13,6 +13,7 @@ import torch
 from reptile_scaling.config import Config
 from reptile_scaling.disk import make_folder, named_refusals
 from reptile_scaling.errors import InputError
+from reptile_scaling.model.claimed_size import check_size
 from reptile_scaling.model.devices import choose_dtype, holds_quantised
 from reptile_scaling.model.digest import weights_digest
 from reptile_scaling.model.host_memory import keep_freed_memory
@@ -103,7 +104,7 @@ def is_encoder(model_name: str, revision: str | None = None) -> bool:
         config = AutoConfig.from_pretrained(
             str(Path(model_name).expanduser()), revision=revision or "main", trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError):
+    except Exception:
         return False
     is_causal = any("CausalLM" in name or "LMHeadModel" in name for name in config.architectures or ())
     return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not is_causal and not config.is_encoder_decoder
@@ -181,14 +182,21 @@ def _from_pretrained(source: str, options: dict[str, Any]) -> tuple[Any, Any]:
         if "gguf_file" not in options and is_encoder(source, options.get("revision"))
         else AutoModelForCausalLM
     )
-    for_tokenizer = {key: value for key, value in options.items() if key in ("revision", "gguf_file")}
+    named = {key: value for key, value in options.items() if key in ("revision", "gguf_file")}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **for_tokenizer)
+        check_size(source, kind, named)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **named)
         # Weights that are pickles may run anything when they are read, and so may a repository's own code.
         model = kind.from_pretrained(source, trust_remote_code=False, use_safetensors=True, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except InputError:
+        raise
+    # A crafted config.json, GGUF or weights file raises whatever its reader stumbles over: IndexError, AssertionError …
+    except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):  # of a GPU: other devices may do it
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        place = str(Path(source) / options.get("gguf_file", ""))
         raise InputError(
-            f"model {source!r} cannot be loaded ({reason}): check the name, or give a folder with a causal LM"
+            f"model {place!r} cannot be loaded ({reason}): check the name, or give a folder with a causal LM"
         ) from error
     return model, tokenizer

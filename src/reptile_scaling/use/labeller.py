@@ -163,7 +163,7 @@ def adapt_to_labels(
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {str(out)!r} is not empty: choose another folder")
-    config, labels = _read_adapter_config(adapter, model)
+    config, labels = read_adapter_config(adapter, model)
     if config.inner_rates == "learned" and learning_rate is not None:
         raise InputError(
             f"--lr {learning_rate:g} would replace the rates that {str(adapter)!r} has learned: leave it out"
@@ -204,7 +204,7 @@ def adapt_to_labels(
 
 def open_labeller(adapter: Path, *, model: str | None = None, device: str = "auto") -> Labeller:
     """What `adapt_to_labels` wrote. InputError for an initialisation that no labels belong to yet."""
-    config, labels = _read_adapter_config(adapter, model)
+    config, labels = read_adapter_config(adapter, model)
     if labels is None:
         raise InputError(f"adapter {str(adapter)!r} has no labels yet: run `adapt` first and give its --out folder")
     backbone, theta = _open(adapter, config, device)
@@ -212,11 +212,13 @@ def open_labeller(adapter: Path, *, model: str | None = None, device: str = "aut
         raise InputError(
             f"adapter {str(adapter)!r} names {len(labels)} labels, but its head has another number: adapt again"
         )
-    temperature = float(read_facts(adapter).get(TEMPERATURE, 1.0))  # adapters of version 0.1 name none
+    temperature = read_facts(adapter).get(TEMPERATURE, 1.0)  # adapters of version 0.1 name none
+    if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
+        raise InputError(f"adapter {str(adapter)!r} names a temperature of {temperature!r}: adapt again")
     return Labeller(tuple(labels), backbone, theta.repeated(1), config, temperature)
 
 
-def _read_adapter_config(adapter: Path, model: str | None) -> tuple[Config, list[str] | None]:
+def read_adapter_config(adapter: Path, model: str | None) -> tuple[Config, list[str] | None]:
     facts = read_facts(adapter)
     settings = dict(facts["config"]) | ({"model_name": model, "model_revision": None} if model else {})
     return make_config(settings), facts["labels"]
