@@ -22,6 +22,8 @@ WEIGHTS, HEAD, FACTS = "adapter_model.safetensors", "head.safetensors", "adaptat
 COPY_AGAIN = "copy it again from where it was, or delete SHA256SUMS beside it if the change is yours"
 MOMENTS, STEPS = "second_moments.safetensors", "steps"
 RATES = "inner_rates.safetensors"
+ADAPTER_FILES = (PEFT_CONFIG, WEIGHTS, HEAD, FACTS, MOMENTS, RATES)
+"""All that `save_adapter` may write, their digests apart."""
 
 
 def save_adapter(
