@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_families import tiny_family
 
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.heads import fresh_head
 from reptile_scaling.model.peft_io import save_adapter
-from test_families import tiny_family
 
 
 @pytest.mark.parametrize(("family", "is_transposed"), [("llama", False), ("gpt2", True)])
