@@ -128,7 +128,7 @@ def lora_config(backbone: Backbone, base_model_name: str) -> Any:
     return LoraConfig(**_lora_settings(backbone, base_model_name))
 
 
-def _lora_settings(backbone: Backbone, base_model_name: str) -> dict[str, object]:
+def _lora_settings(backbone: Backbone, base_model_name: str) -> dict[str, Any]:
     """Those that differ from PEFT's defaults, or would not be safe to leave to them. Importing PEFT to write them would
     take longer than writing an adapter."""
     return {
