@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,8 @@ def by_setfit(workbench: Workbench) -> Callable[[Episode], Answer]:
             settings = TrainingArguments(
                 output_dir=aside, report_to="none", save_strategy="no", show_progress_bar=False, seed=0
             )
-            Trainer(model=model, args=settings, train_dataset=Dataset.from_dict(rows)).train()
+            with redirect_stdout(sys.stderr):
+                Trainer(model=model, args=settings, train_dataset=Dataset.from_dict(rows)).train()
         seconds = time.process_time() - began
         kept = sum(parameter.nbytes for parameter in body.parameters()) + model.model_head.coef_.nbytes
         guesses = np.asarray(model.predict([texts[u] for u in episode.query.ravel().tolist()], as_numpy=True))
@@ -217,7 +219,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", metavar="OUT", type=Path, help="a folder for the tables")
     parser.add_argument("data", metavar="NAME=FOLDER", nargs="+", help="data sets, each with its splits/01.json")
-    parser.add_argument("--tasks", metavar="N", type=int, nargs=2, default=(50, 50), help="at 1 and at 5 shots")
+    parser.add_argument(
+        "--tasks", metavar="N", type=int, nargs=2, default=(50, 50), help="at 1 and at 5 shots; 0 for none"
+    )
     arguments = parser.parse_args()
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
@@ -228,7 +232,9 @@ def main() -> None:
             config = make_config({**base.model_dump(), **COMMON})
             theta = start_of(config, out / f"{dataset}_start.safetensors")
             for shots, n_tasks in zip(SHOTS, arguments.tasks, strict=True):
-                names.append(f"{dataset}, {shots} shot{'s' * (shots > 1)}")
+                if n_tasks == 0:
+                    continue
+                names.append(f"{dataset}_{shots}_shot")
                 shot = make_config({**config.model_dump(), "k_support": shots, "num_meta_test_tasks": n_tasks})
                 measure(shot, n_tasks, theta, out, names[-1])
     except InputError as error:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -160,10 +161,10 @@ def test_process_that_is_killed_while_it_tells_leaves_a_gap_and_no_point_twice(t
     notes = run.cell(CELL).tracker_notes
     note = notes.read("tensorboard")
     assert note is not None and note.told == {"train": 2, "eval": 2}
-    notes.write(
-        "tensorboard", replace(note, told={"train": 4, "eval": 4})
-    )  # as it stands when it is killed before steps 3 and 4 are out
+    # As it stands when it is killed before steps 3 and 4 are out.
+    notes.write("tensorboard", replace(note, told={"train": 4, "eval": 4}))
     write(run.cell(CELL), 5)
+    time.sleep(1.1)  # tensorboardX names a file by the second: here one process writes both
     heard_by_tensorboard(run)
     assert [step for step, _ in events_of(tmp_path / "run" / "trackers" / "tensorboard" / CELL.name)[LOSS]] == [1, 2, 5]
 

@@ -1,13 +1,45 @@
 """Steps and temperature from left-out support utterances: each once, never seen, and the answers of slow twins."""
 
+import csv
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.special import log_softmax
 
 from reptile_scaling.data.dataset import make_dataset
+from reptile_scaling.learning.task_batch import InnerLoop
+from reptile_scaling.model.adapters import stack_adapters
+from reptile_scaling.model.backbone import Backbone, LoraShape
+from reptile_scaling.use import held_out
 from reptile_scaling.use.agreement import calibration_error
-from reptile_scaling.use.held_out import MOST_FOLDS, MOST_UTTERANCES, fit_temperature, leave_out, mean_loss
+from reptile_scaling.use.held_out import (
+    MOST_FOLDS,
+    MOST_UTTERANCES,
+    _alike,
+    _read_along,
+    fit_temperature,
+    has_risen,
+    leave_out,
+    mean_loss,
+)
 from reptile_scaling.use.labeller import adapt_to_labels, open_labeller
+from reptile_scaling.use.support_set import SupportSet
+from toy_models import encode, initialisations
+
+
+@pytest.fixture
+def opened(language_model, support_of):
+    """A support set of so many shots a class, on an engine of its own."""
+
+    def make(shots: tuple[int, ...]) -> SupportSet:
+        support = support_of((0, 2, 3), shots)
+        engine = encode(Backbone(language_model, LoraShape(4, 8.0, 2)), support.texts)
+        start = stack_adapters(initialisations(engine, 1, 3))
+        return SupportSet(engine, start, support.labels, np.concatenate(support.utterances_by_class))
+
+    return make
 
 
 def test_each_utterance_of_a_class_of_two_or_more_is_left_out_once() -> None:
@@ -96,3 +128,71 @@ def test_large_support_set_takes_as_many_passes_as_evaluated(adapter, toy_rows, 
     _, done = adapt_to_labels(adapter, make_dataset("large", rows), tmp_path / "out")
     assert done.n_support == 240 > MOST_UTTERANCES
     assert done.held_out is None and done.steps == 3 * 40, "forty support sets of six utterances, three steps each"
+
+
+@pytest.mark.parametrize("shots", [(3, 3, 3), (1, 4, 2), (2, 12, 3)])
+def test_folds_side_by_side_are_read_as_each_alone(shots: tuple[int, ...], opened) -> None:
+    """Groups of folds that keep the same slots, whatever the shots, against one adaptation for each fold and number."""
+    support = opened(shots)
+    folds = leave_out(support.slots[support.utterances])
+    groups = _alike(support, folds)
+    assert sorted(np.concatenate([fold.left for group in groups for fold in group]).tolist()) == sorted(
+        np.concatenate([support.utterances[places] for places in folds]).tolist()
+    )
+    loop = InnerLoop(steps=3, learning_rate=0.02, batch_size=4)
+    for group in groups:
+        reading = _read_along(support, group, loop, [0, 1, 3])
+        for steps, scores in reading.items():
+            alone = [support.scores(support.adapt(f.kept, replace(loop, steps=steps)).adapters, f.left) for f in group]
+            np.testing.assert_allclose(scores, np.concatenate(alone), atol=2e-5)
+        assert list(reading) == [0, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("losses", "read"),
+    [
+        ({0: 1, 1: 2, 2: 3, 5: 4, 10: 5, 20: 0, 50: 0}, [0, 1, 2, 5, 10]),  # risen for good at ten
+        ({0: 1, 1: 2, 2: 3, 5: 0.5, 10: 0.4, 20: 0.3, 50: 0.2}, [0, 1, 2, 5, 10, 20, 50]),  # a rise before the fall
+        ({0: 9, 1: 5, 2: 3, 5: 2, 10: 3, 20: 4, 50: 0}, [0, 1, 2, 5, 10, 20]),
+        ({0: 9, 1: 5, 2: float("nan"), 5: 2, 10: 3, 20: 4, 50: 0}, [0, 1]),  # diverged
+    ],
+)
+def test_reading_ends_where_the_loss_has_risen_for_good(losses, read, opened, monkeypatch) -> None:
+    support = opened((2, 2, 2))
+    (group,) = _alike(support, leave_out(support.slots[support.utterances]))
+    monkeypatch.setattr(held_out, "mean_loss", lambda scores, slots: float(scores[0, 0]))
+    taken = []
+
+    def adapted(self, sets, loop, after_step):
+        for step in range(loop.steps + 1):
+            taken.append(step)
+            if after_step(step, step):
+                return
+
+    monkeypatch.setattr(SupportSet, "adapt_side_by_side", adapted)
+    monkeypatch.setattr(SupportSet, "scores_side_by_side", lambda self, phi, sets: np.full((2, 3, 3), losses[phi]))
+    reading = _read_along(support, group, InnerLoop(steps=7, learning_rate=0.1), sorted(losses))
+    assert list(reading) == read and taken[-1] == (2 if len(read) == 2 else read[-1])
+
+
+def test_no_measured_curve_is_left_before_its_best() -> None:
+    """Test losses after 0 to 50 inner steps of every cell in results/; without the ten steps a third would be."""
+    best, found, hasty = [], [], []
+    for curve in measured_curves():
+        steps = sorted(curve)
+        losses = [curve[s] for s in steps]
+        read = next((n for n in range(1, len(steps)) if has_risen(steps[n - 1], losses[:n])), len(steps))
+        early = next((n for n in range(1, len(steps)) if has_risen(99, losses[:n])), len(steps))
+        best.append(int(np.argmin(losses)))
+        found.append(int(np.argmin(losses[:read])))
+        hasty.append(int(np.argmin(losses[:early])))
+    assert len(best) >= 30 and found == best
+    assert 0.2 < np.mean(np.array(hasty) != best) < 0.5
+
+
+def measured_curves() -> list[dict[int, float]]:
+    curves: dict[tuple[str, str], dict[int, float]] = {}
+    for path in sorted((Path(__file__).parents[2] / "results").rglob("adaptation_curve*.csv")):
+        for row in csv.DictReader(path.open(newline="")):
+            curves.setdefault((str(path), row.get("cell", "")), {})[int(row["inner_step"])] = float(row["loss"])
+    return list(curves.values())

@@ -42,7 +42,9 @@ def test_folder_and_card_are_uploaded_to_a_repository_that_is_made(adapter: Path
     assert hub.asked["create_repo"] == {"repo_id": "me/mine", "private": True, "exist_ok": True}
     folder = hub.asked["upload_folder"]
     assert (folder["repo_id"], folder["folder_path"]) == ("me/mine", str(adapter))
-    assert folder["ignore_patterns"] == ["README.md"], "the card with metadata takes its place"
+    assert folder["ignore_patterns"] == ["README.md", "support.csv", "start/*"], (
+        "the card with metadata takes its place; utterances are nobody else's"
+    )
     assert hub.asked["upload_file"]["path_in_repo"] == "README.md"
     assert hub.asked["upload_file"]["path_or_fileobj"] == card_for_hub(adapter).encode()
 

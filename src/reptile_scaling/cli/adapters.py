@@ -22,7 +22,10 @@ app = typer.Typer()
 
 @app.command()
 def adapt(
-    adapter: Annotated[Path, typer.Option("--adapter", metavar="DIR", help="The adapter/ folder of a finished cell.")],
+    adapter: Annotated[
+        Path,
+        typer.Option("--adapter", metavar="DIR", help="The adapter/ folder of a finished cell, or what `adapt` wrote."),
+    ],
     support: Annotated[Path, typer.Option("--support", metavar="FILE", help="Labelled texts: csv, jsonl or parquet.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the adapted model goes; a new folder.")],
     evaluate: Annotated[
@@ -34,12 +37,17 @@ def adapt(
     lr: Annotated[float | None, typer.Option("--lr", min=1e-9, help="Inner learning rate; as evaluated.")] = None,
     model: ModelOption = None,
 ) -> None:
-    """Adapt a meta-trained initialisation to labels of one's own: any number of classes and shots."""
+    """Adapt a meta-trained initialisation to labels of one's own: any number of classes and shots.
+
+    Given what `adapt` wrote, adds to its labels and forgets none.
+    """
     from reptile_scaling.data.files import read_file
     from reptile_scaling.use.agreement import check_truth
+    from reptile_scaling.use.kept_support import SUPPORT, begin_again
     from reptile_scaling.use.labeller import adapt_to_labels
 
-    labelled = read_file(support)
+    given = read_file(support)
+    _, labelled = begin_again(adapter, given)
     held_out = _labelled_texts(evaluate) if evaluate else None
     if held_out:
         check_truth(held_out[1], labelled.class_names)
@@ -47,7 +55,7 @@ def adapt(
         errors.print(f"note: {note}", markup=False)
     with errors.status("loading the model and adapting"):
         began = time.perf_counter()
-        labeller, done = adapt_to_labels(adapter, labelled, out, steps=steps, learning_rate=lr, model=model)
+        labeller, done = adapt_to_labels(adapter, given, out, steps=steps, learning_rate=lr, model=model)
     console.print(
         f"{done.n_support} utterances of {len(labeller.labels)} labels, {done.steps} inner steps, {done.how}: "
         f"support loss {done.first_loss:.3f} → {done.last_loss:.3f} nats, temperature {done.temperature:.2f}; "
@@ -55,7 +63,10 @@ def adapt(
         soft_wrap=True,
     )
     console.print(
-        f"Written to {out}/: label texts with `reptile-scaling predict --adapter {out}`.", soft_wrap=True, markup=False
+        f"Written to {out}/: label texts with `reptile-scaling predict --adapter {out}`. Its {SUPPORT} keeps the "
+        "utterances, so that labels can be added: delete it where they must not stay.",
+        soft_wrap=True,
+        markup=False,
     )
     if held_out:
         _print_evaluation(labeller.evaluate(*held_out), console)

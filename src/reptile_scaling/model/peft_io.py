@@ -22,6 +22,8 @@ WEIGHTS, HEAD, FACTS = "adapter_model.safetensors", "head.safetensors", "adaptat
 COPY_AGAIN = "copy it again from where it was, or delete SHA256SUMS beside it if the change is yours"
 MOMENTS, STEPS = "second_moments.safetensors", "steps"
 RATES = "inner_rates.safetensors"
+ADAPTER_FILES = (PEFT_CONFIG, WEIGHTS, HEAD, FACTS, MOMENTS, RATES)
+"""All that `save_adapter` may write, their digests apart."""
 
 
 def save_adapter(
@@ -133,7 +135,7 @@ def lora_config(backbone: Backbone, base_model_name: str) -> Any:
     return LoraConfig(**_lora_settings(backbone, base_model_name))
 
 
-def _lora_settings(backbone: Backbone, base_model_name: str) -> dict[str, object]:
+def _lora_settings(backbone: Backbone, base_model_name: str) -> dict[str, Any]:
     """Those that differ from PEFT's defaults, or would not be safe to leave to them. Importing PEFT to write them would
     take longer than writing an adapter."""
     return {

@@ -32,6 +32,7 @@ from reptile_scaling.model.prefix_cache import PrefixCache
 from reptile_scaling.storage import write_bytes
 from reptile_scaling.use.agreement import Evaluation, agreement, check_truth
 from reptile_scaling.use.held_out import HeldOut, hold_out, mean_loss
+from reptile_scaling.use.kept_support import begin_again, keep_support
 from reptile_scaling.use.support_set import SupportSet
 
 TEXTS_PER_FORWARD = 256
@@ -151,25 +152,27 @@ def adapt_to_labels(
 ) -> tuple[Labeller, Adaptation]:
     """Adapts the initialisation in `adapter` to the classes of `support` and writes the result to the folder `out`.
 
+    Where `adapter` is adapted already, its initialisation is adapted anew, to its utterances and these.
+
     `steps` are chosen by support utterances that are left out in turn; where none can be, as many passes are made over
     the support set as the initialisation was evaluated with, in batches as large as the support sets it was
     meta-trained on. The same utterances give the temperature of predictions. `model` replaces the base's name, where
     its folder has moved.
-    Raises InputError for a folder that holds no initialisation, fewer than two classes, or an `out` that is in use.
+    Raises InputError for a folder that holds no initialisation to begin from, fewer than two classes, or an `out` that
+    is in use.
     """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {str(out)!r} is not empty: choose another folder")
+    adapter, support = begin_again(adapter, support)
     if len(support.class_names) < 2:
         raise InputError(
             f"{support.name}: all rows have the label {support.class_names[0]!r}: give at least two labels"
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {str(out)!r} is not empty: choose another folder")
-    config, labels = read_adapter_config(adapter, model)
+    config, _ = read_adapter_config(adapter, model)
     if config.inner_rates == "learned" and learning_rate is not None:
         raise InputError(
             f"--lr {learning_rate:g} would replace the rates that {str(adapter)!r} has learned: leave it out"
         )
-    if labels is not None:
-        raise InputError(f"adapter {str(adapter)!r} is adapted to {', '.join(labels)} already: give its initialisation")
     backbone, theta = _open(adapter, config, device)
     n_classes = len(support.class_names)
     engine = engine_for_texts(backbone, support.texts, config)
@@ -197,6 +200,7 @@ def adapt_to_labels(
     )  # fmt: skip
     facts = {**adaptation_facts(config, support.class_names), TEMPERATURE: done.temperature}
     with named_refusals(out):
+        keep_support(out, adapter, support)
         save_adapter(out, backbone, single, config.model_name, facts)
         write_bytes(out / "README.md", card.encode())
     return Labeller(support.class_names, backbone, adapted.adapters, config, done.temperature), done

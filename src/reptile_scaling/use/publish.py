@@ -9,12 +9,14 @@ from reptile_scaling.model.peft_io import read_facts
 from reptile_scaling.model.shipped_weights import EMBEDDED_MODELS
 from reptile_scaling.runs.records import CellResult
 from reptile_scaling.storage import read_record
+from reptile_scaling.use.kept_support import START, SUPPORT
 
 
 def push_adapter(adapter: Path, repository: str, *, private: bool, api: Any) -> str:
     """Uploads the folder to `repository` (`user/name`), made where it is not there, and returns its address.
 
-    `api` is a `huggingface_hub.HfApi`. Raises InputError for a folder that holds no adapter, or where the Hub refuses.
+    What `adapt` keeps of the support set stays here. `api` is a `huggingface_hub.HfApi`. Raises InputError for a folder
+    that holds no adapter, or where the Hub refuses.
     """
     card = card_for_hub(adapter)
     try:
@@ -22,7 +24,7 @@ def push_adapter(adapter: Path, repository: str, *, private: bool, api: Any) -> 
         api.upload_folder(
             repo_id=repository,
             folder_path=str(adapter),
-            ignore_patterns=["README.md"],
+            ignore_patterns=["README.md", SUPPORT, f"{START}/*"],
             commit_message="Adapter by reptile-scaling-law",
         )
         api.upload_file(
