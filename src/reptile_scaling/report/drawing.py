@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from reptile_scaling.storage import write_bytes
+from reptile_scaling.storage import no_formula, write_bytes
 
 # Okabe & Ito's colours, safe for the colour-blind.
 BLUE, ORANGE, GREEN, PURPLE, GREY, INK = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#808080", "#000000"
