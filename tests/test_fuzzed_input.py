@@ -4,6 +4,7 @@ Each input is read or refused in one sentence of bounded length, by the reader t
 """
 
 import random
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
