@@ -87,14 +87,17 @@ def _stacked_rows(cells: list[Path], name: str) -> Iterator[list[str]]:
     for number, (cell, rows) in enumerate((cell, _read(file)) for cell, file in files if file.is_file()):
         if number == 0:
             yield ["cell", *rows[0]]
-        yield from ([cell, *row] for row in rows[1:])
+        # A cell is named in its first row alone: files stay under the limit of a repository's.
+        yield from ([cell if place == 0 else "", *row] for place, row in enumerate(rows[1:]))
 
 
 def _rows_by_cell(table: Path) -> dict[str, list[list[str]]]:
     found: dict[str, list[list[str]]] = {}
     header, *rows = _read(table)
+    current = ""
     for cell, *row in rows:
-        found.setdefault(cell, [header[1:]]).append(row)
+        current = cell or current
+        found.setdefault(current, [header[1:]]).append(row)
     return found
 
 

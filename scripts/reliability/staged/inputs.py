@@ -262,12 +262,14 @@ def _with_header(header: Any, data: bytes) -> bytes:
 
 def _tiny_weights() -> bytes:
     head = {"head.weight": np.zeros((2, 2), np.float32), "head.bias": np.zeros(2, np.float32)}
-    return safetensors.numpy.save(head | {"steps": np.zeros(1, np.int64)})
+    saved: bytes = safetensors.numpy.save(head | {"steps": np.zeros(1, np.int64)})
+    return saved
 
 
 def _checkpoint() -> bytes:
     facts = {"meta_step": "2", "wall_seconds": "1.0", **BLANK}
-    return safetensors.numpy.save({"x": np.zeros(2, np.float32)}, metadata=facts)
+    saved: bytes = safetensors.numpy.save({"x": np.zeros(2, np.float32)}, metadata=facts)
+    return saved
 
 
 def _model_config(folder: Path) -> st.SearchStrategy[bytes]:

@@ -53,7 +53,8 @@ class SupportSet:
     @torch.no_grad()
     def scores(self, adapters: Adapters, utterances: Int[np.ndarray, " q"]) -> Float[np.ndarray, "q W"]:
         """Logits of some utterances under adapted parameters `[1, …]`."""
-        return self.scores_side_by_side(adapters, [utterances])[0]
+        alone: np.ndarray = self.scores_side_by_side(adapters, [utterances])[0]
+        return alone
 
     @torch.no_grad()
     def scores_side_by_side(
