@@ -2,9 +2,10 @@
 
     python scripts/experiment/minilm.py results/minilm [--runs RUN …] [--figure FIGURE.png]
 
-RUN are finished runs of the preset `banking77_minilm`, at any number of shots: of these RESULTS gets `cells.csv` and
-`baselines.csv`. Then, and without `--runs` in seconds, prints the tables, endpoints and laws of docs/findings.md from
-the two tables. Intervals are Student's over splits: a split is the replication.
+RUN are runs of the preset `banking77_minilm`, at any number of shots: RESULTS gets `cells.csv` and `baselines.csv` of
+their finished splits, in place of what it had of those; other splits stay, so splits may be run one by one. Then, and
+without `--runs` in seconds, prints the tables, endpoints and laws of docs/findings.md from the two tables.
+Intervals are Student's over splits, from three on: a split is the replication.
 """
 
 import argparse
@@ -14,15 +15,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import NullLocator, ScalarFormatter
 
-from reptile_scaling.analysis.class_splits import pooled_gain
+from reptile_scaling.analysis.class_splits import SPLITS_FOR_A_SPREAD, pooled_gain
 from reptile_scaling.analysis.paired import Gain
 from reptile_scaling.laws import fit_law, table_from_frame, verdict_sentence
 from reptile_scaling.report.drawing import BLUE, GREY, ORANGE, drawing_style
 from reptile_scaling.runs.directory import RunDirectory
 
 FEW, MANY = 50, 1000
+# Without an inner step, fine-tuning in the cells' own loop is what their head gives on frozen features.
+LABELS = {
+    "no_meta": "prototypes, frozen features",
+    "nearest_mean": "nearest mean, frozen features",
+    "logistic_regression": "logistic regression, frozen features",
+}
 
 
 def collected(runs: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -31,6 +38,8 @@ def collected(runs: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     for folder in runs:
         run = RunDirectory(folder)
         for name, own in run.split_runs().items():
+            if len(own.results()) < len(own.cells()):
+                continue
             key = {"k_support": run.config().k_support, "class_split": name}
             for result in own.results():
                 cells.append(
@@ -50,10 +59,20 @@ def collected(runs: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(cells), pd.DataFrame(baselines)
 
 
+def beside(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table and those that a file has of other splits."""
+    if not path.is_file():
+        return table
+    before, key = pd.read_csv(path), ["k_support", "class_split"]
+    is_new = before.set_index(key).index.isin(table.set_index(key).index)
+    return pd.concat([before[~is_new], table])
+
+
 def over_splits(points: pd.Series) -> str:
     """Mean and half-width of Student's 95 % interval of one number a split, in points of accuracy."""
     gain = pooled_gain([Gain(100 * float(value), 0.0) for value in points])
-    return f"{gain.points:+.1f} ± {gain.half_width:.1f}"
+    interval = f" ± {gain.half_width:.1f}" if len(points) >= SPLITS_FOR_A_SPREAD else ", too few splits for an interval"
+    return f"{gain.points:+.1f}{interval}"
 
 
 def best_frozen(baselines: pd.DataFrame) -> pd.Series:
@@ -72,7 +91,7 @@ def lines(cells: pd.DataFrame, baselines: pd.DataFrame) -> Iterator[str]:
         yield f"| {shots}-shot, {n_splits} splits | loss | accuracy | beyond the best on frozen features | meta-step |"
         yield "|---|---|---|---|---|"
         for name, own in frozen.groupby("baseline"):
-            yield f"| {name} | {own.loss.mean():.3f} | {own.accuracy.mean():.1%} | | |"
+            yield f"| {LABELS[str(name)]} | {own.loss.mean():.3f} | {own.accuracy.mean():.1%} | | |"
         for n, level in of_shots.groupby("n_tasks"):
             accuracy = level.groupby("class_split").accuracy.mean()
             yield (
@@ -100,10 +119,11 @@ def draw(cells: pd.DataFrame, baselines: pd.DataFrame, target: Path) -> None:
             axes.plot(mean.index, 100 * mean.accuracy, "o-", color=BLUE, label="chosen on validation classes")
             axes.plot(mean.index, 100 * mean.last_accuracy, "^--", color=ORANGE, label="after the last meta-step")
             rival = best_frozen(baselines[baselines.k_support == shots])
-            axes.axhline(100 * rival.mean(), color=GREY, linestyle=":", label=f"frozen features: {rival.name}")
+            axes.axhline(100 * rival.mean(), color=GREY, linestyle=":", label=f"without: {LABELS[str(rival.name)]}")
             axes.set(xscale="log", xlabel="meta-training tasks, N", ylabel=f"test accuracy, %, {shots}-shot")
             axes.xaxis.set_major_formatter(ScalarFormatter())
             axes.set_xticks(np.unique(of_shots.n_tasks))
+            axes.xaxis.set_minor_locator(NullLocator())
             axes.legend(frameon=False, fontsize=9)
         figure.savefig(target)
 
@@ -118,7 +138,8 @@ def main() -> None:
     if arguments.runs:
         folder.mkdir(parents=True, exist_ok=True)
         for table, name in zip(collected(arguments.runs), ("cells", "baselines"), strict=True):
-            table.to_csv(folder / f"{name}.csv", index=False)
+            kept = beside(folder / f"{name}.csv", table)
+            kept.sort_values(["k_support", "class_split"], kind="stable").to_csv(folder / f"{name}.csv", index=False)
     if not (folder / "cells.csv").is_file():
         parser.error(f"{str(folder)!r} holds no cells.csv: give results/minilm, or finished runs by --runs")
     cells, baselines = (pd.read_csv(folder / f"{name}.csv") for name in ("cells", "baselines"))
