@@ -13,12 +13,10 @@ from reptile_scaling.report.figures import CURVE_LABELS
 from reptile_scaling.report.surfaces import surface_charts
 from reptile_scaling.runs.directory import RunDirectory
 
-RUN = Path(__file__).parents[2] / "results" / "banking77_smollm2"
-
 
 @pytest.fixture(scope="module")
-def surfaces() -> dict[str, SurfaceOfRun]:
-    return surfaces_of_run(RunDirectory(RUN))
+def surfaces(committed_run: Path) -> dict[str, SurfaceOfRun]:
+    return surfaces_of_run(RunDirectory(committed_run))
 
 
 def test_every_form_has_its_label() -> None:
@@ -26,9 +24,11 @@ def test_every_form_has_its_label() -> None:
     assert len(set(CURVE_LABELS.values())) == len(FORMS)
 
 
-def test_committed_run_shows_visits_and_inner_steps_and_no_classes(surfaces: dict[str, SurfaceOfRun]) -> None:
+def test_committed_run_shows_visits_and_inner_steps_and_no_classes(
+    surfaces: dict[str, SurfaceOfRun], committed_run: Path
+) -> None:
     assert list(surfaces) == ["meta_steps", "inner_steps"]
-    run = RunDirectory(RUN)
+    run = RunDirectory(committed_run)
     evaluations = [row for cell in run.cells() for row in run.cell(cell).read_eval_stats() if row.meta_step > 0]
     assert surfaces["meta_steps"].table.loss.tolist() == [row.validation_loss for row in evaluations]
     # 100 meta-steps of 4 tasks: the one task of N = 1 was visited 400 times

@@ -63,7 +63,8 @@ def finished(toy_settings, toy_rows, tmp_path_factory: pytest.TempPathFactory) -
     lines = [json.dumps({"text": f"{text} {names[label]}", "label": names[label]}) for text, label in toy_rows]
     lines[0] = json.dumps({"text": "=cmd() " * 150_000, "label": names[toy_rows[0][1]]})  # a megabyte
     (folder / "hostile.jsonl").write_text("\n".join(lines))
-    split = {"train": 0.3, "validation": 0.26, "seed": 0}
+    # Of this seed the words that a spreadsheet takes for formulas are test classes, which tables name.
+    split = {"train": 0.3, "validation": 0.26, "seed": 234}
     settings = {
         **toy_settings,
         "curve_steps": [1, 3],

@@ -21,7 +21,8 @@ from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.records import CellResult, EvalRow, MetaTestTask, TrainRow
 from reptile_scaling.tracking import followers
 from reptile_scaling.tracking.followers import followed
-from reptile_scaling.tracking.telling import Listener, begin_accelerate, follow_cell, law_name
+from reptile_scaling.tracking.notes import law_name
+from reptile_scaling.tracking.telling import Listener, begin_accelerate, follow_cell
 from reptile_scaling.tracking.trackers import TRACKERS, Place, check_trackers
 
 CELL = Cell(2, 0)
@@ -148,6 +149,7 @@ def heard_by_tensorboard(run: RunDirectory) -> None:
     import threading
 
     begin_accelerate()
+    time.sleep(1.1)  # tensorboardX names a file by the second, and here one process writes all
     over = threading.Event()
     over.set()
     place = Place("toy", CELL.name, run.trackers_folder)
@@ -164,7 +166,6 @@ def test_process_that_is_killed_while_it_tells_leaves_a_gap_and_no_point_twice(t
     # As it stands when it is killed before steps 3 and 4 are out.
     notes.write("tensorboard", replace(note, told={"train": 4, "eval": 4}))
     write(run.cell(CELL), 5)
-    time.sleep(1.1)  # tensorboardX names a file by the second: here one process writes both
     heard_by_tensorboard(run)
     assert [step for step, _ in events_of(tmp_path / "run" / "trackers" / "tensorboard" / CELL.name)[LOSS]] == [1, 2, 5]
 
@@ -263,7 +264,7 @@ def test_sweep_is_tracked_cell_by_cell_and_its_law_has_a_run_with_figures(toy_se
     settings = {**toy_settings, **grid, "track": "tensorboard", "baselines": ["zero_step"]}
     plan = plan_sweep(make_config(settings), run)
     for _ in range(2):  # a second time nothing is left, and nothing is told again
-        with performed(plan, run, Console(file=open(tmp_path / "printed", "a"))):  # noqa: SIM115
+        with (tmp_path / "printed").open("a") as printed, performed(plan, run, Console(file=printed)):
             write_report(run)
         plan = plan_sweep(make_config(settings), run)
     assert "warning" not in (tmp_path / "printed").read_text()

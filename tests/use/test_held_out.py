@@ -193,6 +193,8 @@ def test_no_measured_curve_is_left_before_its_best() -> None:
 def measured_curves() -> list[dict[int, float]]:
     curves: dict[tuple[str, str], dict[int, float]] = {}
     for path in sorted((Path(__file__).parents[2] / "results").rglob("adaptation_curve*.csv")):
+        cell = ""
         for row in csv.DictReader(path.open(newline="")):
-            curves.setdefault((str(path), row.get("cell", "")), {})[int(row["inner_step"])] = float(row["loss"])
+            cell = row["cell"] or cell  # named in its first row alone
+            curves.setdefault((str(path), cell), {})[int(row["inner_step"])] = float(row["loss"])
     return list(curves.values())

@@ -164,7 +164,6 @@ def test_refusals_name_value_and_cure(adapter, toy_dataset, tmp_path, monkeypatc
     assert "does not exist" in adapting(data=tmp_path / "nowhere.csv")
     assert "is not empty: choose another folder" in adapting(to="used")
     assert "has no adaptation.json" in adapting(start=tmp_path / "used")
-    assert "adapted to x, y already" in adapting(start=adapted)
     assert "does not fit the model" in adapting(start=other)
     assert "nowhere" in adapting("--model", "./nowhere")
     assert "has no labels yet: run `adapt`" in predicting(adapter, support, monkeypatch, capsys)

@@ -74,5 +74,11 @@ def _column(table: pd.DataFrame, names: tuple[str, ...], source: str) -> str:
     for name in names:
         if name in table.columns:
             return name
-    found = ", ".join(map(str, table.columns))
-    raise InputError(f"{source} has the columns {found}, none of {', '.join(names)}: rename one to {names[0]!r}")
+    raise InputError(
+        f"{source} has the columns {column_names(table)}, none of {', '.join(names)}: rename one to {names[0]!r}"
+    )
+
+
+def column_names(table: pd.DataFrame) -> str:
+    """For a sentence: a name may hold line breaks."""
+    return ", ".join(" ".join(str(name).split()) for name in table.columns)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from reptile_scaling.data.class_lists import holds_class_lists
 from reptile_scaling.data.dataset import IntentDataset, make_dataset
-from reptile_scaling.data.files import read_table, rows_of, texts_of
+from reptile_scaling.data.files import column_names, read_table, rows_of, texts_of
 from reptile_scaling.data.hub import fetch_files
 from reptile_scaling.errors import InputError
 
@@ -126,7 +126,7 @@ def _rows(table: pd.DataFrame, names: dict[int, str], source: str) -> list[tuple
     if not names:
         return rows_of(table, source)
     if "label" not in table.columns:
-        raise InputError(f"{source} has the columns {', '.join(map(str, table.columns))}, no 'label': copy it again")
+        raise InputError(f"{source} has the columns {column_names(table)}, no 'label': copy it again")
     in_scope = table[table["label"].notna()]
     labels = [int(label) for label in in_scope["label"]]
     if unnamed := sorted(set(labels) - set(names)):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
-from reptile_scaling.tracking.telling import Listener, begin_accelerate, follow_cell, law_name, notes_of, tell_of_sweep
+from reptile_scaling.tracking.notes import law_name, notes_of
+from reptile_scaling.tracking.telling import Listener, begin_accelerate, follow_cell, tell_of_sweep
 from reptile_scaling.tracking.trackers import Place
 
 SECONDS_FOR_THE_ONE_BEFORE = 60.0

@@ -13,7 +13,7 @@ from reptile_scaling.interruption import StopRequested
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.tracker_notes import TrackerNotes
-from reptile_scaling.tracking.telling import notes_of
+from reptile_scaling.tracking.notes import notes_of
 
 SECONDS_TO_FINISH = 120.0
 """For the last points of a cohort, or the sweep's run: longer than a tracker takes whose server answers."""

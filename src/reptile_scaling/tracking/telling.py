@@ -14,9 +14,7 @@ from typing import Any
 from reptile_scaling.errors import InputError
 from reptile_scaling.runs.cell_directory import CellDirectory
 from reptile_scaling.runs.directory import RunDirectory
-from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.tracker_notes import TrackedRun, TrackerNotes
-from reptile_scaling.seals import sha256
 from reptile_scaling.tracking.trackers import TRACKERS, Handle, Place, open_tracker
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -200,16 +198,6 @@ def sweep_figures(run: RunDirectory) -> dict[str, float]:
     for name, baseline in run.read_baselines().items():
         figures |= _figures(f"baseline/{name}", {"accuracy": baseline.accuracy, "loss": baseline.loss})
     return figures
-
-
-def law_name(run: RunDirectory) -> str:
-    """What the run of a sweep's law is called: another law, of more cells, is another run."""
-    return f"law_{sha256(json.dumps(run.read_fit()).encode())[:8]}"
-
-
-def notes_of(run: RunDirectory, cell: Cell | None) -> TrackerNotes:
-    """What trackers have been told of a cell; of the law where there is none."""
-    return run.cell(cell).tracker_notes if cell else run.law_notes(law_name(run))
 
 
 def tell_of_sweep(run: RunDirectory, listeners: Sequence[Listener]) -> None:
