@@ -220,6 +220,15 @@ def test_worth_is_measured_at_the_steps_fine_tuning_chose_on_validation_tasks(fi
     assert f"fine-tuning's best, {chosen.accuracy:.1%} at {steps}" in worth_sentence(finished)
 
 
+def test_worth_waits_until_all_initialisations_are_fine_tuned(finished: RunDirectory, tmp_path) -> None:
+    """The page is drawn while baselines come in, and tables of the first initialisations lie there before the result."""
+    shutil.copytree(finished.path, tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
+    (run.path / "baselines" / "no_meta_tuned.json").unlink()
+    assert list(run.baseline_folder("no_meta_tuned").glob("seed_*_curve_tasks.csv"))
+    assert worth_sentence(run) == ""
+
+
 def copy_tested_last(finished: RunDirectory, folder: Path) -> RunDirectory:
     """A run whose files may be changed, and whose cells were tested at their last meta-step."""
     shutil.copytree(finished.path, folder)

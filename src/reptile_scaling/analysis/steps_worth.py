@@ -115,7 +115,9 @@ def _largest_cells(run: RunDirectory) -> list[Cell]:
 
 
 def _fine_tuning(run: RunDirectory) -> list[list[TaskReading]]:
-    """A table for each initialisation."""
+    """A table for each initialisation, once all of them are there."""
+    if FINE_TUNING not in run.read_baselines():
+        return []
     files = sorted(run.baseline_folder(FINE_TUNING).glob("seed_*_curve_tasks.csv"))
     return [read_rows(file, TaskReading) for file in files]
 
