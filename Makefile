@@ -17,14 +17,15 @@ check: setup  ## style, types, spelling, sizes, the configuration's page; what p
 	.venv/bin/python scripts/repository/file_sizes.py
 	.venv/bin/python scripts/docs/config_reference.py --check
 
-figures: demo  ## the figures of the README, from the demo's run
-	mkdir -p docs/figures
-	cp $(OUT)/scaling_law_plot.png $(OUT)/baseline_comparison.png docs/figures/
+figures: setup  ## the figures of the findings, from results/
+	.venv/bin/python scripts/experiment/findings.py results --figure docs/figures/findings_banking77.png > /dev/null
+	.venv/bin/python scripts/experiment/minilm.py results/minilm --figure docs/figures/findings_minilm.png > /dev/null
 
 findings: setup  ## the tables of docs/findings.md from results/, and a page of each part in runs/findings/
 	.venv/bin/python scripts/experiment/findings.py results --pages runs/findings
 	.venv/bin/python scripts/experiment/early_stopping.py runs/findings/banking77_smollm2
 	.venv/bin/python scripts/experiment/expectations.py runs/findings/banking77_smollm2
+	.venv/bin/python scripts/experiment/minilm.py results/minilm
 
 coverage: setup  ## all tests, and which lines and branches none of them takes
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered
