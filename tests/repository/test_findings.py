@@ -57,6 +57,14 @@ def test_findings_are_recomputed(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         assert " ".join(line.split()) in page
 
 
+def test_runs_on_minilm_are_recomputed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    page = unwrapped("docs/findings.md")
+    lines = printed("minilm.py", RESULTS / "minilm", monkeypatch, capsys)
+    assert len(lines) > 8
+    for line in lines:
+        assert " ".join(line.split()) in page
+
+
 def test_early_stopping_is_recomputed(
     runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

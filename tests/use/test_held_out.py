@@ -194,7 +194,7 @@ def measured_curves() -> list[dict[int, float]]:
     curves: dict[tuple[str, str], dict[int, float]] = {}
     for path in sorted((Path(__file__).parents[2] / "results").rglob("adaptation_curve*.csv")):
         cell = ""
-        for row in csv.DictReader(path.open(newline="")):
+        for row in csv.DictReader(path.read_text().splitlines()):
             cell = row["cell"] or cell  # named in its first row alone
             curves.setdefault((str(path), cell), {})[int(row["inner_step"])] = float(row["loss"])
     return list(curves.values())

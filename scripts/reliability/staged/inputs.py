@@ -217,7 +217,8 @@ def _as_parquet(columns: dict[str, list[Any]]) -> bytes:
     try:
         pa.parquet.write_table(pa.Table.from_pydict(columns), content)
     except (pa.ArrowException, ValueError, TypeError, OverflowError):  # one type a column
-        pd.DataFrame({str(k): map(str, v) for k, v in columns.items()}).to_csv(content, errors="replace")
+        words = {k: [str(one).encode(errors="replace").decode() for one in v] for k, v in columns.items()}
+        pd.DataFrame(words).to_csv(content)
     return content.getvalue()
 
 

@@ -1,6 +1,7 @@
 """A trained cell on the shared test tasks: its result, its adapter, and what it confuses."""
 
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -8,7 +9,6 @@ from jaxtyping import Float
 from reptile_scaling.config import Config
 from reptile_scaling.data.episodes import coverage
 from reptile_scaling.disk import named_refusals
-from reptile_scaling.laws import CalibrationError, calibration_error, calibration_errors
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.budget import Start
 from reptile_scaling.learning.cell_training import CellTraining
@@ -26,6 +26,9 @@ from reptile_scaling.model.adapter_facts import adaptation_facts
 from reptile_scaling.model.peft_io import save_adapter
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.records import CellResult, MetaTestTask
+
+if TYPE_CHECKING:
+    from reptile_scaling.laws import CalibrationError
 
 CHANCE_DRAWS = 40
 """Enough for the mean that perfectly calibrated answers show."""
@@ -54,6 +57,8 @@ def finish_cell(workbench: Workbench, training: CellTraining) -> None:
     _write_adapter(workbench, training, result)
     folder.write_inner_rates(rate_table(chosen.theta))
     folder.write_confusions(count_confusions(episodes, figures.predicted, workbench.corpus.dataset.class_names))
+    from reptile_scaling.laws import calibration_errors  # a cell that begins does not wait for scipy.stats
+
     columns = zip(
         figures.loss.tolist(),
         figures.accuracy.tolist(),
@@ -110,8 +115,10 @@ def _hits(figures: QueryLosses, config: Config) -> Float[np.ndarray, "T Q"]:
     return np.asarray(figures.predicted == own, dtype=np.float64)
 
 
-def _calibration(figures: QueryLosses, config: Config) -> CalibrationError:
+def _calibration(figures: QueryLosses, config: Config) -> "CalibrationError":
     """Of all answers on all test tasks."""
+    from reptile_scaling.laws import calibration_error
+
     correct = _hits(figures, config).astype(bool).ravel()
     return calibration_error(figures.after.confidence.ravel(), correct, n_bootstrap=CHANCE_DRAWS)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.image import imread
 
 from reptile_scaling.errors import InputError
 
@@ -75,6 +74,8 @@ def check_trackers(names: Sequence[str]) -> None:
 
 def _pixels(picture: Path) -> np.ndarray:
     """Height × width × RGB, 0 to 255."""
+    from matplotlib.image import imread  # a worker names trackers and draws nothing
+
     return (np.asarray(imread(picture))[..., :3] * 255).astype(np.uint8)
 
 
