@@ -221,7 +221,7 @@ def test_worth_is_measured_at_the_steps_fine_tuning_chose_on_validation_tasks(fi
 
 
 def test_worth_waits_until_all_initialisations_are_fine_tuned(finished: RunDirectory, tmp_path) -> None:
-    """The page is drawn while baselines come in, and tables of the first initialisations lie there before the result."""
+    """The page is drawn while baselines come in: tables of the first initialisations are there before the result."""
     shutil.copytree(finished.path, tmp_path / "run")
     run = RunDirectory(tmp_path / "run")
     (run.path / "baselines" / "no_meta_tuned.json").unlink()
