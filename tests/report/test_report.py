@@ -24,7 +24,7 @@ from rich.console import Console
 
 from reptile_scaling.analysis.accuracy_law import accuracy_law_of_run, calibration_sentence
 from reptile_scaling.analysis.difficulty import class_difficulties, task_difficulties
-from reptile_scaling.analysis.law_of_run import law_of_run
+from reptile_scaling.analysis.law_of_run import law_of_run, losses_of_run
 from reptile_scaling.analysis.levels import best_cells, best_level, shown_levels
 from reptile_scaling.analysis.standing import standing_sentence, standings
 from reptile_scaling.analysis.steps_worth import worth_sentence
@@ -227,6 +227,15 @@ def test_worth_waits_until_all_initialisations_are_fine_tuned(finished: RunDirec
     (run.path / "baselines" / "no_meta_tuned.json").unlink()
     assert list(run.baseline_folder("no_meta_tuned").glob("seed_*_curve_tasks.csv"))
     assert worth_sentence(run) == ""
+
+
+def test_law_of_a_run_that_goes_on_takes_the_cells_it_began_with(finished: RunDirectory, monkeypatch) -> None:
+    """The page is drawn while cells come in: one more is done than when the results were read."""
+    before = finished.results()[:-1]
+    monkeypatch.setattr(RunDirectory, "results", lambda self: before)
+    table = losses_of_run(finished)
+    assert table.task_losses is not None
+    assert len(table.task_losses) == len(table.x) == len(before)
 
 
 def copy_tested_last(finished: RunDirectory, folder: Path) -> RunDirectory:

@@ -48,9 +48,8 @@ def losses_of_run(run: RunDirectory) -> LossTable:
         return losses_of_splits(run)
     results = run.results()
     axis = AXES[results[0].axis if results else "n_tasks"]
-    task_losses = [
-        [task.loss for task in run.cell(cell).read_test_tasks()] for cell in run.cells() if run.cell(cell).is_done
-    ]
+    # Of these cells alone: while a run goes on, another may have been done since.
+    task_losses = [[task.loss for task in run.cell(r.cell).read_test_tasks()] for r in results]
     return LossTable(
         x=np.array([r.level for r in results], dtype=float),
         loss=np.array([r.meta_test_loss for r in results], dtype=float),
