@@ -2,17 +2,22 @@
 
 import os
 import runpy
+import shutil
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a test must not wait for the network
 # Tiny models gain nothing from threads, and on a busy machine their barriers made one test take 288 s instead of 8.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Folders of runs in memory, where there is room: a disk takes its time over each of some hundred flushes of a sweep.
+if (memory := Path("/dev/shm")).is_dir() and shutil.disk_usage(memory).free > 2e9:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
 
 from collections.abc import Iterator
 
 import jaxtyping
 import numpy as np
 import pytest
+from staged.processes import begin
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -27,6 +32,11 @@ THINGS = ("door", "car", "box", "letter", "window", "chair", "book", "lamp", "co
 
 SHAPES_CHECKED = ("analysis", "baselines", "data", "laws", "learning", "model")
 """Wings whose tests check every array's shape at every call; it would make whole sweeps take twice as long."""
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.items:  # none in the process that only gives tests out
+        begin()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,21 +1,17 @@
 """The command line as a user meets it: a whole small sweep, resuming, and one sentence for every mistake."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import typer.main
 import yaml
+from staged.processes import call
 
 from reptile_scaling.cli import app, main
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
-
-COMMAND = [sys.executable, "-c", "from reptile_scaling.cli import main; main()"]
-
 
 # A new option is a reviewed line here (a policy of torchtitan's).
 OPTIONS = {
@@ -45,13 +41,6 @@ def test_commands_and_options_are_these_and_no_others() -> None:
     }
     assert found == OPTIONS
     assert {option for parameter in door.params for option in parameter.opts} >= {"--version", "--install-completion"}
-
-
-def call(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=environment, timeout=300
-    )
 
 
 def refused(arguments: list[object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:

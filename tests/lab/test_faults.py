@@ -5,8 +5,6 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from staged.processes import MAIN, Started, start
 
 import reptile_scaling.lab.worker as worker
 import reptile_scaling.learning.cohort as cohort
@@ -74,17 +73,6 @@ def whole(small, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     return swept(small, tmp_path_factory.mktemp("whole"))
 
 
-def start(code: str, *arguments: object) -> subprocess.Popen[str]:
-    environment = {**os.environ, "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
-
-
-PLAIN = "from reptile_scaling.cli import main; main()"
-
-
 def same_results(run: RunDirectory, other: RunDirectory, atol: float = 1e-6) -> None:
     assert [r.n_tasks for r in run.results()] == [r.n_tasks for r in other.results()]
     for cell in other.cells():
@@ -118,7 +106,7 @@ def test_killed_again_and_again_in_the_middle_of_a_write_equals_uninterrupted(co
         printed, errors = killed.communicate(timeout=120)
         assert killed.returncode == -signal.SIGKILL, errors
     done_before = {p: p.stat().st_mtime_ns for p in out.rglob("final_result.json")}
-    finished = start(PLAIN, "run", config_file, "--out", out)
+    finished = start(MAIN, "run", config_file, "--out", out)
     printed, errors = finished.communicate(timeout=240)
     assert finished.returncode == 0, (printed, errors)
     assert {p: p.stat().st_mtime_ns for p in done_before} == done_before, "a finished cell was touched"
@@ -127,13 +115,13 @@ def test_killed_again_and_again_in_the_middle_of_a_write_equals_uninterrupted(co
     assert not list(out.rglob("*.part")), "what was cut was not swept up"
 
 
-def wait_for_step(out: Path, process: subprocess.Popen[str], at_least: int = 1) -> None:
+def wait_for_step(out: Path, process: Started, at_least: int = 1) -> None:
     """Until some cell has taken so many steps."""
     for _ in range(1200):
         states = [json.loads(p.read_text()) for p in out.glob("*/status.json")]
         if any(s["state"] == "running" and s["meta_step"] >= at_least for s in states):
             return
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.communicate(1.0)
         time.sleep(0.05)
     raise AssertionError("no cell took a step in a minute")
 
@@ -142,7 +130,7 @@ def test_ctrl_c_saves_the_step_and_the_same_command_goes_on(small, tmp_path) -> 
     long = {**small, "n_tasks_list": [2, 8], "seeds": [0], "num_meta_steps": 60, "eval_interval": 60}
     config_file, out = tmp_path / "long.yaml", tmp_path / "out"
     config_file.write_text(yaml.safe_dump(long))
-    process = start(PLAIN, "run", config_file, "--out", out)
+    process = start(MAIN, "run", config_file, "--out", out)
     wait_for_step(out, process)
     process.send_signal(signal.SIGINT)
     printed, errors = process.communicate(timeout=60)
@@ -152,7 +140,7 @@ def test_ctrl_c_saves_the_step_and_the_same_command_goes_on(small, tmp_path) -> 
     statuses = [run.cell(cell).read_status() for cell in run.cells()]
     assert all(s.state == "pending" and s.meta_step > 0 for s in statuses)
     assert run.cell(Cell(2, 0)).read_checkpoints()[0].meta_step == statuses[0].meta_step
-    again = start(PLAIN, "run", config_file, "--out", out)
+    again = start(MAIN, "run", config_file, "--out", out)
     _, errors = again.communicate(timeout=240)
     assert again.returncode == 0, errors
     same_results(run, swept(long, tmp_path / "whole"))
@@ -161,7 +149,7 @@ def test_ctrl_c_saves_the_step_and_the_same_command_goes_on(small, tmp_path) -> 
 def test_second_ctrl_c_stops_at_once(small, tmp_path) -> None:
     config_file, out = tmp_path / "long.yaml", tmp_path / "out"
     config_file.write_text(yaml.safe_dump({**small, "num_meta_steps": 100_000, "eval_interval": 100_000}))
-    slow = PLAIN.replace("; main()", "\nimport time, reptile_scaling.learning.cohort as c\nstep = c.meta_step\n") + (
+    slow = MAIN.replace("; main()", "\nimport time, reptile_scaling.learning.cohort as c\nstep = c.meta_step\n") + (
         "def slow(*a):\n    outcomes = step(*a)\n    time.sleep(60)\n    return outcomes\nc.meta_step = slow\nmain()"
     )
     process = start(slow, "run", config_file, "--out", out)
@@ -173,6 +161,24 @@ def test_second_ctrl_c_stops_at_once(small, tmp_path) -> None:
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=20)
     assert process.returncode == 130 and "Stopped at once" in printed
+
+
+def test_workers_end_with_the_command_that_is_killed(small, tmp_path) -> None:
+    config_file, out = tmp_path / "long.yaml", tmp_path / "out"
+    long = {**small, "num_meta_steps": 100_000, "eval_interval": 100_000, "devices": ["cpu", "cpu"]}
+    config_file.write_text(yaml.safe_dump(long))
+    process = start(MAIN, "run", config_file, "--out", out)
+    wait_for_step(out, process)
+    pids = [worker.pid for worker in RunDirectory(out).read_workers()]
+    assert pids and process.pid not in pids
+    process.send_signal(signal.SIGKILL)
+    for _ in range(100):
+        alive = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+        if not alive:
+            break
+        time.sleep(0.1)
+    assert not alive
+    process.communicate(timeout=10)
 
 
 def failing_in(cell: Cell, error: Exception):
@@ -255,13 +261,13 @@ def test_cell_too_large_for_one_task_at_a_time_fails_with_the_reason(small, tmp_
 def test_full_disk_stops_with_a_sentence_and_resumes_when_there_is_room(config_file, tmp_path, whole) -> None:
     """A limit on the size of files stands for the disk: checkpoints and adapters do not fit."""
     out = tmp_path / "out"
-    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))\n" + PLAIN
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))\n" + MAIN
     process = start(limited, "run", config_file, "--out", out)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2, errors
     assert "cannot be written (File too large): raise the limit on file sizes" in errors.splitlines()[-1]
     assert "Traceback" not in errors
-    again = start(PLAIN, "run", config_file, "--out", out)
+    again = start(MAIN, "run", config_file, "--out", out)
     _, errors = again.communicate(timeout=240)
     assert again.returncode == 0, errors
     same_results(RunDirectory(out), whole)

@@ -1,8 +1,5 @@
 """A real Ray cluster of two nodes on this machine; one of them is killed."""
 
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_faults import PLAIN, same_results
+from staged.processes import MAIN, call
+from staged.ray_cluster import RayCluster, environment
+from test_faults import same_results
 
 from reptile_scaling.config import make_config
 from reptile_scaling.lab.plan import plan_sweep
@@ -18,54 +17,17 @@ from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 
-RAY = str(Path(sys.executable).with_name("ray"))
-PORT = 6399
-SMALL = ("--object-store-memory=100000000", "--disable-usage-stats")
-
-
-def ray_cli(*arguments: str) -> None:
-    done = subprocess.run([RAY, *arguments], capture_output=True, text=True, timeout=120, env=environment())
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def environment() -> dict[str, str]:
-    paths = os.pathsep.join(p for p in sys.path if p)
-    # A token that one local cluster leaves in the home folder locks the next one's nodes out.
-    ray = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-    return {**os.environ, **ray, "HF_HUB_OFFLINE": "1", "PYTHONPATH": paths, "COLUMNS": "200"}
-
-
-def start_node(log: Path) -> subprocess.Popen[bytes]:
-    """A working node in a process group of its own, once it has joined; nodes that start at once may collide."""
-    with open(log, "wb") as file:
-        node = subprocess.Popen(
-            [RAY, "start", f"--address=127.0.0.1:{PORT}", "--num-cpus=1", "--block", *SMALL],
-            stdout=file, stderr=subprocess.STDOUT, env=environment(), start_new_session=True,
-        )  # fmt: skip
-    for _ in range(600):
-        if "Ray runtime started" in log.read_text():
-            return node
-        assert node.poll() is None, log.read_text()
-        time.sleep(0.1)
-    raise AssertionError(log.read_text())
-
 
 @pytest.fixture
-def cluster(tmp_path) -> Iterator[subprocess.Popen[bytes]]:
-    """The head runs nothing; the second node, which is handed over, works beside a third."""
-    ray_cli("start", "--head", f"--port={PORT}", "--num-cpus=0", "--include-dashboard=false", *SMALL)
-    nodes = [start_node(tmp_path / f"node_{i}.log") for i in range(2)]
-    yield nodes[0]
-    for node in nodes:
-        if node.poll() is None:
-            os.killpg(node.pid, 9)
-        node.wait()
-    ray_cli("stop", "--force")
+def cluster(tmp_path) -> Iterator[RayCluster]:
+    """The head runs nothing; the first node, which is killed, works beside a second."""
+    with RayCluster(tmp_path) as cluster:
+        yield cluster
 
 
 def test_cluster_gives_what_one_machine_gives_though_a_node_is_killed(cluster, toy_settings, tmp_path) -> None:
     settings = {
-        **toy_settings, "n_tasks_list": [2, 4, 8, 16], "cells_per_cohort": 2, "num_meta_steps": 150,
+        **toy_settings, "n_tasks_list": [2, 4, 8, 16], "seeds": [0], "cells_per_cohort": 1, "num_meta_steps": 60,
         "eval_interval": 10, "devices": "auto",
     }  # fmt: skip
     config_file, out = tmp_path / "c.yaml", tmp_path / "out"
@@ -76,14 +38,11 @@ def test_cluster_gives_what_one_machine_gives_though_a_node_is_killed(cluster, t
         # Both nodes must be at work, or the one that dies may never have begun.
         while not (len([*out.glob("workers/*.json")]) == 2 and any(out.glob("*/checkpoint.safetensors"))):
             time.sleep(0.2)
-        os.killpg(cluster.pid, 9)
+        cluster.kill_node()
         killed.set()
 
     threading.Thread(target=kill_when_at_work, daemon=True).start()
-    done = subprocess.run(
-        [sys.executable, "-c", PLAIN, "run", str(config_file), "--out", str(out), "--executor", "ray"],
-        capture_output=True, text=True, timeout=400, env={**environment(), "RAY_ADDRESS": f"127.0.0.1:{PORT}"},
-    )  # fmt: skip
+    done = call("run", config_file, "--out", out, "--executor", "ray", environment=cluster.environment())
     assert done.returncode == 0, done.stdout + done.stderr
     assert killed.is_set()
     assert len(RunDirectory(out).read_workers()) == 2
@@ -104,11 +63,8 @@ def test_local_cluster_whose_worker_does_not_see_the_folder(toy_settings, tmp_pa
     settings = {**toy_settings, "n_tasks_list": [2, 8], "seeds": [0], "devices": "auto"}
     config_file, out = tmp_path / "c.yaml", tmp_path / "out"
     config_file.write_text(yaml.safe_dump(settings))
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_SHARED_FOLDER + PLAIN, "run", str(config_file), "--out", str(out)]
-        + ["--executor", "ray"],
-        capture_output=True, text=True, timeout=200, env=environment(),
-    )  # fmt: skip
+    blind = WITHOUT_SHARED_FOLDER + MAIN
+    done = call("run", config_file, "--out", out, "--executor", "ray", code=blind, environment=environment())
     assert done.returncode == 0, done.stdout + done.stderr
     alone = RunDirectory(tmp_path / "alone")
     run_sweep(plan_sweep(make_config({**settings, "devices": "cpu"}), alone), alone)

@@ -5,12 +5,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from staged.processes import call
 
 from reptile_scaling.data.dataset import make_dataset
 from reptile_scaling.errors import InputError
 from reptile_scaling.use.kept_support import START, SUPPORT, begin_again
 from reptile_scaling.use.labeller import adapt_to_labels, open_labeller
-from test_cli import call
 
 
 def test_adding_labels_twice_is_adapting_to_all_at_once(adapter, support_of, tmp_path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from staged.processes import call
 
 from reptile_scaling.config import make_config
 from reptile_scaling.data.episodes import TaskPool
@@ -26,7 +27,7 @@ from reptile_scaling.learning.workbench import open_corpus, open_workbench
 from reptile_scaling.model.peft_io import load_adapter
 from reptile_scaling.use.agreement import wilson_interval
 from reptile_scaling.use.labeller import adapt_to_labels, engine_for_texts, open_labeller
-from test_cli import call, refused
+from test_cli import refused
 
 
 @pytest.mark.parametrize("head", ["classifier", "zero", "prototype"])

@@ -18,6 +18,8 @@ from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell, grid
 from reptile_scaling.runs.records import PoolTask
 
+WORKERS_IMPORT = ("reptile_scaling.lab.worker", "transformers.modeling_utils")
+
 
 def run_sweep(plan: Plan, run: RunDirectory, stop: Flag | None = None) -> None:
     """Takes the folder, writes the pools, runs every job that is left, and writes the results table.
@@ -45,6 +47,7 @@ def run_sweep(plan: Plan, run: RunDirectory, stop: Flag | None = None) -> None:
         folders_of=partial(_folders_of, run),
         give_up=partial(give_up, run),
         stop=stop or threading.Event(),
+        imports=WORKERS_IMPORT,
         options=config.slurm,
     )
     try:

@@ -63,7 +63,8 @@ def predict_with_start(fit: StartAndFloor, x: Float[np.ndarray, " M"]) -> Float[
     low, high = np.full(x.size, fit.floor), np.full(x.size, fit.start)
     for _ in range(60):
         middle = (low + high) / 2
-        left = np.log(middle - fit.floor) - fit.alpha * np.log(fit.start - middle)
+        with np.errstate(divide="ignore", invalid="ignore"):  # at an end the search has converged
+            left = np.log(middle - fit.floor) - fit.alpha * np.log(fit.start - middle)
         above = left > np.log(fit.scale) - fit.c * np.log(x)
         low, high = np.where(above, low, middle), np.where(above, middle, high)
     return np.asarray((low + high) / 2)

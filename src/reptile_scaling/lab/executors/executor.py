@@ -42,6 +42,8 @@ class Assignment(Generic[Job]):
     """Told of a job that no worker could do, and why."""
     stop: Flag
     """Once set, each worker's step in progress is the last."""
+    imports: Sequence[str] = ()
+    """Modules that a worker needs before it can begin."""
     options: Mapping[str, object] = field(default_factory=dict)
     """What the user says to the executor's own scheduler."""
 

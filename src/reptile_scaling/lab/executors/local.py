@@ -7,6 +7,7 @@ back into the queue, so a crash costs what the job had not yet saved.
 import multiprocessing
 import multiprocessing.connection
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -65,7 +66,7 @@ class _Pool(Generic[Job]):
     """Deaths of a device's workers without a finished job between them."""
 
     def run(self, places: Sequence[tuple[str, str]]) -> None:
-        context, stop = multiprocessing.get_context("spawn"), self.assignment.stop
+        context, stop = _context(self.assignment), self.assignment.stop
         shared = context.Event()
         try:
             for name, device in places[: len(self.queue)]:
@@ -149,6 +150,16 @@ class _Pool(Generic[Job]):
             self.remotes.append(self._start(context, remote.name, remote.device, shared))
 
 
+def _context(assignment: Assignment[Any]) -> Any:
+    """Workers of CPUs are forked from a process that has imported what they need; an accelerator's are not, for its
+    driver does not outlive a fork."""
+    if sys.platform != "linux" or set(assignment.devices) != {"cpu"}:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(assignment.imports))
+    return context
+
+
 def _cause(exitcode: int) -> str:
     return f"killed by signal {-exitcode}" if exitcode < 0 else f"exit code {exitcode}"
 
@@ -172,12 +183,11 @@ def _work(make_worker: MakeWorker[Job], folder: Path, name: str, device: str, co
 
 def _end_with_parent() -> None:
     """A parent that is killed leaves no orphans behind that would go on writing."""
-    parent = os.getppid()
-    stopped = threading.Event()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def watch() -> None:
-        while not stopped.wait(1.0):
-            if os.getppid() != parent:
-                os._exit(1)
+        parent.join()
+        os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
