@@ -1,13 +1,16 @@
 # The lab book: each target is one thing a reader of this repository does.
-.PHONY: demo test check figures findings coverage docs help setup
+.PHONY: demo test endurance check figures findings coverage docs help setup
 OUT ?= experiments_scaling_law
 PYTEST = .venv/bin/python -m pytest -q -n 2 --dist worksteal
 
 demo: setup  ## the scaling curve of the preset demo, from a bare clone
 	.venv/bin/reptile-scaling run demo --out $(OUT)
 
-test: setup  ## all tests
-	$(PYTEST)
+test: setup  ## the tests of ten minutes on two cores
+	$(PYTEST) -m "not endurance"
+
+endurance: setup  ## the other tests: sweeps that are killed, cut, starved, spread over processes and clusters
+	$(PYTEST) -m endurance
 
 check: setup  ## style, types, spelling, sizes, the configuration's page; what pre-commit runs
 	.venv/bin/ruff check .

@@ -12,6 +12,8 @@ import pytest
 from reptile_scaling.config import load_config, make_config
 from reptile_scaling.runs.directory import RunDirectory
 
+pytestmark = pytest.mark.endurance
+
 NOTEBOOK = Path(__file__).parents[1] / "reptile_scaling_law_experiments.ipynb"
 MISSION_KEYS = {
     "model_name", "n_way", "k_support", "k_query", "inner_lr", "meta_lr", "k_inner", "meta_batch_size",

@@ -13,6 +13,8 @@ import yaml
 
 from reptile_scaling import __version__
 
+pytestmark = pytest.mark.endurance
+
 ROOT = Path(__file__).parents[1]
 Call = Callable[..., subprocess.CompletedProcess[str]]
 

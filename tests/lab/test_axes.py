@@ -15,6 +15,8 @@ from reptile_scaling.report import write_report
 from reptile_scaling.runs.directory import RunDirectory
 from toy_models import tiny_model
 
+pytestmark = pytest.mark.endurance
+
 
 def swept(settings: dict[str, object], out: Path) -> RunDirectory:
     run = RunDirectory(out)

@@ -22,6 +22,8 @@ from reptile_scaling.errors import InputError
 from reptile_scaling.learning import cohort
 from reptile_scaling.runs.directory import RunDirectory
 
+pytestmark = pytest.mark.endurance
+
 SPLITS = [{"train": 0.5, "validation": 0.25, "seed": seed} for seed in (0, 1)]
 NAMES = ["0.5-0.25-seed-0", "0.5-0.25-seed-1"]
 

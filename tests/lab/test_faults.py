@@ -30,6 +30,8 @@ from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.storage import write_bytes
 
+pytestmark = pytest.mark.endurance
+
 # Cuts a write in half, at the n-th file, as a power cut does: nothing after it happens.
 DIE_AT_WRITE = """
 import os, signal, sys

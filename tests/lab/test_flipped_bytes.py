@@ -5,6 +5,8 @@ import random
 import pytest
 from flipped_bytes import kinds_of, notices, sealed_run
 
+pytestmark = pytest.mark.endurance
+
 KINDS = (
     "prefix cache", "checkpoint", "adapter", "head", "moments", "facts", "digests", "converted model", "pool", "result",
     "test tasks", "confusions", "curve", "train_stats", "eval_stats", "experiment", "baseline", "results table",

@@ -11,6 +11,8 @@ from staged.tiny_sweep import largest_difference, sweep, tiny_config
 import reptile_scaling.runs.lease as lease
 from reptile_scaling.errors import StorageError
 
+pytestmark = pytest.mark.endurance
+
 TOLERANCE = 1e-6  # where a cohort goes on with other cells beside it, sums are taken in another order
 
 

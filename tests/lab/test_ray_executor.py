@@ -17,6 +17,8 @@ from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 
+pytestmark = pytest.mark.endurance
+
 
 @pytest.fixture
 def cluster(tmp_path) -> Iterator[RayCluster]:

@@ -23,6 +23,8 @@ from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.lease import LEASE, Lease, held
 from reptile_scaling.storage import read_record
 
+pytestmark = pytest.mark.endurance
+
 LOCAL = {"cluster": "local"}
 SLURM = {"executor": "slurm", "slurm": LOCAL, "devices": "auto", "cells_per_cohort": 2, "baselines": []}
 

@@ -7,10 +7,14 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from reptile_scaling.config import make_config
 from reptile_scaling.lab.plan import plan_sweep
 from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.runs.directory import RunDirectory
+
+pytestmark = pytest.mark.endurance
 
 SECONDS_BETWEEN_KILLS = 4.0
 

@@ -17,6 +17,8 @@ from reptile_scaling.learning.workbench import fresh_initialisation, open_corpus
 from reptile_scaling.model.devices import free_memory
 from reptile_scaling.model.memory import MemoryNeed
 
+pytestmark = pytest.mark.endurance
+
 PLAN = MemoryNeed(
     program=0, weights=1000, cache=500, adapter=10, tokens_per_task=20.0, activations_per_token=3.75, slack=1.25
 )

@@ -10,6 +10,8 @@ import pytest
 
 from reptile_scaling.bench.launches import LAYERS, count_launches
 
+pytestmark = pytest.mark.endurance
+
 
 @pytest.fixture(scope="module")
 def launches() -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
-LAB_BOOK = {"demo", "test", "check", "figures", "findings", "coverage", "docs"}
+LAB_BOOK = {"demo", "test", "endurance", "check", "figures", "findings", "coverage", "docs"}
 
 
 def recipe(target: str) -> list[str]:
@@ -30,7 +30,7 @@ def test_workflow_runs_what_ci_runs() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     commands = [step.get("run") for step in workflow["jobs"]["check-and-test"]["steps"]]
     assert commands[-1] == ".ci/run"
-    assert {"make check", "make test"} <= set((ROOT / ".ci" / "run").read_text().splitlines())
+    assert {"make check", "make test", "make endurance"} <= set((ROOT / ".ci" / "run").read_text().splitlines())
 
 
 def test_tools_of_the_checks_are_pinned() -> None:

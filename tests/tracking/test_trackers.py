@@ -25,6 +25,8 @@ from reptile_scaling.tracking.notes import law_name
 from reptile_scaling.tracking.telling import Listener, begin_accelerate, follow_cell
 from reptile_scaling.tracking.trackers import TRACKERS, Place, check_trackers
 
+pytestmark = pytest.mark.endurance
+
 CELL = Cell(2, 0)
 LOSS = "train/support_loss_last_step"
 RESULT = CellResult(
