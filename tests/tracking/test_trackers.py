@@ -3,8 +3,10 @@
 import importlib.util
 import json
 import sqlite3
+import struct
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,9 +69,11 @@ def tensorboard_steps(base: Path) -> list[int]:
 
 
 def mlflow_steps(base: Path) -> list[int]:
-    from mlflow import MlflowClient
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what SQLAlchemy will not have one day
+        from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{base}/mlflow.db")
+        client = MlflowClient(f"sqlite:///{base}/mlflow.db")
     note = RunDirectory(base / "run").cell(CELL).tracker_notes.read("mlflow")
     assert note is not None
     run = client.get_run(note.run_id)
@@ -84,16 +88,28 @@ def trackio_steps(base: Path) -> list[int]:
     return [step for step, metrics in rows if LOSS in json.loads(metrics)]
 
 
+def wandb_records(content: bytes) -> Iterator[bytes]:
+    """Of an offline run's file: LevelDB's log after seven bytes, in blocks of 32 kB that no record's header crosses."""
+    block, header, place, record = 1 << 15, 7, 7, b""
+    while place + header <= len(content):
+        if place % block > block - header:
+            place += block - place % block
+            continue
+        length, kind = struct.unpack("<HB", content[place + 4 : place + header])
+        record += content[place + header : place + header + length]
+        place += header + length
+        if kind in (1, 4):  # whole, or its last part
+            yield record
+            record = b""
+
+
 def wandb_steps(base: Path) -> list[int]:
     """Of the parts of an offline run, which W&B puts together by the id they share."""
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
     steps = []
     for path in sorted(base.glob("wandb/offline-run-*/*.wandb")):
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
+        for data in wandb_records(path.read_bytes()):
             record = Record.FromString(data)
             items = {"/".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
             if LOSS in items:
