@@ -2,9 +2,10 @@
 
     python3.12 -m venv PEERS && PEERS/bin/pip install simple-scaling-laws
     python scripts/law/peers.py PEERS/bin/python [sweeps per truth]
+    python scripts/law/peers.py            the table of docs/law.md from results/law/peers.json
 
 The package is no dependency: it runs in its own environment, reads the tables on standard input and answers on
-standard output (`--peer` below). Prints a table and writes results/law/peers.json.
+standard output (`--peer` below). Writes results/law/peers.json and prints its table.
 
 The package fits one form, a power law with a floor, and gives no verdict. For it, "scaling" is read as generously as
 we can: its 95 % interval of the mean loss at the largest N lies wholly below that at the smallest.
@@ -31,6 +32,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 
+RESULTS = Path("results/law/peers.json")
 SEED = 2718
 N_DRAWS = 400  # for both sides
 N_STARTS, N_RESAMPLED, DELTA = 10, 100, 1e-3
@@ -188,9 +190,42 @@ def main(peer_python: str, n_sweeps: int) -> None:
         }
         for who, row in results[f"{truth}, {noise}"].items():
             print(f"{truth:12} {noise:8} {who:28} {row}", flush=True)
-    Path("results/law/peers.json").write_text(
-        json.dumps({"seed": SEED, "n_sweeps": n_sweeps, "by_truth": results}, indent=1) + "\n"
+    RESULTS.write_text(json.dumps({"seed": SEED, "n_sweeps": n_sweeps, "by_truth": results}, indent=1) + "\n")
+
+
+def markdown(found: dict[str, Any]) -> list[str]:
+    """A row for each world, an entry for each way of fitting; then the sums and the medians over worlds."""
+    worlds, n = found["by_truth"], found["n_sweeps"]
+    peer = next(name for name in next(iter(worlds.values())) if name.startswith("simple"))
+    ways = {"ours": "ours", "our floor": "ours_floor_form", "package": peer, "grid": "grid", "starts": "starts"}
+    scaling = [name for name in ways if name != "our floor"]
+    lines = [
+        f"| truth, noise ({n} sweeps each) | scaling claimed rightly: {' / '.join(scaling)} | "
+        f"β covered (median width): {' / '.join(name for name in ways if name != 'grid')} | "
+        f"median seconds: {' / '.join(scaling)} |",
+        "|---|---|---|---|",
+    ]
+    for world, row in worlds.items():
+        right = " / ".join(f"{100 * row[ways[name]]['scaling_right']:.0f} %" for name in scaling)
+        covered = " / ".join(_covered(row[ways[name]]) for name in ways if name != "grid")
+        seconds = " / ".join(f"{row[ways[name]]['median_seconds']:.2f}" for name in scaling)
+        lines.append(f"| {world} | {right} | {covered} | {seconds} |")
+    total = n * len(worlds)
+    claims = {name: sum(row[ways[name]]["scaling_right"] for row in worlds.values()) * n for name in scaling}
+    times = {name: sorted(row[ways[name]]["median_seconds"] for row in worlds.values()) for name in scaling}
+    lines.append("")
+    lines.append(
+        f"Claimed rightly, of {total} sweeps: "
+        + ", ".join(f"{name} {claims[name]:.0f}" for name in scaling)
+        + "; the middle world's median seconds: "
+        + ", ".join(f"{name} {times[name][len(worlds) // 2]:.2f}" for name in scaling)
+        + "."
     )
+    return lines
+
+
+def _covered(of: dict[str, Any]) -> str:
+    return f"{100 * of['beta_coverage']:.0f} % ({of['beta_median_width']:.3g})" if of["beta_given"] else "–"
 
 
 def _shares(answers: list[dict[str, Any]]) -> dict[str, float]:
@@ -203,7 +238,11 @@ if __name__ == "__main__":
         answer_as_peer()
         sys.exit()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("peer_python", metavar="PEERS/bin/python", help="the interpreter that has the package")
+    parser.add_argument(
+        "peer_python", metavar="PEERS/bin/python", nargs="?", help="the interpreter that has the package"
+    )
     parser.add_argument("sweeps", type=int, nargs="?", default=100, help="per truth")
     given = parser.parse_args()
-    main(given.peer_python, given.sweeps)
+    if given.peer_python:
+        main(given.peer_python, given.sweeps)
+    print("\n".join(markdown(json.loads(RESULTS.read_text()))))

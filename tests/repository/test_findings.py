@@ -1,6 +1,7 @@
 """What README.md and docs/findings.md claim of Banking77 is what the committed tables say, computed anew."""
 
 import filecmp
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -118,3 +119,10 @@ def test_names_of_lines_do_not_overlap(name: str, runs: Path) -> None:
         boxes = sorted((artist.get_window_extent() for artist in names), key=lambda box: box.y0)
         for below, above in zip(boxes, boxes[1:], strict=False):
             assert below.y1 <= above.y0 + 1 or below.x1 <= above.x0 or above.x1 <= below.x0, chart.name
+
+
+def test_table_of_peers_is_that_of_the_results() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "law" / "peers.py"))
+    lines = script["markdown"](json.loads((RESULTS / "law" / "peers.json").read_text()))
+    page = (ROOT / "docs" / "law.md").read_text()
+    assert len(lines) > 10 and [line for line in lines if line not in page] == []
