@@ -18,7 +18,7 @@ EXPERIMENT = ROOT / "scripts" / "experiment"
 WANTED = {
     "banking77": ["RUNS", "RESULTS"], "early_stopping": ["RUN"], "expectations": ["RUN"], "findings": ["RESULTS"],
     "learners": ["OUT"], "learner_steps": ["OUT"],
-    "methods": ["OUT"], "part_tables": ["RESULTS", "RUNS"], "peers": ["PEERS/bin/python"], "pilot": ["OUT", "CONFIG"],
+    "methods": ["OUT"], "part_tables": ["RESULTS", "RUNS"], "pilot": ["OUT", "CONFIG"],
 }  # fmt: skip
 
 
