@@ -221,6 +221,18 @@ def markdown(found: dict[str, Any]) -> list[str]:
         + ", ".join(f"{name} {times[name][len(worlds) // 2]:.2f}" for name in scaling)
         + "."
     )
+    falling = [row for world, row in worlds.items() if not world.startswith("rising")]
+    held = {name: [row[ways[name]] for row in falling if row[ways[name]]["beta_given"]] for name in ways}
+    lines.append(
+        "Of sweeps whose truth falls with a β, its interval held it in "
+        + ", ".join(
+            f"{sum(round(n * of['beta_given'] * of['beta_coverage']) for of in rows)} of "
+            f"{sum(round(n * of['beta_given']) for of in rows)} ({name})"
+            for name, rows in held.items()
+            if rows
+        )
+        + "."
+    )
     return lines
 
 

@@ -9,7 +9,7 @@ its workers, in half of the cases after one worker alone; with Ray one of the co
 all of its processes, or the head. Counted are kills that met a living process, results that were there before a kill
 and not after it or at the end, the work that a kill cost (seconds since the newest checkpoint of a cell), and the
 growth of a worker's memory. Adds a line to results/reliability/kills.jsonl after each round, so a stop loses none; a
-seed whose rounds stand there goes on behind them.
+seed whose rounds stand there goes on behind them. Killing a head stops every Ray cluster of this machine.
 """
 
 import argparse
@@ -92,7 +92,8 @@ def one_round(config_file: Path, out: Path, whole: RunDirectory, rng: random.Ran
                 if alive and ends is None:
                     ends = time.monotonic() + rng.uniform(0, SECONDS_TO_KILL)
                 for worker in alive:
-                    memory.setdefault(worker.pid, []).append(resident_bytes(worker.pid))
+                    with contextlib.suppress(OSError):
+                        memory.setdefault(worker.pid, []).append(resident_bytes(worker.pid))
             if process.poll() is not None:
                 break
             before = finished(run)

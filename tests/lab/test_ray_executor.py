@@ -29,7 +29,7 @@ def cluster(tmp_path) -> Iterator[RayCluster]:
 
 def test_cluster_gives_what_one_machine_gives_though_a_node_is_killed(cluster, toy_settings, tmp_path) -> None:
     settings = {
-        **toy_settings, "n_tasks_list": [2, 4, 8, 16], "seeds": [0], "cells_per_cohort": 1, "num_meta_steps": 60,
+        **toy_settings, "n_tasks_list": [2, 4, 8, 16], "cells_per_cohort": 2, "num_meta_steps": 150,
         "eval_interval": 10, "devices": "auto",
     }  # fmt: skip
     config_file, out = tmp_path / "c.yaml", tmp_path / "out"
