@@ -44,7 +44,7 @@ def test_cluster_gives_what_one_machine_gives_though_a_node_is_killed(cluster, t
         killed.set()
 
     threading.Thread(target=kill_when_at_work, daemon=True).start()
-    done = call("run", config_file, "--out", out, "--executor", "ray", environment=cluster.environment())
+    done = call("run", config_file, "--out", out, "--executor", "ray", environment=cluster.environment(), timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     assert killed.is_set()
     assert len(RunDirectory(out).read_workers()) == 2

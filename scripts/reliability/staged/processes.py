@@ -78,11 +78,15 @@ def start(
 
 
 def call(
-    *arguments: object, cwd: Path | None = None, code: str = MAIN, environment: Mapping[str, str] | None = None
+    *arguments: object,
+    cwd: Path | None = None,
+    code: str = MAIN,
+    environment: Mapping[str, str] | None = None,
+    timeout: float = 300,
 ) -> subprocess.CompletedProcess[str]:
     """The command line with its arguments, to its end."""
     process = start(code, *arguments, cwd=cwd, environment=environment)
-    printed, errors = process.communicate(timeout=300)
+    printed, errors = process.communicate(timeout)
     assert process.returncode is not None
     return subprocess.CompletedProcess(["reptile-scaling", *map(str, arguments)], process.returncode, printed, errors)
 
