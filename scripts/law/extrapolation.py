@@ -27,7 +27,7 @@ from jaxtyping import Float
 from reptile_scaling.laws import LossTable, fit_floor_by_excess, fit_law
 from reptile_scaling.laws.excess import fit_start_and_floor, predict_with_floor, predict_with_start
 from reptile_scaling.laws.forms import FORMS, evaluate
-from reptile_scaling.laws.prediction import chosen_candidate
+from reptile_scaling.laws.open_forms import chosen_candidate
 from reptile_scaling.randomness import stream
 
 SEED, N_CURVES = 2718, 150

@@ -134,7 +134,7 @@ def our_answer(table: Any) -> dict[str, Any]:
     law = fit_law(table, n_bootstrap=N_DRAWS)
     seconds = time.perf_counter() - begin
     chosen = law.candidates.get(law.verdict.form)
-    beta = None if chosen is None else chosen.interval.get("beta")
+    beta = law.exponent_interval()
     floor = law.candidates["power_floor"].interval.get("beta") if "power_floor" in law.candidates else None
     return {
         "scaling": law.verdict.scaling_detected,

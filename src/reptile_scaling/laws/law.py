@@ -11,6 +11,7 @@ from reptile_scaling.laws.candidates import Candidate, fit_candidates
 from reptile_scaling.laws.fitting import fit_huber
 from reptile_scaling.laws.forms import FORMS
 from reptile_scaling.laws.levels import Levels, gather_levels
+from reptile_scaling.laws.open_forms import exponent_interval
 from reptile_scaling.laws.prediction import Prediction, TasksNeeded, predict_loss, solve_for_target
 from reptile_scaling.laws.table import LossTable, Transform, distinct_groups, transformed
 from reptile_scaling.laws.verdict import Verdict, decide
@@ -49,6 +50,13 @@ class Law:
         """The x at which the mean over seeds reaches `target`, with a 95 % interval; infinite where it never does."""
         return solve_for_target(self.candidates, self.verdict, self.levels, self.transform, float(target))
 
+    def exponent_interval(self) -> tuple[float, float] | None:
+        """95 % interval of the verdict's β that knows of the choice: over its form and those not ruled out beside it.
+
+        Of a single form, taken as given, `candidates[form].interval` says less. None where the verdict has no β.
+        """
+        return exponent_interval(self.candidates, self.verdict)
+
     def why_unidentified(self, name: str) -> str:
         """Why a form of FORMS says nothing here; empty where it is identified."""
         candidate = self.candidates.get(name)
@@ -71,6 +79,7 @@ class Law:
                 "form": self.verdict.form,
                 "scaling_detected": self.verdict.scaling_detected,
                 "alternatives": list(self.verdict.alternatives),
+                "beta_ci95": _pair(self.exponent_interval()),
                 "reasons": list(self.verdict.reasons),
             },
             "warnings": list(self.warnings),

@@ -18,7 +18,7 @@ from reptile_scaling.laws.forms import LOG_LINEAR, PLACED, POWER, POWER_FLOOR, F
 from reptile_scaling.laws.law import Law
 from reptile_scaling.laws.linear import Residual
 from reptile_scaling.laws.noise import NoiseLaw
-from reptile_scaling.laws.prediction import chosen_candidate
+from reptile_scaling.laws.open_forms import chosen_candidate
 from reptile_scaling.randomness import stream
 
 Goal = Literal["narrow_beta", "decide"]

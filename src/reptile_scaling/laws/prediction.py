@@ -9,12 +9,12 @@ from jaxtyping import Float
 from reptile_scaling.laws.candidates import Candidate
 from reptile_scaling.laws.forms import Form, evaluate
 from reptile_scaling.laws.levels import Levels
+from reptile_scaling.laws.open_forms import chosen_candidate, open_candidates
 from reptile_scaling.laws.table import Transform, from_scale, to_scale
 from reptile_scaling.laws.verdict import Verdict
 
 # Beyond this multiple of the largest N a form that fits equally well inside may be anywhere.
 FAR = 4.0
-SMALLEST_WEIGHT = 0.05
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def predict_loss(
     low, high = np.full_like(value, np.nan), np.full_like(value, np.nan)
     ends = [
         np.percentile(evaluate(form, draws, x), [2.5, 97.5], axis=0)
-        for form, draws in _members(candidates, verdict, chosen)
+        for form, draws in _draws(candidates, verdict)
     ]
     if ends:
         low, high = np.minimum(np.min(ends, axis=0)[0], value), np.maximum(np.max(ends, axis=0)[1], value)
@@ -99,7 +99,7 @@ def solve_for_target(
         return TasksNeeded(target, np.inf, np.inf, np.inf, chosen.form.name, (why,))
     needed = float(_invert(chosen.form, chosen.fits.parameters, scaled)[0])
     low, high = np.nan, np.nan
-    members = _members(candidates, verdict, chosen)
+    members = _draws(candidates, verdict)
     if members:
         ends = [
             np.percentile(_invert(form, draws, scaled), [2.5, 97.5], method="inverted_cdf") for form, draws in members
@@ -111,27 +111,9 @@ def solve_for_target(
     return TasksNeeded(target, needed, float(low), float(high), chosen.form.name, warnings)
 
 
-def chosen_candidate(candidates: dict[str, Candidate], verdict: Verdict) -> Candidate:
-    """The form that draws the curve: the verdict's own, or the one that stands in where it names none."""
-    named = ("constant",) if verdict.form == "insufficient_data" else (verdict.form, *verdict.alternatives)
-    for name in ("constant" if form == "flat" else form for form in named):
-        if name in candidates:
-            return candidates[name]
-    monotone = [candidates[n] for n in ("power", "log_linear", "power_floor") if n in candidates]
-    return max(monotone, key=lambda c: c.weight)
-
-
-def _members(
-    candidates: dict[str, Candidate], verdict: Verdict, chosen: Candidate
-) -> list[tuple[Form, Float[np.ndarray, "B P"]]]:
-    """Draws of the chosen form and of those alternatives that have a twentieth of the weight or more.
-
-    Their intervals are joined, not mixed: mixed by weight they covered the truth in 90 % of sweeps, not 95 %.
-    """
-    if verdict.form == "insufficient_data":
-        return []
-    others = [candidates[n] for n in verdict.alternatives if n in candidates and n != chosen.form.name]
-    members = [chosen, *(c for c in others if c.weight >= SMALLEST_WEIGHT or chosen.weight == 0.0)]
+def _draws(candidates: dict[str, Candidate], verdict: Verdict) -> list[tuple[Form, Float[np.ndarray, "B P"]]]:
+    """Of the open forms that have any."""
+    members = open_candidates(candidates, verdict)
     return [(c.form, c.draws.hierarchical) for c in members if c.draws is not None]
 
 

@@ -36,7 +36,9 @@ def verdict_sentence(law: Law) -> str:
 
 def _falls(law: Law) -> str:
     candidate = law.candidates[law.verdict.form]
-    say = Say(candidate.parameters, candidate.interval, candidate.reason)
+    of_exponent = law.exponent_interval()
+    intervals = candidate.interval | ({} if of_exponent is None else {"beta": of_exponent})
+    say = Say(candidate.parameters, intervals, candidate.reason)
     return candidate.form.words(law.table.x_name, say)
 
 
