@@ -55,32 +55,28 @@ def count(truth: Truth, noise: NoiseTrend, n_sweeps: int, seed: int, n_bootstrap
 
 
 def main(n_sweeps: int, seed: int) -> None:
-    results, total = {}, {kind: Count() for kind in KINDS}
+    by_world, total = {}, {kind: Count() for kind in KINDS}
     for truth in TRUTHS:
         for noise in NOISE_TRENDS:
             found = count(truth, noise, n_sweeps, seed)
             for kind, of in found.items():
                 total[kind].hits += of.hits
                 total[kind].widths += of.widths
-            results[f"{truth}, {noise}"] = {kind: _summary(of) for kind, of in found.items()}
-            print(_row(f"{truth}, {noise}", found), flush=True)
-    print(_row("all", total))
-    summary = {
-        "seed": seed,
-        "n_sweeps": n_sweeps,
-        "by_world": results,
-        "all": {kind: _summary(of) for kind, of in total.items()},
-    }
-    Path(f"results/law/after_verdict_seed{seed}.json").write_text(json.dumps(summary, indent=1) + "\n")
+            by_world[f"{truth}, {noise}"] = {kind: summary(of) for kind, of in found.items()}
+            print(row(f"{truth}, {noise}", by_world[f"{truth}, {noise}"]), flush=True)
+    by_world["all"] = {kind: summary(of) for kind, of in total.items()}
+    print(row("all", by_world["all"]))
+    results = {"seed": seed, "n_sweeps": n_sweeps, "by_world": by_world}
+    Path(f"results/law/after_verdict_seed{seed}.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
-def _summary(of: Count) -> dict[str, float]:
+def summary(of: Count) -> dict[str, float]:
     return {"n": len(of.hits), "held": sum(of.hits), "median_width": float(np.median(of.widths))}
 
 
-def _row(name: str, found: dict[str, Count]) -> str:
-    cells = [f"{sum(of.hits)} of {len(of.hits)} ({np.median(of.widths):.3g})" for of in found.values()]
-    return f"| {name} | {' | '.join(cells)} |"
+def row(world: str, kinds: dict[str, dict[str, float]]) -> str:
+    cells = [f"{of['held']} of {of['n']} ({of['median_width']:.3g})" for of in kinds.values()]
+    return f"| {world} | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

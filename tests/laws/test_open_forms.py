@@ -34,12 +34,15 @@ def test_a_broken_law_beside_it_has_no_exponent_of_the_same_meaning() -> None:
     law, _ = drawn("power_floor", 7)
     assert law.verdict.alternatives == ("broken", "smooth_break")
     assert law.exponent_interval() == law.candidates["power_floor"].interval["beta"]
+    assert verdict_sentence(law).endswith("These data cannot rule out: broken, smooth break.")
 
 
 def test_sentence_and_json_give_the_joined_interval() -> None:
     law, _ = drawn("power", 3)
     low, high = law.exponent_interval() or pytest.fail("a power law has an exponent")
-    assert f"(95 % interval {low:.3g} to {high:.3g})" in verdict_sentence(law)
+    sentence = verdict_sentence(law)
+    assert "β = 0.332 (95 % interval 0.316 to 0.345)" in sentence
+    assert sentence.endswith(f"rule out: power floor; over these forms β is between {low:.3g} and {high:.3g} (95 %).")
     written = law.as_json()
     assert written["verdict"]["beta_ci95"] == [low, high]
     assert written["forms"]["power"]["ci95"]["beta"] == list(law.candidates["power"].interval["beta"])

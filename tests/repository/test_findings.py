@@ -126,3 +126,10 @@ def test_table_of_peers_is_that_of_the_results() -> None:
     lines = script["markdown"](json.loads((RESULTS / "law" / "peers.json").read_text()))
     page = (ROOT / "docs" / "law.md").read_text()
     assert len(lines) > 10 and [line for line in lines if line not in page] == []
+
+
+def test_table_of_intervals_after_a_verdict_is_that_of_the_results() -> None:
+    row = runpy.run_path(str(ROOT / "scripts" / "law" / "after_verdict.py"))["row"]
+    found = json.loads((RESULTS / "law" / "after_verdict_seed1618.json").read_text())["by_world"]
+    page = (ROOT / "docs" / "law.md").read_text()
+    assert len(found) == 7 and [world for world, kinds in found.items() if row(world, kinds) not in page] == []

@@ -48,8 +48,8 @@ def meaning_sentence(law: Law) -> str:
     beta = candidate.parameters["beta"]
     things = "the tasks" if law.table.x_name == AXES["n_tasks"].name else law.table.x_name
     sentence = f"Ten times {things} multiplies {what} by {10**-beta:.2g}"
-    if interval := law.exponent_interval():
-        low, high = interval
+    if "beta" in candidate.interval:
+        low, high = candidate.interval["beta"]
         sentence += f" (95 % interval {10**-high:.2g} to {10**-low:.2g})"
     return sentence + "."
 

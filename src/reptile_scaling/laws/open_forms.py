@@ -1,7 +1,7 @@
 """Which forms an answer reaches over once the verdict is known: its own and those that it leaves open.
 
 Choosing a form is a source of error that no form's own interval knows of. So intervals of the open forms are joined;
-docs/law.md counts how often the truth is inside. Mixed by weight instead they covered it in 90 % of sweeps.
+docs/law.md counts how often the truth is inside. Mixed by weight instead, predictions covered it in 90 % of sweeps.
 """
 
 from reptile_scaling.laws.candidates import Candidate

@@ -71,10 +71,7 @@ def predict_loss(
     chosen = chosen_candidate(candidates, verdict)
     value = evaluate(chosen.form, chosen.fits.parameters, x)[0]
     low, high = np.full_like(value, np.nan), np.full_like(value, np.nan)
-    ends = [
-        np.percentile(evaluate(form, draws, x), [2.5, 97.5], axis=0)
-        for form, draws in _draws(candidates, verdict)
-    ]
+    ends = [np.percentile(evaluate(form, draws, x), [2.5, 97.5], axis=0) for form, draws in _draws(candidates, verdict)]
     if ends:
         low, high = np.minimum(np.min(ends, axis=0)[0], value), np.maximum(np.max(ends, axis=0)[1], value)
     low, high = np.sort(np.stack([from_scale(low, transform), from_scale(high, transform)]), axis=0)

@@ -36,9 +36,7 @@ def verdict_sentence(law: Law) -> str:
 
 def _falls(law: Law) -> str:
     candidate = law.candidates[law.verdict.form]
-    of_exponent = law.exponent_interval()
-    intervals = candidate.interval | ({} if of_exponent is None else {"beta": of_exponent})
-    say = Say(candidate.parameters, intervals, candidate.reason)
+    say = Say(candidate.parameters, candidate.interval, candidate.reason)
     return candidate.form.words(law.table.x_name, say)
 
 
@@ -53,4 +51,15 @@ def _last_cut(law: Law) -> str:
 
 def _alternatives(law: Law) -> str:
     names = [name.replace("_", " ") for name in law.verdict.alternatives]
-    return f" These data cannot rule out: {', '.join(names)}." if names else ""
+    return f" These data cannot rule out: {', '.join(names)}{_wider_exponent(law)}." if names else ""
+
+
+def _wider_exponent(law: Law) -> str:
+    """What the open forms leave of β, where that is more than the verdict's own form says."""
+    joined = law.exponent_interval()
+    if joined is None:
+        return ""
+    low, high = (f"{end:.3g}" for end in joined)
+    if (low, high) == tuple(f"{end:.3g}" for end in law.candidates[law.verdict.form].interval["beta"]):
+        return ""
+    return f"; over these forms β is between {low} and {high} (95 %)"
