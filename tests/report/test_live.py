@@ -146,7 +146,7 @@ def test_before_the_first_level_there_are_cells_and_curves_and_no_law(going_on) 
     with served(live_routes(going_on)) as server:
         page = ask(server, "/")[2]
         assert "2 running, 2 pending" in page and "<svg" in page
-        assert "It comes with the first level whose seeds are all done." in page
+        assert "It comes with the first curve: a cell done at every level, or all of one level." in page
         assert ask(server, "/report.html")[0] == 404
         going_on.cell(Cell(1, 0)).write_status(CellStatus("failed", reason="no <room>: take less"))
         time.sleep(1.1)

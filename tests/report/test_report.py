@@ -26,6 +26,7 @@ from reptile_scaling.analysis.accuracy_law import accuracy_law_of_run, calibrati
 from reptile_scaling.analysis.difficulty import class_difficulties, task_difficulties
 from reptile_scaling.analysis.law_of_run import law_of_run, losses_of_run
 from reptile_scaling.analysis.levels import best_cells, best_level, shown_levels
+from reptile_scaling.analysis.missing import has_first_curve
 from reptile_scaling.analysis.standing import standing_sentence, standings
 from reptile_scaling.analysis.steps_worth import worth_sentence
 from reptile_scaling.analysis.surfaces_of_run import surfaces_of_run
@@ -320,7 +321,7 @@ def test_page_of_a_run_with_one_level_says_what_is_missing_and_loads_itself_agai
     assert "Not here yet" not in finished_page and "refresh" not in finished_page
 
 
-def test_page_is_drawn_from_the_first_level_on_and_again_when_a_baseline_comes_in(finished, tmp_path, monkeypatch):
+def test_page_is_drawn_from_the_first_curve_on_and_again_when_a_baseline_comes_in(finished, tmp_path, monkeypatch):
     copy, spoken = RunDirectory(tmp_path / "copy"), io.StringIO()
     unfinished(finished, copy)
     results = {cell: finished.cell(cell).path / "final_result.json" for cell in copy.cells() if cell.n_tasks == 1}
@@ -329,9 +330,11 @@ def test_page_is_drawn_from_the_first_level_on_and_again_when_a_baseline_comes_i
     monkeypatch.setattr(renewal, "SECONDS_BETWEEN_LOOKS", 0.1)
     monkeypatch.setattr(renewal, "SECONDS_BETWEEN_PAGES", 0.0)
     drawn: list[frozenset[str]] = []
+    awaited: list[bool] = []
 
-    def draw(run: RunDirectory, stopped: threading.Event) -> str:
+    def draw(run: RunDirectory, stopped: threading.Event, *, is_awaited: bool) -> str:
         drawn.append(renewal.finished_names(run))
+        awaited.append(is_awaited)
         return "the verdict"
 
     def wait_for(n_pages: int) -> None:
@@ -344,14 +347,26 @@ def test_page_is_drawn_from_the_first_level_on_and_again_when_a_baseline_comes_i
         first, second = results
         shutil.copy(results[first], copy.cell(first).path)
         time.sleep(0.5)
-        assert drawn == []  # one seed of a level is no level
+        assert drawn == []  # one seed of one level is no curve
         shutil.copy(results[second], copy.cell(second).path)
         wait_for(1)
         copy.write_baseline(finished.read_baselines()["no_meta"])
         wait_for(2)
     cells = {first.name, second.name}
     assert drawn == [cells, cells | {"no_meta"}]
+    assert awaited == [True, False]  # someone waits for the first page; the second takes what the run leaves
     assert spoken.getvalue().count("the verdict") == 1
+
+
+def test_one_seed_at_every_level_is_a_curve(finished, tmp_path) -> None:
+    copy = RunDirectory(tmp_path / "copy")
+    shutil.copytree(finished.path, copy.path)
+    for cell in copy.cells():
+        if cell.seed == 1:
+            shutil.rmtree(copy.cell(cell).path)
+    assert has_first_curve(copy)
+    shutil.rmtree(copy.cell(Cell(16, 0)).path)
+    assert not has_first_curve(copy)
 
 
 def test_page_of_a_running_run_is_drawn_by_a_process_of_its_own(finished, tmp_path) -> None:

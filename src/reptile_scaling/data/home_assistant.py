@@ -17,7 +17,7 @@ from reptile_scaling.data.dataset import IntentDataset, make_dataset
 from reptile_scaling.errors import InputError
 from reptile_scaling.randomness import stream
 
-UTTERANCES_PER_CLASS = 120
+UTTERANCES_PER_CLASS = 50
 # Below this a class is a handful of fixed phrases ("never mind") and its support set would hold its query set.
 FEWEST_UTTERANCES = 30
 # A class of few templates repeats itself; so many draws without a new utterance and it is taken as exhausted.
@@ -103,7 +103,7 @@ NAMES_OF_DOMAIN: dict[str, tuple[str, ...]] = {
 
 
 def read_home_assistant() -> IntentDataset:
-    """At most 120 utterances per class, the same on every machine for one version of the wheel."""
+    """At most 50 utterances per class, the same on every machine for one version of the wheel."""
     templates = _read_templates()
     sampled = {
         class_name: _sample_class(class_name, blocks, templates)

@@ -167,13 +167,15 @@ def _check_algorithm(config: Config) -> None:
 
 
 def _cohorts(cells: Sequence[Cell], config: Config, run: RunDirectory) -> list[CohortJob]:
-    """What is left of the grid's cohorts, those with most to do first.
+    """What is left of the grid's cohorts, those with most to do first; seed by seed, so that a curve comes early.
 
     The grid alone decides which cells train together, so a resumed cell meets the neighbours it had. Cells that differ
-    in more than N train apart.
+    in more than N and seed train apart.
     """
     size = config.cells_per_cohort
-    alike = [list(of_level) for _, of_level in groupby(cells, key=lambda cell: cell.value)]
+    alike = [
+        sorted(of_level, key=lambda cell: cell.seed) for _, of_level in groupby(cells, key=lambda cell: cell.value)
+    ]
     whole = [level[i : i + size] for level in alike for i in range(0, len(level), size)]
     left = [tuple(cell for cell in cohort if not run.cell(cell).is_done) for cohort in whole]
     return [CohortJob(cohort) for cohort in sorted(left, key=len, reverse=True) if cohort]
