@@ -1,6 +1,7 @@
 """The labeller of `adapt` beside SetFit and classifiers on frozen features: MiniLM, the same test tasks.
 
     python scripts/experiment/adapters.py OUT banking77=FOLDER clinc150=FOLDER [--tasks N_1SHOT N_5SHOT]
+    python scripts/experiment/adapters.py results/adapters       the table of what is there, in seconds
 
 For each data set, on its first published split: one protonet start over the training classes, by the configuration of
 learners.py at 5 shots, then on each test task, at 1 and at 5 shots,
@@ -218,14 +219,13 @@ def summary(out: Path, names: list[str], k_query: int) -> Iterator[dict[str, Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", metavar="OUT", type=Path, help="a folder for the tables")
-    parser.add_argument("data", metavar="NAME=FOLDER", nargs="+", help="data sets, each with its splits/01.json")
+    parser.add_argument("data", metavar="NAME=FOLDER", nargs="*", help="data sets, each with its splits/01.json")
     parser.add_argument(
         "--tasks", metavar="N", type=int, nargs=2, default=(50, 50), help="at 1 and at 5 shots; 0 for none"
     )
     arguments = parser.parse_args()
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    names = []
     try:
         for dataset, folder in (pair.split("=", 1) for pair in arguments.data):
             base = load_config(CONFIG, (f"dataset={dataset}", f"data_dir={folder}"))
@@ -234,12 +234,12 @@ def main() -> None:
             for shots, n_tasks in zip(SHOTS, arguments.tasks, strict=True):
                 if n_tasks == 0:
                     continue
-                names.append(f"{dataset}_{shots}_shot")
                 shot = make_config({**config.model_dump(), "k_support": shots, "num_meta_test_tasks": n_tasks})
-                measure(shot, n_tasks, theta, out, names[-1])
+                measure(shot, n_tasks, theta, out, f"{dataset}_{shots}_shot")
     except InputError as error:
         parser.error(str(error))
-    rows = list(summary(out, names, config.k_query))
+    names = sorted(path.stem for path in out.glob("*_shot.csv"))
+    rows = list(summary(out, names, load_config(CONFIG).k_query))
     (out / "adapters.json").write_text(json.dumps(rows, indent=1) + "\n")
     print("| tasks | n | method | accuracy | 95 % | beyond SetFit | 95 % | seconds | MB |\n" + "|---" * 9 + "|")
     for r in rows:
