@@ -22,7 +22,7 @@ Call = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="module")
 def call(tmp_path_factory: pytest.TempPathFactory) -> Call:
     """Runs the console script of the wheel, built from a copy of the sources, in an empty folder."""
-    source, site, folder = (tmp_path_factory.mktemp(name) for name in ("source", "site", "empty"))
+    source, site, folder = (tmp_path_factory.mktemp(name) for name in ("source", "wheel_site", "empty"))
     for name in ("src", "pyproject.toml", "README.md", "LICENSE"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)

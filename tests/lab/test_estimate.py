@@ -68,6 +68,13 @@ def test_every_baseline_says_what_it_costs(toy_config: Config, tmp_path) -> None
         assert alone.readings > 0 or alone.whole_forwards > 0, job.name
 
 
+def test_learner_that_reads_the_query_set_is_timed_by_its_meta_step(toy_config: Config, tmp_path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    config = make_config({**toy_config.model_dump(), "algorithm": "fomaml", "baselines": []})
+    estimate = estimate_cost(plan_sweep(config, run), run)
+    assert 0 < estimate.training < 600 and estimate.baselines == 0
+
+
 def test_estimate_times_every_part(toy_config: Config, tmp_path) -> None:
     run = RunDirectory(tmp_path / "run")
     estimate = estimate_cost(plan_sweep(toy_config, run), run)

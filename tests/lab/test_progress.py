@@ -1,17 +1,21 @@
 """What a run says of itself while it works: baselines and the cache of shared activations."""
 
+import io
+import time
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from reptile_scaling.analysis.progress import filling_lines
 from reptile_scaling.config import make_config
 from reptile_scaling.lab import worker
 from reptile_scaling.lab.estimate import utterances_at_most
 from reptile_scaling.lab.plan import plan_sweep
+from reptile_scaling.lab.progress import shown_progress
 from reptile_scaling.lab.sweep import run_sweep
 from reptile_scaling.runs.directory import RunDirectory
-from reptile_scaling.runs.records import BaselineStatus, Filling
+from reptile_scaling.runs.records import BaselineStatus, Filling, Worker
 
 
 def test_filling_is_told_as_utterances_and_tokens_of_a_second(tmp_path) -> None:
@@ -38,6 +42,18 @@ def test_sweep_tells_every_utterance_that_fills_the_cache_once(toy_settings, tmp
     (filling,) = run.read_fillings()
     assert filling.utterances == len(used) <= filling.at_most == utterances_at_most(config, plan.corpus)
     assert filling.tokens > filling.utterances and filling.seconds > 0
+
+
+def test_terminal_sees_a_table_of_cells_and_each_news_once(toy_settings, tmp_path) -> None:
+    settings = {**toy_settings, "n_tasks_list": [2], "seeds": [0], "baselines": ["zero_step"]}
+    run, shown = RunDirectory(tmp_path), io.StringIO()
+    run_sweep(plan_sweep(make_config(settings), run), run)
+    run.write_worker(Worker("cpu 0", "cpu", 1, 1e9, "memory: 1 GB"))
+    with shown_progress(run, Console(file=shown, force_terminal=True, width=120, color_system=None, highlight=False)):
+        time.sleep(1.5)
+    told = shown.getvalue()
+    assert told.count("cpu 0: memory: 1 GB") == 1
+    assert "N_tasks" in told and "1/1 cells done" in told
 
 
 def _utterances(task) -> set[int]:
