@@ -53,7 +53,7 @@ def test_terminal_sees_a_table_of_cells_and_each_news_once(toy_settings, tmp_pat
         time.sleep(1.5)
     told = shown.getvalue()
     assert told.count("cpu 0: memory: 1 GB") == 1
-    assert "N_tasks" in told and "1/1 cells done" in told
+    assert "cells; baselines 1/1 done" in told and "│ N = 2 │ 0    │ done  │" in told
 
 
 def _utterances(task) -> set[int]:
