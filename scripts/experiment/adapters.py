@@ -53,7 +53,7 @@ SHOTS = (1, 5)
 COMMON: dict[str, Any] = {
     "class_split": "protaugment-01", "k_support": 5, "num_validation_tasks": 20, "eval_interval": 30,
 }  # fmt: skip
-RIVAL = "SetFit"
+RIVAL, REGRESSION = "SetFit", "logistic regression"
 MEGABYTE = 1e6
 
 
@@ -168,8 +168,8 @@ def measure(config: Config, n_tasks: int, theta: Adapters, out: Path, name: str)
     penalty = best_penalty(workbench)
     labellers = {
         "nearest mean": by_features(workbench, nearest_mean_logits, None),
-        "logistic regression": by_features(workbench, regression(penalty), None),
-        "SetFit": by_setfit(workbench),
+        REGRESSION: by_features(workbench, regression(penalty), None),
+        RIVAL: by_setfit(workbench),
         "prototypes": by_features(workbench, cosine_logits, theta),
         "adapt": by_adapting(workbench, theta),
     }
@@ -211,6 +211,8 @@ def summary(out: Path, names: list[str], k_query: int) -> Iterator[dict[str, Any
                 "accuracy": round(float(points.mean()), 2), "ci95": interval(points, tasks, classes),
                 "beyond_setfit": round(float((points - columns[RIVAL]).mean()), 2),
                 "beyond_ci95": interval(points - columns[RIVAL], tasks, classes),
+                "beyond_regression": round(float((points - columns[REGRESSION]).mean()), 2),
+                "beyond_regression_ci95": interval(points - columns[REGRESSION], tasks, classes),
                 "seconds": round(float(np.median(seconds)), 3), "megabytes": round(megabytes[0], 3),
                 "median_steps": None if steps[0] is None else float(np.median(steps)),
             }  # fmt: skip
@@ -241,9 +243,11 @@ def main() -> None:
     names = sorted(path.stem for path in out.glob("*_shot.csv"))
     rows = list(summary(out, names, load_config(CONFIG).k_query))
     (out / "adapters.json").write_text(json.dumps(rows, indent=1) + "\n")
-    print("| tasks | n | method | accuracy | 95 % | beyond SetFit | 95 % | seconds | MB |\n" + "|---" * 9 + "|")
+    heads = "tasks | n | method | accuracy | 95 % | beyond SetFit | 95 % | beyond regression | 95 % | seconds | MB"
+    print(f"| {heads} |\n" + "|---" * 11 + "|")
     for r in rows:
         accuracy, beyond = f"{r['accuracy']} | {r['ci95']}", f"{r['beyond_setfit']:+} | {r['beyond_ci95']}"
+        beyond += f" | {r['beyond_regression']:+} | {r['beyond_regression_ci95']}"
         costs = f"{r['seconds']:g} | {r['megabytes']:g}"
         print(f"| {r['tasks']} | {r['n_tasks']} | {r['method']} | {accuracy} | {beyond} | {costs} |")
 

@@ -355,7 +355,7 @@ def test_page_is_drawn_from_the_first_curve_on_and_again_when_a_baseline_comes_i
     cells = {first.name, second.name}
     assert drawn == [cells, cells | {"no_meta"}]
     assert awaited == [True, False]  # someone waits for the first page; the second takes what the run leaves
-    assert spoken.getvalue().count("the verdict") == 1
+    assert spoken.getvalue().count("report.html, so far: the verdict") == spoken.getvalue().count("the verdict") == 1
 
 
 def test_one_seed_at_every_level_is_a_curve(finished, tmp_path) -> None:
@@ -369,10 +369,14 @@ def test_one_seed_at_every_level_is_a_curve(finished, tmp_path) -> None:
     assert not has_first_curve(copy)
 
 
-def test_page_of_a_running_run_is_drawn_by_a_process_of_its_own(finished, tmp_path) -> None:
-    copy = RunDirectory(tmp_path / "copy")
+def test_page_of_a_running_run_is_drawn_by_a_process_of_its_own(finished, tmp_path, monkeypatch) -> None:
+    copy, priorities = RunDirectory(tmp_path / "copy"), []
     unfinished(finished, copy)
+    monkeypatch.setattr(renewal.os, "setpriority", lambda _which, _pid, priority: priorities.append(priority))
     said = renewal.draw_apart(copy, threading.Event())
+    assert priorities == [19]
+    assert renewal.draw_apart(copy, threading.Event(), is_awaited=True) == said
+    assert priorities == [19]  # a page that someone waits for keeps the run's own
     assert said == verdict_sentence(law_of_run(copy))
     assert "This page" not in said and "this page renews itself" in copy.report_path.read_text()
     shutil.rmtree(copy.cell(Cell(1, 0)).path)

@@ -50,7 +50,8 @@ def _renew(run: RunDirectory, console: Console, stopped: threading.Event) -> Non
         if said is None:
             return
         if is_first or is_first_law:
-            console.print(f"{run.report_path}: {said}", soft_wrap=True, markup=False)
+            so_far = "" if has_all_cells else ", so far"
+            console.print(f"{run.report_path}{so_far}: {said}", soft_wrap=True, markup=False)
         drawn, had_all_cells, is_first = found, has_all_cells, False
 
 
