@@ -11,6 +11,7 @@ import reptile_scaling.learning.cohort as cohort
 from reptile_scaling.config import make_config
 from reptile_scaling.interruption import StopRequested
 from reptile_scaling.learning.budget import Start, choose_budget, read_with_budget
+from reptile_scaling.learning.curve import measure_curve, measure_with_curve
 from reptile_scaling.learning.evaluation import BEFORE, evaluate, read_along, validation_episodes
 from reptile_scaling.learning.evaluation import test_episodes as episodes_of
 from reptile_scaling.learning.evaluation import test_loop as loop_of
@@ -133,6 +134,22 @@ def test_budget_grows_until_its_best_is_inside(toy_settings) -> None:
     read = read_with_budget(workbench.engine, start, validation, loop_of(config), budget)
     assert list(read) == [0, 1, 3]
     assert float(read[3].loss.mean()) == pytest.approx(budget.validation_losses[3], abs=1e-6)
+
+
+@pytest.mark.parametrize(("inner_lr", "is_shared"), [(0.00625, True), (0.001, False)])
+def test_meta_test_read_beside_the_curve_is_the_meta_test(inner_lr: float, is_shared: bool, toy_settings) -> None:
+    """Whether the configured rate is one of the chosen ones, so that one adaptation is read for both, or is not."""
+    config = make_config({**toy_settings, "inner_lr": inner_lr, "curve_steps": [1, 5]})
+    workbench = open_workbench(config, open_corpus(config), "cpu")
+    start = Start(fresh_initialisation(workbench, 0))
+    beside, curve = measure_with_curve(workbench, start)
+    assert (inner_lr in curve.budget.rates.values()) == is_shared
+    alone = evaluate(workbench.engine, start.theta, episodes_of(workbench), loop_of(config))
+    for own, other in ((beside.before, alone.before), (beside.after, alone.after)):
+        np.testing.assert_allclose(own.loss, other.loss, atol=1e-6)
+        np.testing.assert_array_equal(own.predicted, other.predicted)
+    curve_alone = measure_curve(workbench, start)
+    assert curve.budget == curve_alone.budget and curve.points == curve_alone.points
 
 
 def test_no_step_is_the_head_of_the_support_set_and_a_choice(toy_settings) -> None:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 MAIN = "from reptile_scaling.cli import main; main()"
@@ -25,9 +25,9 @@ LIBRARIES = [
 _context = multiprocessing.get_context("forkserver")
 
 
-def begin() -> None:
+def begin(more: Sequence[str] = ()) -> None:
     """Starts the process that is forked from: a program has one, and the first who asks says what it imports."""
-    _context.set_forkserver_preload(LIBRARIES)
+    _context.set_forkserver_preload([*LIBRARIES, *more])
     multiprocessing.forkserver.ensure_running()
 
 

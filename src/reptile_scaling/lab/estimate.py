@@ -113,14 +113,17 @@ def training_work(plan: Plan, run: RunDirectory) -> Work:
 
 
 def evaluation_work(plan: Plan) -> Work:
-    """Of every cell: validations, the meta-test of the selected and the last initialisation, and the curve."""
+    """Of every cell: validations, the meta-test of the selected and the last initialisation, and the curve, whose
+    adaptations give the selected one's meta-test besides where the configured rate is among those chosen."""
     config = plan.config
     n_cells = sum(len(job.cells) for job in plan.jobs if isinstance(job, CohortJob))
     n_validations = sum(evaluation_is_due(step, config) for step in range(config.num_meta_steps + 1))
-    n_tested = config.num_meta_test_tasks * (1 if config.select == "last" else 2)
-    n_tasks = n_cells * (n_validations * config.num_validation_tasks + n_tested)
+    n_tested = [not config.curve_steps, config.select != "last"].count(True) * config.num_meta_test_tasks
+    n_tasks = n_validations * config.num_validation_tasks + n_tested
     own = Work(inner_steps=n_tasks * config.test_steps, readings=n_tasks * READINGS_PER_TASK)
-    return sum([budget_work(config)] * n_cells if config.curve_steps else [], own)
+    if config.curve_steps:
+        own += budget_work(config) + Work(readings=config.num_meta_test_tasks * READINGS_PER_TASK)
+    return sum([own] * n_cells, Work())
 
 
 def baseline_work(plan: Plan) -> Work:

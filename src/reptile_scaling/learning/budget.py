@@ -4,7 +4,7 @@ Meta-trained and pretrained starts are tuned alike, from one grid that grows unt
 are learned, what is tuned is a factor on all of them, from 1.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -99,13 +99,30 @@ def read_with_budget(
     told: StepsTaken | None = None,
 ) -> dict[int, Reading]:
     """The query sets after 0 steps and after each number of the budget's, every one at its own rate."""
-    found: dict[int, Reading] = {}
-    for rate in sorted(set(budget.rates.values())):
-        own = [step for step, chosen in budget.rates.items() if chosen == rate]
-        steps = own if 0 in found else [0, *own]
+    return read_with_budget_and_at(engine, start, episodes, loop, budget, {}, told)[0]
+
+
+def read_with_budget_and_at(
+    engine: Engine,
+    start: Start,
+    episodes: Sequence[Episode],
+    loop: InnerLoop,
+    budget: Budget,
+    also: Mapping[float, Collection[int]],
+    told: StepsTaken | None = None,
+) -> tuple[dict[int, Reading], dict[float, dict[int, Reading]]]:
+    """`read_with_budget`, and other numbers of steps at any rates: the tasks are adapted once at each rate."""
+    wanted = {rate: set(steps) for rate, steps in also.items()}
+    for step, rate in budget.rates.items():
+        wanted.setdefault(rate, set()).add(step)
+    lowest = min(wanted)
+    wanted[lowest].add(0)
+    found: dict[float, dict[int, Reading]] = {}
+    for rate, steps in sorted(wanted.items()):
         theta, at_rate = start.at_rate(loop, rate)
-        found |= read_along(engine, theta, episodes, at_rate, steps, start.moments, told)
-    return dict(sorted(found.items()))
+        found[rate] = read_along(engine, theta, episodes, at_rate, sorted(steps), start.moments, told)
+    rates = {0: lowest, **budget.rates}
+    return {step: found[rates[step]][step] for step in sorted(rates)}, found
 
 
 def budget_work(config: Config) -> Work:

@@ -12,7 +12,7 @@ from reptile_scaling.disk import named_refusals
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.budget import Start
 from reptile_scaling.learning.cell_training import CellTraining
-from reptile_scaling.learning.curve import measure_curve
+from reptile_scaling.learning.curve import measure_with_curve
 from reptile_scaling.learning.evaluation import (
     QueryLosses,
     count_confusions,
@@ -40,15 +40,16 @@ def finish_cell(workbench: Workbench, training: CellTraining) -> None:
     config, folder, chosen = training.config, training.folder, training.start
     began = time.perf_counter()
     episodes, loop, start = test_episodes(workbench), test_loop(config), Start(chosen.theta, chosen.inner_moments)
-    figures = evaluate(workbench.engine, start.theta, episodes, loop, start.moments)
+    if config.curve_steps:
+        figures, curve = measure_with_curve(workbench, start)
+        folder.write_adaptation_curve(curve.points)
+        folder.write_curve_readings(curve.readings)
+    else:
+        figures = evaluate(workbench.engine, start.theta, episodes, loop, start.moments)
     last = figures
     if chosen.meta_step != training.state.meta_step or training.mean is not None:
         state = training.state
         last = evaluate(workbench.engine, state.initialisation, episodes, loop, state.inner_moments)
-    if config.curve_steps:
-        curve = measure_curve(workbench, start)
-        folder.write_adaptation_curve(curve.points)
-        folder.write_curve_readings(curve.readings)
     training.wall_seconds += time.perf_counter() - began
     result = _result(workbench, training, figures, last)
     if not np.isfinite(result.meta_test_loss):

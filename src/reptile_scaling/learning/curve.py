@@ -3,8 +3,22 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from reptile_scaling.learning.budget import Budget, Start, choose_budget, read_with_budget
-from reptile_scaling.learning.evaluation import Reading, StepsTaken, test_episodes, test_loop, validation_episodes
+from reptile_scaling.learning.budget import (
+    Budget,
+    Start,
+    choose_budget,
+    read_with_budget,
+    read_with_budget_and_at,
+)
+from reptile_scaling.learning.evaluation import (
+    BEFORE,
+    QueryLosses,
+    Reading,
+    StepsTaken,
+    test_episodes,
+    test_loop,
+    validation_episodes,
+)
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.runs.records import CurvePoint, TaskReading
 
@@ -40,3 +54,14 @@ def measure_curve(workbench: Workbench, start: Start, told: StepsTaken | None = 
     engine, loop, steps = workbench.engine, test_loop(workbench.config), workbench.config.curve_steps
     budget = choose_budget(engine, start, validation_episodes(workbench), loop, steps, told)
     return Curve(budget, read_with_budget(engine, start, test_episodes(workbench), loop, budget, told))
+
+
+def measure_with_curve(workbench: Workbench, start: Start) -> tuple[QueryLosses, Curve]:
+    """`evaluate` on the test tasks, and the curve: one adaptation is read for both where the configured rate is one of
+    the chosen ones."""
+    engine, loop, steps = workbench.engine, test_loop(workbench.config), workbench.config.curve_steps
+    budget = choose_budget(engine, start, validation_episodes(workbench), loop, steps)
+    configured = start.first_rate(loop)
+    also = {configured: (BEFORE, loop.steps)}
+    by_steps, found = read_with_budget_and_at(engine, start, test_episodes(workbench), loop, budget, also)
+    return QueryLosses(found[configured][BEFORE], found[configured][loop.steps]), Curve(budget, by_steps)

@@ -16,6 +16,7 @@ from reptile_scaling.errors import InputError
 from reptile_scaling.model.claimed_size import check_size
 from reptile_scaling.model.devices import choose_dtype, holds_quantised
 from reptile_scaling.model.digest import weights_digest
+from reptile_scaling.model.gguf_reading import read_once
 from reptile_scaling.model.host_memory import keep_freed_memory
 from reptile_scaling.model.shipped_weights import EMBEDDED_MODELS, cache_folder, embedded_path
 from reptile_scaling.storage import is_whole, publish
@@ -160,7 +161,8 @@ def converted(gguf: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)  # a flipped bit, or a version that did not list digests
         make_folder(folder.parent)
     with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
-        model, tokenizer = _from_pretrained(str(gguf.parent), {"gguf_file": gguf.name, "dtype": torch.float32})
+        with read_once():
+            model, tokenizer = _from_pretrained(str(gguf.parent), {"gguf_file": gguf.name, "dtype": torch.float32})
         _plain(model).save_pretrained(aside + "/model")
         tokenizer.save_pretrained(aside + "/model")
         publish(Path(aside, "model"), folder)
