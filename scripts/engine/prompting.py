@@ -1,7 +1,8 @@
 """What the two prompting baselines take on the demo's test tasks: seconds of all tasks, and a task.
 
-python scripts/engine/prompting.py [--dtype float32] [--in-context-tasks 10]
-In-context tasks share nothing, so a few of them tell the pace; zero-shot shares utterances, so it is run on all.
+python scripts/engine/prompting.py [--dtype float32] [--some 6]
+In-context tasks share nothing, so a few of them tell the pace; zero-shot shares utterances, so it is run on all, and on
+the same few each by itself, which tells what sharing is worth. Only idle machines tell.
 """
 
 import argparse
@@ -25,17 +26,21 @@ from reptile_scaling.learning.workbench import Workbench, open_corpus, open_work
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--in-context-tasks", type=int, default=10)
+    parser.add_argument("--some", type=int, default=6)
     given = parser.parse_args()
     config = load_config("demo", (f"dtype={given.dtype}", "devices=[cpu]"))
     workbench = open_workbench(config, open_corpus(config), "cpu")
     episodes = test_episodes(workbench)
-    some = episodes[: given.in_context_tasks]
+    some = episodes[: given.some]
+    shared = seconds(workbench, "zero_shot_labels", episodes)
+    by_task = sum(seconds(workbench, "zero_shot_labels", [one]) for one in some) * len(episodes) / len(some)
     row = {
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "dtype": str(workbench.engine.backbone.dtype),
-        "zero_shot_labels": seconds(workbench, "zero_shot_labels", episodes),
+        "zero_shot_labels": shared,
+        "zero_shot_labels_task_by_task": by_task,
+        "sharing": by_task / shared,
         "in_context": seconds(workbench, "in_context", some) * len(episodes) / len(some),
         "n_tasks": len(episodes),
         "versions": software_versions(),

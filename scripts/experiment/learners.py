@@ -34,7 +34,7 @@ from reptile_scaling.learning.meta_state import MetaState, fresh_state
 from reptile_scaling.learning.meta_step import Visit, meta_step
 from reptile_scaling.learning.shared_features import SharedFeatures
 from reptile_scaling.learning.workbench import Workbench, open_corpus, open_workbench
-from reptile_scaling.model.adapters import Adapters
+from reptile_scaling.model.adapters import HEAD_WEIGHT, Adapters
 from reptile_scaling.model.heads import HEADS, logits
 from reptile_scaling.presets import preset_path
 from reptile_scaling.randomness import stream
@@ -50,7 +50,8 @@ def cosine_logits(episode: Episode, support: Tensor, query: Tensor) -> Tensor:
     head_from = HEADS["cosine"].from_support
     assert head_from is not None
     head = head_from(support[None], slots(episode.support, support.device), len(episode.support))
-    own = HEADS["cosine"].own_parameters(support.device)
+    n_way, width = head[HEAD_WEIGHT].shape[1:]
+    own = HEADS["cosine"].own_parameters(n_way, width, support.device)
     return logits(Adapters(head | {name: one[None] for name, one in own.items()}), query[None])[0]
 
 

@@ -182,7 +182,7 @@ class MetaTrainingKeys(Keys):
     head: Annotated[str, IN_ADAPTER] = "classifier"
     """What a task's head starts as. `classifier`: meta-learned; `zero`: knows nothing; `prototype`: from the support
     features; `cosine`: from their directions, with a learned scale; `label_words`: the LM's own logits of the label's
-    words."""
+    words; `words_prototype`: these and, from the support features, a learned number of times those of `prototype`."""
     label_words: Annotated[Literal["names", "symbols"], IN_ADAPTER] = "names"
     """For head `label_words`: the classes' names, or one neutral letter per slot."""
     num_meta_steps: Count = 10_000

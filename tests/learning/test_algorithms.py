@@ -25,7 +25,15 @@ from reptile_scaling.learning.outer_optimizers import OUTER_OPTIMIZERS
 from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
 from reptile_scaling.learning.workbench import fresh_initialisation, open_corpus, open_workbench
 from reptile_scaling.model.adam_moments import AdamMoments
-from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_LOG_SCALE, HEAD_NAMES, HEAD_WEIGHT, Adapters, stack_adapters
+from reptile_scaling.model.adapters import (
+    HEAD_BIAS,
+    HEAD_LOG_SCALE,
+    HEAD_NAMES,
+    HEAD_WEIGHT,
+    HEAD_WORDS,
+    Adapters,
+    stack_adapters,
+)
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.engine import Engine
 from reptile_scaling.model.heads import HEADS, fresh_head
@@ -83,6 +91,9 @@ def scores_of(parameters: Parameters, features: Tensor) -> Tensor:
     weight = parameters[HEAD_WEIGHT]
     if HEAD_LOG_SCALE not in parameters:
         return features @ weight.T + parameters[HEAD_BIAS]
+    if HEAD_WORDS in parameters:
+        prototypes = features @ weight.T + parameters[HEAD_BIAS]
+        return features @ parameters[HEAD_WORDS].T + parameters[HEAD_LOG_SCALE].exp() * prototypes
     cosines = F.cosine_similarity(features[:, None], weight[None], dim=2)
     return cosines * parameters[HEAD_LOG_SCALE].exp() + parameters[HEAD_BIAS]
 
@@ -150,7 +161,7 @@ def starts(engine: Engine, with_classes: bool, head: str = "classifier") -> list
     sets = []
     for _ in range(N_TASKS):
         tensors = backbone.fresh_lora(generator) | fresh_head(N_WAY, backbone.width, backbone.device)
-        tensors |= HEADS[head].own_parameters(backbone.device)
+        tensors |= HEADS[head].own_parameters(N_WAY, backbone.width, backbone.device)
         if with_classes:
             tensors |= class_head(12, backbone.width)
         noisy = {name: x + 0.1 * torch.randn(x.shape, generator=generator) for name, x in tensors.items()}
@@ -238,7 +249,7 @@ def test_second_order_is_not_first_order(toy_dataset, language_model) -> None:
     assert np.median(gaps) > 0.05
 
 
-@pytest.mark.parametrize("head", ["prototype", "cosine"])
+@pytest.mark.parametrize("head", ["prototype", "cosine", "words_prototype"])
 def test_prototypes_pass_their_gradient_on(head: str, tokenizer, toy_dataset, language_model) -> None:
     """Proto-MAML: the first head is a function of θ through the support features, in MAML and in ANIL."""
     engine = encode(Backbone(language_model, LoraShape(4, 8.0)), toy_dataset.texts)
@@ -252,7 +263,7 @@ def test_prototypes_pass_their_gradient_on(head: str, tokenizer, toy_dataset, la
         first = HEADS[head].from_support(twin.features(body, episode.support)[None], labels, N_WAY)
         # The inner loop takes the head for a variable of its own, so its body is a copy that no head was made from.
         start = {n: x.clone() for n, x in body.items()} | {n: x[0].requires_grad_() for n, x in first.items()}
-        start |= {n: own[n] for n in HEADS[head].own_parameters(torch.device("cpu"))}
+        start |= {n: own[n] for n in HEADS[head].own_parameters(N_WAY, 1, torch.device("cpu"))}
         loss = twin.loss(twin.adapted(start, episode, moving), episode.query)
         expected = dict(zip(body, torch.autograd.grad(loss, list(body.values())), strict=True))
         found = engine_gradients(name, engine, theta, head, rate).gradients
@@ -350,6 +361,7 @@ ALL_ALGORITHMS = {
     "maml_rates": {"algorithm": "maml", "inner_lr": 0.1, "inner_rates": "learned"},
     "reptile_cosine": {"algorithm": "reptile", "head": "cosine"},
     "label_words": {"algorithm": "reptile", "head": "label_words"},
+    "words_prototype": {"algorithm": "reptile", "head": "words_prototype"},
     "label_symbols": {"algorithm": "reptile", "head": "label_words", "label_words": "symbols"},
 }  # fmt: skip
 

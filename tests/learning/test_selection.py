@@ -15,9 +15,13 @@ from reptile_scaling.learning.curve import measure_curve, measure_with_curve
 from reptile_scaling.learning.evaluation import BEFORE, evaluate, read_along, validation_episodes
 from reptile_scaling.learning.evaluation import test_episodes as episodes_of
 from reptile_scaling.learning.evaluation import test_loop as loop_of
+from reptile_scaling.learning.examples import slots as slots_of
 from reptile_scaling.learning.selection import evaluation_is_due, has_passed_its_best, running_mean
+from reptile_scaling.learning.shared_features import shared_features
+from reptile_scaling.learning.starts import starting_points
 from reptile_scaling.learning.workbench import fresh_initialisation, open_corpus, open_workbench
-from reptile_scaling.model.adapters import Adapters
+from reptile_scaling.model.adapters import HEAD_LOG_SCALE, HEAD_WORDS, Adapters
+from reptile_scaling.model.heads import HEADS, logits
 from reptile_scaling.model.peft_io import load_adapter
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
@@ -109,7 +113,7 @@ def test_one_adaptation_tells_of_every_number_of_steps(toy_settings) -> None:
     np.testing.assert_allclose(along[0].loss, alone.zero_step_loss, atol=1e-6)
 
 
-@pytest.mark.parametrize("head", ["classifier", "prototype", "cosine"])
+@pytest.mark.parametrize("head", ["classifier", "prototype", "cosine", "words_prototype"])
 def test_utterances_read_once_for_all_tasks_equal_each_task_alone(head: str, toy_settings) -> None:
     """Without inner steps tasks share their features; beside it a step more, which reads every task on its own."""
     config = make_config({**toy_settings, "head": head, "num_meta_test_tasks": 9, "max_tasks_in_flight": 4})
@@ -122,6 +126,24 @@ def test_utterances_read_once_for_all_tasks_equal_each_task_alone(head: str, toy
         np.testing.assert_allclose(shared[step].loss, alone[step].loss, atol=1e-5)
         np.testing.assert_array_equal(shared[step].predicted, alone[step].predicted)
     assert head == "classifier" or not np.allclose(shared[0].loss, shared[BEFORE].loss)
+
+
+def test_words_and_prototypes_are_the_sum_of_both(toy_settings) -> None:
+    """Before the support set is seen the head is `label_words`; then `prototype` is added to it."""
+    config = make_config({**toy_settings, "head": "words_prototype"})
+    workbench = open_workbench(config, open_corpus(config), "cpu")
+    engine, episode = workbench.engine, episodes_of(workbench)[0]
+    theta = fresh_initialisation(workbench, 0)
+    plain = Adapters({name: own for name, own in theta.tensors.items() if name not in (HEAD_LOG_SCALE, HEAD_WORDS)})
+    words = starting_points(engine, plain, [episode.classes], "label_words")
+    both = starting_points(engine, theta, [episode.classes], "words_prototype")
+    features = shared_features(engine, [episode.support, episode.query], theta)
+    support, query = features.of(episode.support)[None], features.of(episode.query)[None]
+    labels = slots_of(episode.support, support.device)
+    torch.testing.assert_close(logits(both, query), logits(words, query))
+    prototypes = Adapters(words.tensors | HEADS["prototype"].from_support(support, labels, config.n_way))
+    both = Adapters(both.tensors | HEADS["words_prototype"].from_support(support, labels, config.n_way))
+    torch.testing.assert_close(logits(both, query), logits(words, query) + logits(prototypes, query))
 
 
 def test_budget_grows_until_its_best_is_inside(toy_settings) -> None:

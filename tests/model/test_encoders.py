@@ -110,7 +110,7 @@ def test_a_sweep_of_an_encoder_asks_it_for_no_words(tokenizer, toy_settings, tmp
     (code,) = re.findall(r"```python\n(.*?)```", (adapter / "README.md").read_text(), flags=re.DOTALL)
     exec(code.replace("path/to/this/folder", str(adapter)), loaded := {})
     assert "BertModel" in str(loaded["model"]) and "lora_A" in str(loaded["model"])
-    with pytest.raises(InputError, match="label_words' needs a language model's output embeddings"):
+    with pytest.raises(InputError, match="head of label words needs a language model's output embeddings"):
         words = make_config({**settings, "head": "label_words"})
         run_sweep(plan_sweep(words, RunDirectory(tmp_path / "words")), RunDirectory(tmp_path / "words"))
 

@@ -41,10 +41,11 @@ def test_script_gives_the_same_probabilities_without_this_package(adapter, suppo
     assert [row["label"] for row in rows] == [labeller.labels[i] for i in expected.argmax(1)]
 
 
-def test_script_compares_directions_as_head_cosine_does(toy_settings, support_of, toy_dataset, tmp_path) -> None:
+@pytest.mark.parametrize("head", ["cosine", "words_prototype"])
+def test_script_reads_the_heads_of_support_sets(head: str, toy_settings, support_of, toy_dataset, tmp_path) -> None:
     run = RunDirectory(tmp_path / "run")
     settings = {
-        **toy_settings, "n_tasks_list": [2], "seeds": [0], "algorithm": "protonet", "head": "cosine",
+        **toy_settings, "n_tasks_list": [2], "seeds": [0], "algorithm": "protonet", "head": head,
         "k_inner_test": 0, "baselines": [],
     }  # fmt: skip
     run_sweep(plan_sweep(make_config(settings), run), run)

@@ -14,6 +14,6 @@ def starting_points(engine: Engine, theta: Adapters, classes_of_task: Sequence[S
         theta = Adapters(theta.tensors | reset(n_way, width, theta.tensors[HEAD_WEIGHT].device))
     stack = theta.repeated(len(classes_of_task))
     if (from_words := HEADS[head].from_words) is not None:
-        assert engine.label_vectors is not None, "head label_words needs the classes' words"
+        assert engine.label_vectors is not None, f"head {head} needs the classes' words"
         stack = Adapters(stack.tensors | from_words(engine.label_vectors(classes_of_task)))
     return stack

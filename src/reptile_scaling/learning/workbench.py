@@ -123,4 +123,5 @@ def fresh_initialisation(workbench: Workbench, seed: int) -> Adapters:
 def _fresh(backbone: Backbone, config: Config, seed: int) -> Adapters:
     generator = torch.Generator().manual_seed(stream_seed(seed, "lora"))
     head = fresh_head(config.n_way, backbone.width, backbone.device)
-    return Adapters(backbone.fresh_lora(generator) | head | HEADS[config.head].own_parameters(backbone.device))
+    own = HEADS[config.head].own_parameters(config.n_way, backbone.width, backbone.device)
+    return Adapters(backbone.fresh_lora(generator) | head | own)

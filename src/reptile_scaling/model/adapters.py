@@ -9,10 +9,12 @@ from torch import Tensor
 LORA_A, LORA_B = ".lora_A", ".lora_B"
 HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
 HEAD_LOG_SCALE = "head.log_scale"
-"""Only a head that compares directions has it: the logarithm of what its cosines are multiplied by."""
+"""Some heads have it: the logarithm of what their cosines, or their prototypes' logits, are multiplied by."""
+HEAD_WORDS = "head.words"
+"""Some heads have them: a vector of each class's words, whose product with a feature is added to its logit."""
 LOG_RATE = ".log_rate"
 """Ends the names of learned inner rates, which θ holds beside the matrix they belong to: `[K]`, one for each step."""
-HEAD_NAMES = (HEAD_WEIGHT, HEAD_BIAS, HEAD_LOG_SCALE)
+HEAD_NAMES = (HEAD_WEIGHT, HEAD_BIAS, HEAD_LOG_SCALE, HEAD_WORDS)
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Adapters:
     """Named fp32 tensors; either one set `[…]` or a stack of T sets `[T, …]`, the same for all of them.
 
     `<site>.lora_A [r, d_in]`, `<site>.lora_B [d_out, r]`, `head.weight [n_way, D]`, `head.bias [n_way]`,
-    and of a head of directions `head.log_scale []`.
+    and of some heads `head.log_scale []` and `head.words [n_way, D]`.
     """
 
     tensors: dict[str, Tensor]

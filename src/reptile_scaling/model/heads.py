@@ -11,7 +11,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_LOG_SCALE, HEAD_WEIGHT, Adapters
+from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_LOG_SCALE, HEAD_WEIGHT, HEAD_WORDS, Adapters
+
+PROTOTYPE_SHARPNESS = 5.0
+"""Mean squared distance in units of logits: assumed, so that a typical class gap is of order one."""
 
 
 def fresh_head(n_way: int, width: int, device: torch.device) -> dict[str, Tensor]:
@@ -23,11 +26,16 @@ def fresh_head(n_way: int, width: int, device: torch.device) -> dict[str, Tensor
 
 
 def logits(adapters: Adapters, features_TSD: Float[Tensor, "T S D"]) -> Float[Tensor, "T S W"]:
-    """Logits of each task's prompts under its own head, in fp32; with a scale, of their directions alone."""
+    """Logits of each task's prompts under its own head, in fp32; with a scale, of their directions alone, or, where
+    there are words, of the words and of so many times the prototypes."""
     weight_TWD, bias_TW = adapters.tensors[HEAD_WEIGHT], adapters.tensors[HEAD_BIAS]
     if (log_scale_T := adapters.tensors.get(HEAD_LOG_SCALE)) is not None:
-        features_TSD = F.normalize(features_TSD, dim=2)
-        weight_TWD = log_scale_T.exp()[:, None, None] * F.normalize(weight_TWD, dim=2)
+        scale_T11 = log_scale_T.exp()[:, None, None]
+        if (words_TWD := adapters.tensors.get(HEAD_WORDS)) is not None:
+            weight_TWD, bias_TW = words_TWD + scale_T11 * weight_TWD, scale_T11[:, :, 0] * bias_TW
+        else:
+            features_TSD = F.normalize(features_TSD, dim=2)
+            weight_TWD = scale_T11 * F.normalize(weight_TWD, dim=2)
     return torch.baddbmm(bias_TW[:, None], features_TSD, weight_TWD.transpose(1, 2))
 
 
@@ -36,7 +44,9 @@ def task_losses(logits_TSW: Float[Tensor, "T S W"], slots_TS: Int[Tensor, "T S"]
     return F.cross_entropy(logits_TSW.transpose(1, 2), slots_TS, reduction="none").mean(1)
 
 
-def prototype_head(features_TSD: Float[Tensor, "T S D"], slots_S: Int[Tensor, "S"], n_way: int) -> dict[str, Tensor]:
+def prototype_head(
+    features_TSD: Float[Tensor, "T S D"], slots_S: Int[Tensor, "S"], n_way: int, sharpness: float = PROTOTYPE_SHARPNESS
+) -> dict[str, Tensor]:
     """Logits of a support-mean classifier as a linear head, `[T, …]` (Proto-MAML, Triantafillou et al. 2020).
 
     Squared distances `−‖f − c_w‖²` up to a constant, divided by their mean over the support set: the raw ones are
@@ -45,7 +55,7 @@ def prototype_head(features_TSD: Float[Tensor, "T S D"], slots_S: Int[Tensor, "S
     means_TWD = class_means(features_TSD, slots_S, n_way)
     distances_TSW = (features_TSD[:, :, None] - means_TWD[:, None]).square().sum(-1)
     spread_T = distances_TSW.mean((1, 2)).clamp_min(torch.finfo(torch.float32).tiny)
-    temperature_T11 = spread_T[:, None, None] / PROTOTYPE_SHARPNESS
+    temperature_T11 = spread_T[:, None, None] / sharpness
     return {
         HEAD_WEIGHT: 2 * means_TWD / temperature_T11,
         HEAD_BIAS: -means_TWD.square().sum(-1) / temperature_T11[:, :, 0],
@@ -73,8 +83,17 @@ def words_head(vectors_TWD: Float[Tensor, "T W D"]) -> dict[str, Tensor]:
     return {HEAD_WEIGHT: vectors_TWD, HEAD_BIAS: vectors_TWD.new_zeros(vectors_TWD.shape[:2])}
 
 
-PROTOTYPE_SHARPNESS = 5.0
-"""Mean squared distance in units of logits: assumed, so that a typical class gap is of order one."""
+def unscaled_prototype_head(
+    features_TSD: Float[Tensor, "T S D"], slots_S: Int[Tensor, "S"], n_way: int
+) -> dict[str, Tensor]:
+    """`prototype_head` for a head whose scale is learned."""
+    return prototype_head(features_TSD, slots_S, n_way, sharpness=1.0)
+
+
+def words_beside(vectors_TWD: Float[Tensor, "T W D"]) -> dict[str, Tensor]:
+    """The words alone, until the support set gives prototypes: a product of two experts (Hinton 2002)."""
+    return {HEAD_WORDS: vectors_TWD}
+
 
 FIRST_COSINE_SCALE = 10.0
 """What cosines are multiplied by before anything is learned. Learned alone at a rate of 0.03 a step it went from 10 to
@@ -92,14 +111,18 @@ class Head:
     from_words: Callable[[Tensor], dict[str, Tensor]] | None = None
     """(vectors of the labels' words `[T, W, D]`) → heads `[T, …]`, before the zero-step reading."""
 
-    compares_directions: bool = False
-    """Whether logits are cosines times a scale that is learned with θ."""
+    first_scale: float | None = None
+    """What a scale that is learned with θ begins from; without words beside it, that of cosines."""
+    has_words_beside: bool = False
 
-    def own_parameters(self, device: torch.device) -> dict[str, Tensor]:
+    def own_parameters(self, n_way: int, width: int, device: torch.device) -> dict[str, Tensor]:
         """What θ holds besides weight and bias."""
-        if not self.compares_directions:
-            return {}
-        return {HEAD_LOG_SCALE: torch.tensor(FIRST_COSINE_SCALE, device=device).log()}
+        found = {}
+        if self.first_scale is not None:
+            found[HEAD_LOG_SCALE] = torch.tensor(self.first_scale, device=device).log()
+        if self.has_words_beside:
+            found[HEAD_WORDS] = torch.zeros(n_way, width, device=device)
+        return found
 
     @property
     def is_meta_learned(self) -> bool:
@@ -111,6 +134,10 @@ HEADS = {
     "classifier": Head(),
     "zero": Head(reset=fresh_head),
     "prototype": Head(from_support=prototype_head),
-    "cosine": Head(from_support=cosine_head, compares_directions=True),
+    "cosine": Head(from_support=cosine_head, first_scale=FIRST_COSINE_SCALE),
     "label_words": Head(from_words=words_head),
-}
+    "words_prototype": Head(
+        from_words=words_beside, from_support=unscaled_prototype_head, first_scale=PROTOTYPE_SHARPNESS,
+        has_words_beside=True,
+    ),
+}  # fmt: skip

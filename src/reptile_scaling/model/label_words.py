@@ -29,7 +29,7 @@ def label_tokens(tokenizer: Any, label: str) -> list[int]:
     """Token ids of a label as it stands after a blank. InputError for a label that has no word."""
     tokens: list[int] = tokenizer(" " + label, add_special_tokens=False)["input_ids"] if label else []
     if not tokens:
-        raise InputError("head 'label_words' needs labels with words in them: set label_words to symbols")
+        raise InputError("a head of label words needs labels with words in them: set label_words to symbols")
     return tokens
 
 
@@ -49,7 +49,7 @@ def label_vectors_of(backbone: Backbone, class_names: Sequence[str], words: str)
 def _vectors(backbone: Backbone, labels: Sequence[str]) -> Float[Tensor, "labels D"]:
     unembedding = backbone.model.get_output_embeddings()
     if unembedding is None:
-        raise InputError("head 'label_words' needs a language model's output embeddings: use another head or model")
+        raise InputError("a head of label words needs a language model's output embeddings: use another head or model")
     rows = unembedding.weight.detach()
     means = [rows[label_tokens(backbone.tokenizer, label)].float().mean(0) for label in labels]
     return torch.stack(means)

@@ -20,7 +20,7 @@ from reptile_scaling.learning.starts import starting_points
 from reptile_scaling.learning.task_batch import InnerLoop
 from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapter_facts import adaptation_facts
-from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_NAMES, HEAD_WEIGHT, LOG_RATE, Adapters
+from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_NAMES, HEAD_WEIGHT, HEAD_WORDS, LOG_RATE, Adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.devices import choose_devices
 from reptile_scaling.model.engine import Engine, tokenize_prompts
@@ -251,10 +251,10 @@ def _open(adapter: Path, config: Config, device: str) -> tuple[Backbone, Adapter
 def _head_for(theta: Adapters, n_classes: int) -> Adapters:
     """θ with a head of so many rows. Slots are drawn at random in meta-training, so its rows are exchangeable: another
     number of classes starts from their mean, all alike, and is at chance before the first step."""
-    weight, bias = theta.tensors[HEAD_WEIGHT], theta.tensors[HEAD_BIAS]
-    if len(weight) == n_classes:
+    if len(theta.tensors[HEAD_BIAS]) == n_classes:
         return theta
-    rows = {HEAD_WEIGHT: weight.mean(0).repeat(n_classes, 1), HEAD_BIAS: bias.mean().repeat(n_classes)}
+    own = {name: theta.tensors[name] for name in (HEAD_WEIGHT, HEAD_BIAS, HEAD_WORDS) if name in theta.tensors}
+    rows = {name: tensor.mean(0).expand(n_classes, *tensor.shape[1:]).clone() for name, tensor in own.items()}
     return Adapters(theta.tensors | rows)
 
 
