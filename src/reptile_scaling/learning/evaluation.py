@@ -178,15 +178,15 @@ def read_along(
         return _read_unadapted(engine, theta, episodes, loop, steps)
     loop = replace(loop, steps=max(0, *steps))
     shares: list[dict[int, Reading]] = []
-    for start in range(0, len(episodes), engine.tasks_in_flight):
+    for places in engine.groups(len(episodes)):
         stop_if_requested()
-        group = episodes[start : start + engine.tasks_in_flight]
+        group = episodes[places.start : places.stop]
         batch = TaskBatch(
             starting_points(engine, theta, [episode.classes for episode in group], loop.head),
             group,
             loop,
             # Mini-batches belong to the test task alone, so every initialisation meets the same ones.
-            [stream(start + i, "test_batches") for i in range(len(group))],
+            [stream(i, "test_batches") for i in places],
             moments=moments.repeated(len(group)) if moments is not None else None,
         )
         shares += _read_group(engine, batch, steps, told)

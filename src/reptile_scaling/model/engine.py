@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -54,11 +55,14 @@ class Engine:
 
     def in_groups(self, work: Callable[[slice], Result], n_tasks: int) -> list[Result]:
         """`work` on `tasks_in_flight` tasks at a time, these side by side on a CPU; results in the order of tasks."""
-        results = []
-        for start in range(0, n_tasks, self.tasks_in_flight):
-            group = range(start, min(start + self.tasks_in_flight, n_tasks))
-            results += in_lanes(work, group, self.backbone.device)
-        return results
+        groups = self.groups(n_tasks)
+        return [result for group in groups for result in in_lanes(work, group, self.backbone.device)]
+
+    def groups(self, n_tasks: int) -> list[range]:
+        """Tasks in as few groups as `tasks_in_flight` allows, as even as can be: a small one uses a device badly."""
+        n_groups = -(-n_tasks // self.tasks_in_flight)
+        ends = [n_tasks * group // n_groups for group in range(n_groups + 1)] if n_groups else [0]
+        return [range(start, end) for start, end in pairwise(ends)]
 
     def remember(self, utterances: np.ndarray) -> None:
         """Fills the prefix cache ahead of time, as far as it has room."""

@@ -7,6 +7,7 @@ and norms are wrapped in place.
 Suffixes: P packed tokens · S prompts · D width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,8 @@ class PackedForward:
         self._context = ForwardContext()
         _, self._layers = decoder_layers(self._decoder)
         self._first_adapted, self._n_layers = first_adapted, len(self._layers)
+        self._is_cut = False
+        """Whether the last layer hands on answer rows alone."""
         try:
             self._enter(sites, answers_only=answers_only and not is_encoder)
         except BaseException:
@@ -75,11 +78,38 @@ class PackedForward:
             replace(model, site, StackedLora(model.get_submodule(site), site, self._context))
         if answers_only:
             _compute_answers_only(self._layers[-1], self._context)
-        probe = self.place(pack_tokens([[0]], [np.zeros(1, dtype=np.int64)]))
+            self._cut_to_answers()
+        # Of two tokens and one prompt, so that what reads answers is told from what reads all.
+        probe = self.place(pack_tokens([[0, 0]], [np.zeros(1, dtype=np.int64)]))
         join_readers(model, lambda: self._run(probe, range(self._n_layers)))
         if self._first_adapted > 0:
             for number, layer in enumerate(self._layers):
                 self._layers[number] = _Gate(layer, number, self._context)
+
+    def _cut_to_answers(self) -> None:
+        """Has the last layer hand on its answer rows alone, where the model goes on with as many as it is given.
+
+        Residuals, norms and what follows are then computed for these rows; attention still reads all of them.
+        """
+        last, everything = self._layers[-1], range(self._n_layers)
+        probe = self.place(pack_tokens([[0, 0], [0], [0, 0, 0]], [np.arange(3)]))
+        with torch.no_grad():
+            whole = self._run(probe, everything)[0, probe.layout.answer_S]
+            reader = _reader_of_what_enters(last, lambda: self._run(probe, everything))
+            if reader is None:
+                return
+            child = getattr(last, reader)
+            setattr(last, reader, _Whole(child, self._context))
+            self._layers[-1] = _AnswersFromHere(last, self._context)
+            try:
+                cut = self._run(probe, everything)[0]
+                # A model's comparison with the Hub's forward comes later and is strict.
+                self._is_cut = cut.shape == whole.shape and torch.allclose(cut, whole, rtol=0.1, atol=0.1)
+            except (RuntimeError, IndexError):  # one that shapes what it returns as it shaped what it read
+                self._is_cut = False
+        if not self._is_cut:
+            setattr(last, reader, child)
+            self._layers[-1] = last
 
     def leave(self) -> None:
         """Gives the model back as it was."""
@@ -115,7 +145,7 @@ class PackedForward:
         output = self._run(batch, range(0 if entering_P is None else self._first_adapted, self._n_layers))
         context.adapters = context.dropout = context.entering = None
         if batch.prompt_P is None:
-            return output[0, batch.layout.answer_S].float()
+            return (output[0] if self._is_cut else output[0, batch.layout.answer_S]).float()
         return _means(output[0].float(), batch.prompt_P)
 
     def entering_activations(self, batch: PlacedBatch) -> Tensor:
@@ -128,7 +158,7 @@ class PackedForward:
     def _run(self, batch: PlacedBatch, layers: range) -> Tensor:
         """The Hub's own forward, in which only these layers compute; `[1, P, D]`."""
         context = self._context
-        context.rows, context.prompts, context.runs = batch.tokens, batch.prompts, layers
+        context.rows, context.prompts, context.runs, context.whole = batch.tokens, batch.prompts, layers, None
         context.answer_rows = batch.layout.answer_S
         output = self._decoder(
             input_ids=batch.token_ids[None],
@@ -148,13 +178,12 @@ def first_position(decoder: nn.Module) -> int:
     return 0
 
 
-class _Gate(nn.Module):
-    """A decoder layer that computes only where the forward in progress wants it to."""
+class _Around(nn.Module):
+    """A decoder layer with something around it."""
 
-    def __init__(self, layer: nn.Module, number: int, context: ForwardContext) -> None:
+    def __init__(self, layer: nn.Module, context: ForwardContext) -> None:
         super().__init__()
         self.layer = layer
-        self.number = number
         self.context = context
 
     def __getattr__(self, name: str) -> Any:
@@ -162,6 +191,40 @@ class _Gate(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             return getattr(self.layer, name)  # e.g. the kind of attention a model asks its layers for
+
+
+class _AnswersFromHere(_Around):
+    """The last layer on the answer rows, but for what its attention reads, which is all rows (`_Whole`)."""
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        context = self.context
+        assert context.answer_rows is not None
+        context.whole = hidden
+        output = self.layer(hidden.index_select(1, context.answer_rows), *args, **kwargs)
+        context.whole = None
+        return output
+
+
+class _Whole(nn.Module):
+    """A module that is given the answer rows and reads all rows."""
+
+    def __init__(self, module: nn.Module, context: ForwardContext) -> None:
+        super().__init__()
+        self.module = module
+        self.context = context
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if "hidden_states" in kwargs:
+            return self.module(*args, **{**kwargs, "hidden_states": self.context.whole})
+        return self.module(self.context.whole, *args[1:], **kwargs)
+
+
+class _Gate(_Around):
+    """A decoder layer that computes only where the forward in progress wants it to."""
+
+    def __init__(self, layer: nn.Module, number: int, context: ForwardContext) -> None:
+        super().__init__(layer, context)
+        self.number = number
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         runs = self.context.runs
@@ -175,33 +238,71 @@ class _Gate(nn.Module):
 
 
 class _AnswerRows(nn.Module):
-    """Runs a module on the answer row of each prompt alone; the other rows are zero and never read."""
+    """Runs a module on the answer row of each prompt alone; the other rows, where there are any, are zero and never
+    read."""
 
-    def __init__(self, module: nn.Module, context: ForwardContext) -> None:
+    def __init__(self, module: nn.Module, context: ForwardContext, *, hands_on_all: bool) -> None:
         super().__init__()
         self.module = module
         self.context = context
+        self.hands_on_all = hands_on_all
+        """Whether what follows shapes the rows as they were read, though the layer may hand on answers alone."""
 
     def forward(self, x: Tensor) -> Tensor:
         rows_S = self.context.answer_rows
         assert rows_S is not None
         with self.context.on_answers():
-            y: Tensor = self.module(x[:, rows_S])
+            # Where there are as many rows as prompts, each is the answer of its own.
+            y: Tensor = self.module(x if x.shape[1] == len(rows_S) else x[:, rows_S])
+        if self.context.whole is not None and not self.hands_on_all:
+            return y
         return y.new_zeros(*x.shape[:2], y.shape[-1]).index_copy(1, rows_S, y)
 
 
 def _compute_answers_only(last_layer: nn.Module, context: ForwardContext) -> None:
     """In the last layer: queries, output projection and MLP for one token per prompt; keys and values for all."""
-    attention_name, attention = next(
-        (n, m) for n, m in last_layer.named_children() if ("attn" in n or "attention" in n) and _holds_linears(m)
-    )
+    attention_name, attention = _attention_of(last_layer)
     setattr(attention, READS_ANSWERS_ONLY, True)
     for name in ("q_proj", "o_proj", "dense", "out_proj", "c_proj"):
         if hasattr(attention, name):
-            setattr(attention, name, _AnswerRows(getattr(attention, name), context))
+            own = _AnswerRows(getattr(attention, name), context, hands_on_all=name == "q_proj")
+            setattr(attention, name, own)
     for name, child in last_layer.named_children():
         if name != attention_name and _holds_linears(child):
-            setattr(last_layer, name, _AnswerRows(child, context))
+            setattr(last_layer, name, _AnswerRows(child, context, hands_on_all=False))
+
+
+def _attention_of(layer: nn.Module) -> tuple[str, nn.Module]:
+    return next((n, m) for n, m in layer.named_children() if ("attn" in n or "attention" in n) and _holds_linears(m))
+
+
+def _reader_of_what_enters(layer: nn.Module, forward: Callable[[], object]) -> str | None:
+    """The child through which a layer's attention reads what enters the layer: itself, or the norm before it; None
+    where neither does. Found by watching a forward."""
+    attention_name, attention = _attention_of(layer)
+    entered: list[Tensor] = []
+    read: list[Tensor] = []
+    given: dict[str, tuple[Tensor, Any]] = {}
+
+    def watch(name: str) -> Callable[..., None]:
+        return lambda _, args, kwargs, output: given.update({name: (_hidden(args, kwargs), output)})
+
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, a, k: entered.append(_hidden(a, k)), with_kwargs=True),
+        attention.register_forward_pre_hook(lambda _, a, k: read.append(_hidden(a, k)), with_kwargs=True),
+    ]
+    others = [(name, child) for name, child in layer.named_children() if child is not attention]
+    hooks += [child.register_forward_hook(watch(name), with_kwargs=True) for name, child in others]
+    forward()
+    for hook in hooks:
+        hook.remove()
+    if read[0] is entered[0]:
+        return attention_name
+    return next((name for name, (x, y) in given.items() if x is entered[0] and y is read[0]), None)
+
+
+def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[0] if args else kwargs.get("hidden_states")
 
 
 def _means(hidden_PD: Tensor, prompt_P: Tensor) -> Tensor:

@@ -44,6 +44,8 @@ class ForwardContext(threading.local):
     prompts: TaskRows = field(default_factory=lambda: TaskRows([0], SharedProducts([])))
     answer_rows: Tensor | None = None
     """Row of each prompt's last token."""
+    whole: Tensor | None = None
+    """`[1, P, D]`: what enters the last layer while it works on answer rows alone."""
     dropout: Dropout = None
     """LoRA dropout rate and a random stream per task; None outside meta-training."""
     ahead: dict[str, Tensor] = field(default_factory=dict)
