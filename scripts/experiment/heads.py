@@ -30,7 +30,7 @@ HEADS = ("classifier", "prototype", "cosine", "label_words", "words_prototype")
 RIVAL = "label_words"
 FROZEN = ("nearest_mean", "logistic_regression")
 STEPS = (1, 5)
-N_TEST, N_VALIDATION = 100, 30
+N_TEST, N_VALIDATION = 60, 20
 
 
 def main() -> None:

@@ -13,11 +13,14 @@ from reptile_scaling.errors import InputError
 from reptile_scaling.model.adapters import LORA_A, LORA_B, Adapters, stack_adapters
 from reptile_scaling.model.backbone import FAST, PADDED, WHOLE_LAST_LAYER, Backbone, LoraShape
 from reptile_scaling.model.blocks import decoder_of, is_transposed
+from reptile_scaling.model.packed_forward import PackedForward
 from reptile_scaling.model.packing import pack_tokens
 
 PATHS = dict.fromkeys([*CAUSAL, *ENCODERS], FAST)
 PATHS |= dict.fromkeys(["opt", "llama4_text"], WHOLE_LAST_LAYER)
 PATHS |= dict.fromkeys(["stablelm", "bloom", "falcon", "mamba", "lfm2", "nemotron", "deberta-v2"], PADDED)
+SHAPED_AS_READ = {"gpt2", "gptj"}
+"""Their code gives what it returns the shape of what it read, so that the last layer hands on every row."""
 TASKS = [np.arange(0, 4), np.arange(4, 9), np.arange(9, 12)]
 
 
@@ -74,6 +77,12 @@ def test_gradients_of_the_padded_path_are_those_of_the_hubs_forward(family: str)
             torch.testing.assert_close(ours[t], theirs[0], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", [family for family in CAUSAL if PATHS[family] == FAST])
+def test_last_layer_hands_on_answer_rows_alone_where_the_model_takes_them(family: str) -> None:
+    forward = Backbone(tiny_family(family), LoraShape(4, 8.0, 1))._forward
+    assert isinstance(forward, PackedForward) and forward.is_cut == (family not in SHAPED_AS_READ)
+
+
 @pytest.mark.parametrize("family", ["llama", "falcon"])
 def test_check_leaves_the_weights_and_their_precision_as_they_were(family: str) -> None:
     model = tiny_family(family, torch.bfloat16)
@@ -81,8 +90,12 @@ def test_check_leaves_the_weights_and_their_precision_as_they_were(family: str) 
     backbone = Backbone(model, LoraShape(4, 8.0))
     assert {attempt.precision for attempt in backbone.attempts} == {"float32", "bfloat16"}
     after = {id(tensor): tensor for tensor in model.model.state_dict().values()}
-    kept = {name.replace(".base", "").replace(".module", "").replace(".layer.", ".").replace(".scale", ".weight"): tensor
-            for name, tensor in model.model.state_dict().items()}  # fmt: skip
+    wrapped = {".base": "", ".module": "", ".layer.": ".", ".scale": ".weight"}
+    kept = {}
+    for name, tensor in model.model.state_dict().items():
+        for ours, theirs in wrapped.items():
+            name = name.replace(ours, theirs)
+        kept[name] = tensor
     assert len(after) > 0 and before.keys() <= kept.keys()
     assert all(torch.equal(before[name], kept[name]) and before[name].dtype == kept[name].dtype for name in before)
 

@@ -62,7 +62,7 @@ class PackedForward:
         self._context = ForwardContext()
         _, self._layers = decoder_layers(self._decoder)
         self._first_adapted, self._n_layers = first_adapted, len(self._layers)
-        self._is_cut = False
+        self.is_cut = False
         """Whether the last layer hands on answer rows alone."""
         try:
             self._enter(sites, answers_only=answers_only and not is_encoder)
@@ -104,10 +104,10 @@ class PackedForward:
             try:
                 cut = self._run(probe, everything)[0]
                 # A model's comparison with the Hub's forward comes later and is strict.
-                self._is_cut = cut.shape == whole.shape and torch.allclose(cut, whole, rtol=0.1, atol=0.1)
+                self.is_cut = cut.shape == whole.shape and torch.allclose(cut, whole, rtol=0.1, atol=0.1)
             except (RuntimeError, IndexError):  # one that shapes what it returns as it shaped what it read
-                self._is_cut = False
-        if not self._is_cut:
+                self.is_cut = False
+        if not self.is_cut:
             setattr(last, reader, child)
             self._layers[-1] = last
 
@@ -145,7 +145,7 @@ class PackedForward:
         output = self._run(batch, range(0 if entering_P is None else self._first_adapted, self._n_layers))
         context.adapters = context.dropout = context.entering = None
         if batch.prompt_P is None:
-            return (output[0] if self._is_cut else output[0, batch.layout.answer_S]).float()
+            return (output[0] if self.is_cut else output[0, batch.layout.answer_S]).float()
         return _means(output[0].float(), batch.prompt_P)
 
     def entering_activations(self, batch: PlacedBatch) -> Tensor:
