@@ -163,7 +163,13 @@ def converted(gguf: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
         with read_once():
             model, tokenizer = _from_pretrained(str(gguf.parent), {"gguf_file": gguf.name, "dtype": torch.float32})
-        _plain(model).save_pretrained(aside + "/model")
+        try:
+            plain = _plain(model)
+        except RuntimeError as error:
+            raise InputError(
+                f"model {str(gguf)!r} holds weights that do not fit its own header: fetch it again"
+            ) from error
+        plain.save_pretrained(aside + "/model")
         tokenizer.save_pretrained(aside + "/model")
         publish(Path(aside, "model"), folder)
     return folder
