@@ -40,8 +40,10 @@ def main() -> None:
     parser.add_argument("--print", action="store_true", help="measure nothing")
     asked = parser.parse_args()
     if not asked.print:
-        found = {f"{shots} shots": measured(shots, asked.settings) for shots in SHOTS}
-        write_json(asked.out, {"heads": found, "versions": software_versions()})
+        found = {}
+        for shots in SHOTS:
+            found[f"{shots} shots"] = measured(shots, asked.settings)
+            write_json(asked.out, {"heads": found, "versions": software_versions()})
     print(table(json.loads(asked.out.read_text())))
 
 
