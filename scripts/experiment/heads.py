@@ -89,7 +89,7 @@ def gain(ours: np.ndarray, theirs: np.ndarray, classes: tuple[tuple[str, ...], .
 
 
 def table(found: dict[str, Any]) -> str:
-    """As docs/algorithms.md has it."""
+    """Accuracies in percent, and points beyond the rival at the numbers of steps that validation tasks choose."""
     steps = ("0", "1", "5", "best")
     columns = " | ".join(n if n == "best" else f"{n} steps" for n in steps)
     lines = [

@@ -3,6 +3,7 @@
     python scripts/reliability/kills.py command --kills 700 [--seed 0]      the command computes by itself
     python scripts/reliability/kills.py workers --kills 300 [--seed 0]      two workers of this machine
     python scripts/reliability/kills.py ray --kills 20 [--seed 0]           two nodes of a Ray cluster on this machine
+    python scripts/reliability/kills.py print                               what stands in the file, kills nothing
 
 Each round sweeps the six cells of `staged.tiny_sweep` in a folder of its own: the command is started, killed with
 SIGKILL at a random time, and started again; after some kills it is left to end by itself. With workers four kills in
@@ -182,11 +183,11 @@ def kill_process(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def rounds_of(of: str, seed: int) -> list[Round]:
-    """That stand in the file."""
+def rounds_of(of: str, seed: int | None = None) -> list[Round]:
+    """That stand in the file, of one seed or of all."""
     lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
     rounds = [Round(**json.loads(line)) for line in lines]
-    return [one for one in rounds if (one.of, one.seed) == (of, seed)]
+    return [one for one in rounds if one.of == of and seed in (one.seed, None)]
 
 
 def sentence(rounds: list[Round]) -> str:
@@ -207,10 +208,13 @@ def sentence(rounds: list[Round]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("of", choices=list(KILLS_OF_A_ROUND))
+    parser.add_argument("of", choices=[*KILLS_OF_A_ROUND, "print"])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
+    if asked.of == "print":
+        print(*(f"{of}: {sentence(rounds_of(of))}" for of in KILLS_OF_A_ROUND), sep="\n")
+        return
     RESULTS.parent.mkdir(exist_ok=True)
     begin(["reptile_scaling.cli", "reptile_scaling.lab.sweep", "reptile_scaling.lab.worker", "reptile_scaling.report"])
     rounds = rounds_of(asked.of, asked.seed)

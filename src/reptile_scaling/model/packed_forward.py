@@ -94,10 +94,11 @@ class PackedForward:
         last, everything = self._layers[-1], range(self._n_layers)
         probe = self.place(pack_tokens([[0, 0], [0], [0, 0, 0]], [np.arange(3)]))
         with torch.no_grad():
-            whole = self._run(probe, everything)[0, probe.layout.answer_S]
-            reader = _reader_of_what_enters(last, lambda: self._run(probe, everything))
+            found: list[Tensor] = []
+            reader = _reader_of_what_enters(last, lambda: found.append(self._run(probe, everything)))
             if reader is None:
                 return
+            whole = found[0][0, probe.layout.answer_S]
             child = getattr(last, reader)
             setattr(last, reader, _Whole(child, self._context))
             self._layers[-1] = _AnswersFromHere(last, self._context)
