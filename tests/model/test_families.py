@@ -11,7 +11,7 @@ from reptile_scaling.bench.families import CAUSAL, ENCODERS, tiny_family
 from reptile_scaling.cli import check
 from reptile_scaling.errors import InputError
 from reptile_scaling.model.adapters import LORA_A, LORA_B, Adapters, stack_adapters
-from reptile_scaling.model.backbone import FAST, PADDED, WHOLE_LAST_LAYER, Backbone, LoraShape
+from reptile_scaling.model.backbone import FAST, PADDED, WHOLE_LAST_LAYER, Backbone, Batch, LoraShape
 from reptile_scaling.model.blocks import decoder_of, is_transposed
 from reptile_scaling.model.packed_forward import PackedForward
 from reptile_scaling.model.packing import pack_tokens
@@ -21,6 +21,8 @@ PATHS |= dict.fromkeys(["opt", "llama4_text"], WHOLE_LAST_LAYER)
 PATHS |= dict.fromkeys(["stablelm", "bloom", "falcon", "mamba", "lfm2", "nemotron", "deberta-v2"], PADDED)
 SHAPED_AS_READ = {"gpt2", "gptj"}
 """Their code gives what it returns the shape of what it read, so that the last layer hands on every row."""
+ASK_WITH_ALL = {"phi3", "gpt_neox", "olmo2", "ministral3", *SHAPED_AS_READ}
+"""Their queries, keys and values come from one layer, or what follows wants as many of each."""
 TASKS = [np.arange(0, 4), np.arange(4, 9), np.arange(9, 12)]
 
 
@@ -81,6 +83,38 @@ def test_gradients_of_the_padded_path_are_those_of_the_hubs_forward(family: str)
 def test_last_layer_hands_on_answer_rows_alone_where_the_model_takes_them(family: str) -> None:
     forward = Backbone(tiny_family(family), LoraShape(4, 8.0, 1))._forward
     assert isinstance(forward, PackedForward) and forward.is_cut == (family not in SHAPED_AS_READ)
+    assert forward.asks_apart == (family not in ASK_WITH_ALL)
+
+
+@pytest.mark.parametrize("top", [None, 1])
+@pytest.mark.parametrize("family", [family for family in PATHS if PATHS[family] != PADDED])
+def test_a_batch_that_is_read_again_gives_what_a_new_one_does(family: str, top: int | None) -> None:
+    """What is kept of a batch depends on no adapter, also where adapters below have moved what a layer reads."""
+    backbone = Backbone(tiny_family(family), LoraShape(4, 8.0, top))
+    packed = pack_tokens([[5, 6, 7], [8, 9, 10, 11, 12], [13, 14]], [np.array([n]) for n in range(3)])
+    again = backbone.place(packed)
+    entering_P = backbone.entering_activations(again) if top else None
+    sets = random_sets(backbone)
+
+    def read(batch: Batch, order: list[int]) -> list[torch.Tensor]:
+        phi = stack_adapters([sets[i] for i in order]).map(lambda tensor: tensor.requires_grad_())
+        features = backbone.features(batch, phi, entering_P=entering_P)
+        gradients = torch.autograd.grad(features.square().sum(), list(phi.tensors.values()))
+        return [features.detach(), *gradients]
+
+    for order in ([0, 1, 2], [2, 0, 1], [1, 1, 0]):
+        for ours, theirs in zip(read(again, order), read(backbone.place(packed), order), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+@torch.no_grad()
+def test_frozen_features_of_a_batch_do_not_meet_what_is_kept_of_it() -> None:
+    backbone = Backbone(tiny_family("llama"), LoraShape(4, 8.0, 1))
+    packed = pack_tokens([[5, 6, 7], [8, 9]], [np.array([0, 1])])
+    batch = backbone.place(packed)
+    frozen = backbone.features(batch)
+    backbone.features(batch, stack_adapters(random_sets(backbone)[:1]))
+    assert torch.equal(backbone.features(batch), frozen)
 
 
 @pytest.mark.parametrize("family", ["llama", "falcon"])

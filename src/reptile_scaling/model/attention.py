@@ -24,6 +24,9 @@ from reptile_scaling.model.packing import PackedTokens
 RAGGED_ATTENTION = "ragged"
 READS_ANSWERS_ONLY = "reads_answers_only"
 """Attribute set on the attention module of the last layer: only the last token of each prompt asks there."""
+KEYS_APART = "keys_apart"
+"""Attribute set on an attention module that is called twice: the context that takes the keys and values of all rows at
+the first call, and has them at the second, which asks for answer rows alone."""
 NARROWEST_BLOCK = 32
 
 
@@ -184,6 +187,12 @@ def ragged_attention(
             f"a prompt has {ragged.longest} tokens, but some layers of this model attend within {sliding_window}: "
             f"lower max_length to {sliding_window}"
         )
+    apart: Any = getattr(module, KEYS_APART, None)
+    if apart is not None and not apart.asks:
+        apart.keys = key, value
+        return query.transpose(1, 2), None
+    if apart is not None:
+        key, value = apart.keys
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     keys = ragged.tokens if ragged.keys is None else ragged.keys
     # The fused kernel makes no matrix of scores, which would not fit the caches where keys are many.
@@ -194,9 +203,11 @@ def ragged_attention(
     if not getattr(module, READS_ANSWERS_ONLY, False):
         mixed_NMHE = attend(ragged.tokens.fill(query_PHE), key_NBKE, value_NBKE, ragged.tokens, scale, softcap, s_aux)
         return ragged.tokens.empty(mixed_NMHE)[None], None
-    asking_NMHE = ragged.answers.fill(query_PHE[ragged.answer_S])
+    asking_NMHE = ragged.answers.fill(query_PHE if apart is not None else query_PHE[ragged.answer_S])
     mixed_NMHE = attend(asking_NMHE, key_NBKE, value_NBKE, ragged.answers, scale, softcap, s_aux)
     answer_SHE = ragged.answers.empty(mixed_NMHE)
+    if apart is not None:
+        return answer_SHE[None], None
     return answer_SHE.new_zeros(query_PHE.shape).index_copy(0, ragged.answer_S, answer_SHE)[None], None
 
 

@@ -1,34 +1,41 @@
 """The fast way through a model: prompts laid end to end, stacked LoRA, only the rows and blocks that are needed.
 
-In the last layer only the answer token of each prompt is computed; everything below the first adapted layer can be
-handed in. The modelling code stays the Hub's: attention goes through transformers' AttentionInterface, linear layers
-and norms are wrapped in place.
+In the last layer only the answer token of each prompt is computed (`last_layer`); everything below the first adapted
+layer can be handed in, and what no adapter changes above it is computed once for a batch. The modelling code stays the
+Hub's: attention goes through transformers' AttentionInterface, linear layers and norms are wrapped in place.
 
 Suffixes: P packed tokens · S prompts · D width.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reptile_scaling.model.adapters import Adapters
-from reptile_scaling.model.attention import RAGGED_ATTENTION, READS_ANSWERS_ONLY, RaggedLayout, ragged_layout
-from reptile_scaling.model.blocks import (
-    decoder_layers,
-    decoder_of,
-    linear_shape,
-    remember_modules,
-    replace,
-    restore_modules,
+from reptile_scaling.model.adapters import LORA_A, LORA_B, Adapters
+from reptile_scaling.model.attention import RAGGED_ATTENTION, RaggedLayout, ragged_layout
+from reptile_scaling.model.blocks import decoder_layers, decoder_of, remember_modules, replace, restore_modules
+from reptile_scaling.model.last_layer import (
+    Around,
+    Whole,
+    ask_apart,
+    compute_answers_only,
+    cut_to_answers,
+    leave_keys,
 )
 from reptile_scaling.model.low_rank import choose_products
 from reptile_scaling.model.packing import PackedTokens, pack_tokens
 from reptile_scaling.model.rms_norm import quicken_norms
-from reptile_scaling.model.stacked_lora import Dropout, ForwardContext, StackedLora, TaskRows, join_readers
+from reptile_scaling.model.stacked_lora import (
+    Dropout,
+    ForwardContext,
+    StackedLora,
+    TaskRows,
+    join_readers,
+    mark_constants,
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,9 @@ class PlacedBatch:
     prompts: TaskRows
     prompt_P: Tensor | None = None
     """The prompt each token belongs to, where prompts are read as means."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What no adapter changes, filled by the first forward under adapters: it depends on what enters them alone, which
+    is one and the same for a batch."""
 
 
 class PackedForward:
@@ -64,6 +74,10 @@ class PackedForward:
         self._first_adapted, self._n_layers = first_adapted, len(self._layers)
         self.is_cut = False
         """Whether the last layer hands on answer rows alone."""
+        self._takes_entering = False
+        """Whether the model can be handed what enters its first adapted layer in place of embedded tokens."""
+        self.asks_apart = False
+        """Whether the queries of other rows are not computed there at all."""
         try:
             self._enter(sites, answers_only=answers_only and not is_encoder)
         except BaseException:
@@ -77,46 +91,59 @@ class PackedForward:
         for site in sites:
             replace(model, site, StackedLora(model.get_submodule(site), site, self._context))
         if answers_only:
-            _compute_answers_only(self._layers[-1], self._context)
-            self._cut_to_answers()
+            compute_answers_only(self._layers[-1], self._context)
+            self._hand_on_answers()
         # Of two tokens and one prompt, so that what reads answers is told from what reads all.
-        probe = self.place(pack_tokens([[0, 0]], [np.zeros(1, dtype=np.int64)]))
+        probe = self.place(pack_tokens([[0, 1]], [np.zeros(1, dtype=np.int64)]))
         join_readers(model, lambda: self._run(probe, range(self._n_layers)))
+        whole = [module for module in model.modules() if isinstance(module, Whole)]
+        mark_constants(model, whole, lambda number: self._run_adapted(probe, sites, number))
         if self._first_adapted > 0:
             for number, layer in enumerate(self._layers):
                 self._layers[number] = _Gate(layer, number, self._context)
+            self._takes_entering = self._gives_the_same_without_embedding(probe)
 
-    def _cut_to_answers(self) -> None:
-        """Has the last layer hand on its answer rows alone, where the model goes on with as many as it is given.
+    @torch.no_grad()
+    def _hand_on_answers(self) -> None:
+        # As many tokens as no size of a model is, and different ones; prompts as short as any sliding window.
+        n_tokens = np.array([1, *[3] * 12])
+        ids = np.arange(n_tokens.sum()) % int(self._model.config.get_text_config().vocab_size)
+        prompts = [own.tolist() for own in np.split(ids, np.cumsum(n_tokens)[:-1])]
+        probe = self.place(pack_tokens(prompts, [np.arange(len(prompts))]))
+        forward = lambda: self._run(probe, range(self._n_layers))  # noqa: E731
+        self.is_cut = cut_to_answers(self._layers, self._context, forward, probe.layout.answer_S)
+        self.asks_apart = self.is_cut and ask_apart(self._layers, self._context, forward, int(n_tokens.sum()))
 
-        Residuals, norms and what follows are then computed for these rows; attention still reads all of them.
-        """
-        last, everything = self._layers[-1], range(self._n_layers)
-        probe = self.place(pack_tokens([[0, 0], [0], [0, 0, 0]], [np.arange(3)]))
-        with torch.no_grad():
-            found: list[Tensor] = []
-            reader = _reader_of_what_enters(last, lambda: found.append(self._run(probe, everything)))
-            if reader is None:
-                return
-            whole = found[0][0, probe.layout.answer_S]
-            child = getattr(last, reader)
-            setattr(last, reader, _Whole(child, self._context))
-            self._layers[-1] = _AnswersFromHere(last, self._context)
-            try:
-                cut = self._run(probe, everything)[0]
-                # A model's comparison with the Hub's forward comes later and is strict.
-                self.is_cut = cut.shape == whole.shape and torch.allclose(cut, whole, rtol=0.1, atol=0.1)
-            except (RuntimeError, IndexError):  # one that shapes what it returns as it shaped what it read
-                self.is_cut = False
-        if not self.is_cut:
-            setattr(last, reader, child)
-            self._layers[-1] = last
+    @torch.no_grad()
+    def _gives_the_same_without_embedding(self, probe: PlacedBatch) -> bool:
+        entering_P = self.entering_activations(probe)
+        expected = self.features(probe, None, entering_P, None)
+        self._takes_entering = True
+        try:
+            return torch.equal(self.features(probe, None, entering_P, None), expected)
+        except (RuntimeError, ValueError, TypeError, AttributeError):  # a model that reads the tokens themselves
+            self._context.entering = None
+            return False
+
+    @torch.no_grad()
+    def _run_adapted(self, probe: PlacedBatch, sites: dict[str, tuple[int, int]], seed: int) -> None:
+        """A forward of one task under random adapters."""
+        generator = torch.Generator().manual_seed(seed)
+        adapters = {}
+        for site, (d_out, d_in) in sites.items():
+            adapters[site + LORA_A] = torch.randn(1, self._rank, d_in, generator=generator).to(self._device)
+            adapters[site + LORA_B] = torch.randn(1, d_out, self._rank, generator=generator).to(self._device)
+        self._context.adapters = Adapters(adapters)
+        try:
+            self._run(probe, range(self._n_layers))
+        finally:
+            self._context.adapters = None
 
     def leave(self) -> None:
         """Gives the model back as it was."""
         restore_modules(self._untouched)
         for module, _ in self._untouched:
-            module.__dict__.pop(READS_ANSWERS_ONLY, None)
+            leave_keys(module)
         self._model.set_attn_implementation(self._attention)
 
     def place(self, packed: PackedTokens) -> PlacedBatch:
@@ -142,9 +169,10 @@ class PackedForward:
         """`[S, D]` fp32; see `Backbone.features`."""
         context = self._context
         context.adapters, context.dropout, context.ahead = adapters, dropout, {}
+        context.kept = batch.kept if adapters is not None else None
         context.entering = None if entering_P is None else entering_P[None]
         output = self._run(batch, range(0 if entering_P is None else self._first_adapted, self._n_layers))
-        context.adapters = context.dropout = context.entering = None
+        context.adapters = context.dropout = context.entering = context.kept = None
         if batch.prompt_P is None:
             return (output[0] if self.is_cut else output[0, batch.layout.answer_S]).float()
         return _means(output[0].float(), batch.prompt_P)
@@ -161,8 +189,10 @@ class PackedForward:
         context = self._context
         context.rows, context.prompts, context.runs, context.whole = batch.tokens, batch.prompts, layers, None
         context.answer_rows = batch.layout.answer_S
+        skips_embedding = self._takes_entering and context.entering is not None
         output = self._decoder(
-            input_ids=batch.token_ids[None],
+            input_ids=None if skips_embedding else batch.token_ids[None],
+            inputs_embeds=context.entering if skips_embedding else None,
             position_ids=batch.positions[None],
             use_cache=False,
             ragged=batch.layout,
@@ -179,48 +209,7 @@ def first_position(decoder: nn.Module) -> int:
     return 0
 
 
-class _Around(nn.Module):
-    """A decoder layer with something around it."""
-
-    def __init__(self, layer: nn.Module, context: ForwardContext) -> None:
-        super().__init__()
-        self.layer = layer
-        self.context = context
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.layer, name)  # e.g. the kind of attention a model asks its layers for
-
-
-class _AnswersFromHere(_Around):
-    """The last layer on the answer rows, but for what its attention reads, which is all rows (`_Whole`)."""
-
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        context = self.context
-        assert context.answer_rows is not None
-        context.whole = hidden
-        output = self.layer(hidden.index_select(1, context.answer_rows), *args, **kwargs)
-        context.whole = None
-        return output
-
-
-class _Whole(nn.Module):
-    """A module that is given the answer rows and reads all rows."""
-
-    def __init__(self, module: nn.Module, context: ForwardContext) -> None:
-        super().__init__()
-        self.module = module
-        self.context = context
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if "hidden_states" in kwargs:
-            return self.module(*args, **{**kwargs, "hidden_states": self.context.whole})
-        return self.module(self.context.whole, *args[1:], **kwargs)
-
-
-class _Gate(_Around):
+class _Gate(Around):
     """A decoder layer that computes only where the forward in progress wants it to."""
 
     def __init__(self, layer: nn.Module, number: int, context: ForwardContext) -> None:
@@ -238,81 +227,8 @@ class _Gate(_Around):
         return hidden
 
 
-class _AnswerRows(nn.Module):
-    """Runs a module on the answer row of each prompt alone; the other rows, where there are any, are zero and never
-    read."""
-
-    def __init__(self, module: nn.Module, context: ForwardContext, *, hands_on_all: bool) -> None:
-        super().__init__()
-        self.module = module
-        self.context = context
-        self.hands_on_all = hands_on_all
-        """Whether what follows shapes the rows as they were read, though the layer may hand on answers alone."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows_S = self.context.answer_rows
-        assert rows_S is not None
-        with self.context.on_answers():
-            # Where there are as many rows as prompts, each is the answer of its own.
-            y: Tensor = self.module(x if x.shape[1] == len(rows_S) else x[:, rows_S])
-        if self.context.whole is not None and not self.hands_on_all:
-            return y
-        return y.new_zeros(*x.shape[:2], y.shape[-1]).index_copy(1, rows_S, y)
-
-
-def _compute_answers_only(last_layer: nn.Module, context: ForwardContext) -> None:
-    """In the last layer: queries, output projection and MLP for one token per prompt; keys and values for all."""
-    attention_name, attention = _attention_of(last_layer)
-    setattr(attention, READS_ANSWERS_ONLY, True)
-    for name in ("q_proj", "o_proj", "dense", "out_proj", "c_proj"):
-        if hasattr(attention, name):
-            own = _AnswerRows(getattr(attention, name), context, hands_on_all=name == "q_proj")
-            setattr(attention, name, own)
-    for name, child in last_layer.named_children():
-        if name != attention_name and _holds_linears(child):
-            setattr(last_layer, name, _AnswerRows(child, context, hands_on_all=False))
-
-
-def _attention_of(layer: nn.Module) -> tuple[str, nn.Module]:
-    return next((n, m) for n, m in layer.named_children() if ("attn" in n or "attention" in n) and _holds_linears(m))
-
-
-def _reader_of_what_enters(layer: nn.Module, forward: Callable[[], object]) -> str | None:
-    """The child through which a layer's attention reads what enters the layer: itself, or the norm before it; None
-    where neither does. Found by watching a forward."""
-    attention_name, attention = _attention_of(layer)
-    entered: list[Tensor] = []
-    read: list[Tensor] = []
-    given: dict[str, tuple[Tensor, Any]] = {}
-
-    def watch(name: str) -> Callable[..., None]:
-        return lambda _, args, kwargs, output: given.update({name: (_hidden(args, kwargs), output)})
-
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, a, k: entered.append(_hidden(a, k)), with_kwargs=True),
-        attention.register_forward_pre_hook(lambda _, a, k: read.append(_hidden(a, k)), with_kwargs=True),
-    ]
-    others = [(name, child) for name, child in layer.named_children() if child is not attention]
-    hooks += [child.register_forward_hook(watch(name), with_kwargs=True) for name, child in others]
-    forward()
-    for hook in hooks:
-        hook.remove()
-    if read[0] is entered[0]:
-        return attention_name
-    return next((name for name, (x, y) in given.items() if x is entered[0] and y is read[0]), None)
-
-
-def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return args[0] if args else kwargs.get("hidden_states")
-
-
 def _means(hidden_PD: Tensor, prompt_P: Tensor) -> Tensor:
     """Over the tokens of each prompt, `[S, D]`."""
     lengths_S = torch.bincount(prompt_P)
     sums_SD = hidden_PD.new_zeros(len(lengths_S), hidden_PD.shape[1]).index_add(0, prompt_P, hidden_PD)
     return sums_SD / lengths_S[:, None]
-
-
-def _holds_linears(module: nn.Module) -> bool:
-    """A norm may be called after the attention it follows."""
-    return any(linear_shape(m) or isinstance(m, StackedLora) for m in module.modules())

@@ -46,6 +46,12 @@ class ForwardContext(threading.local):
     """Row of each prompt's last token."""
     whole: Tensor | None = None
     """`[1, P, D]`: what enters the last layer while it works on answer rows alone."""
+    asks: bool = False
+    """Whether the last layer's attention is being called for its answer rows."""
+    keys: tuple[Tensor, Tensor] | None = None
+    """What it then attends to: keys and values of all rows."""
+    kept: dict[str, Any] | None = None
+    """What no adapter changes of the batch in progress, by site; None where nothing is to be kept."""
     dropout: Dropout = None
     """LoRA dropout rate and a random stream per task; None outside meta-training."""
     ahead: dict[str, Tensor] = field(default_factory=dict)
@@ -76,6 +82,8 @@ class StackedLora(nn.Module):
         self.context = context
         self.readers: tuple[StackedLora, ...] = (self,)
         """All layers that read the same x, in their order, if this is the first of them: it computes for all."""
+        self.is_constant = False
+        """Whether no adapter changes x."""
 
     def forward(self, x: Tensor) -> Tensor:
         """`[…, P, I] → […, P, O]` with a leading batch dimension of one or none."""
@@ -91,7 +99,8 @@ class StackedLora(nn.Module):
         if context.dropout is None and all(weight is not None for weight in weights):
             biases = [reader.base.bias for reader in readers]
             As, Bs = zip(*(reader.factors() for reader in readers), strict=True)
-            ys = _AdaptedLinears.apply(x_PI, context.rows.products, len(readers), *weights, *biases, *As, *Bs)
+            frozen = self._kept(lambda: _linears(x_PI, weights, biases))
+            ys = _AdaptedLinears.apply(x_PI, context.rows.products, frozen, len(readers), *weights, *biases, *As, *Bs)
             for reader, y_PO in zip(readers[1:], ys[1:], strict=True):
                 context.ahead[reader.site] = y_PO.view(*x.shape[:-1], y_PO.shape[-1])
             y_PO = ys[0]
@@ -102,6 +111,17 @@ class StackedLora(nn.Module):
             y_PO = _AddLowRank.apply(y_PO, x_PI, *self.factors(), context.rows.products)
         shaped: Tensor = y_PO.view(*x.shape[:-1], y_PO.shape[-1])
         return shaped
+
+    def _kept(self, compute: Callable[[], list[Tensor]]) -> list[Tensor] | None:
+        """What the frozen layers make of an x that no adapter changes; None where one does."""
+        kept = self.context.kept if self.is_constant else None
+        if kept is None:
+            return None
+        if self.site not in kept:
+            with torch.no_grad():
+                kept[self.site] = compute()
+        frozen: list[Tensor] = kept[self.site]
+        return frozen
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """A `[T, R, I]` and B `[T, O, R]` of the forward in progress."""
@@ -128,6 +148,30 @@ def join_readers(model: nn.Module, forward: Callable[[], object]) -> None:
         read = [pair for pair in read if pair[1] is not x]
 
 
+def mark_constants(model: nn.Module, others: Sequence[Any], forward: Callable[[int], object]) -> None:
+    """Marks the layers whose x no adapter changes, and the `others` whose output none does, by watching two forwards,
+    `forward(0)` and `forward(1)`, under different adapters."""
+    layers = [module for module in model.modules() if isinstance(module, StackedLora)]
+    seen: list[list[tuple[Any, Tensor]]] = [[], []]
+    for number, own in enumerate(seen):
+
+        def read(one: nn.Module, inputs: Any, into: list[tuple[Any, Tensor]] = own) -> None:
+            into.append((one, inputs[0]))
+
+        def gave(one: nn.Module, _: Any, output: Any, into: list[tuple[Any, Tensor]] = own) -> None:
+            into.append((one, output))
+
+        hooks = [layer.register_forward_pre_hook(read) for layer in layers]
+        hooks += [other.register_forward_hook(gave) for other in others]
+        forward(number)
+        for hook in hooks:
+            hook.remove()
+    for module in [*layers, *others]:
+        first, second = ([tensor for one, tensor in own if one is module] for own in seen)
+        is_tensor = len(first) == len(second) == 1 and isinstance(first[0], Tensor) and isinstance(second[0], Tensor)
+        module.is_constant = is_tensor and torch.equal(first[0], second[0])
+
+
 def frozen_weight(linear: nn.Module) -> Tensor | None:
     """The weight `[O, I]` of a layer that multiplies by it as it stands; None for a quantised one."""
     weight: Any = linear.weight
@@ -142,11 +186,12 @@ class _AdaptedLinears(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x_PI: Tensor, products: LowRankProducts, n_layers: int, *of_layers: Any
+        ctx: Any, x_PI: Tensor, products: LowRankProducts, frozen: list[Tensor] | None, n_layers: int, *of_layers: Any
     ) -> tuple[Tensor, ...]:
-        """`of_layers` are the S weights `[O, I]`, S biases `[O]` or None, S A `[T, R, I]` and S B `[T, O, R]`."""
+        """`of_layers` are the S weights `[O, I]`, S biases `[O]` or None, S A `[T, R, I]` and S B `[T, O, R]`;
+        `frozen` is `x W_sᵀ + b_s` where that is known."""
         weights, biases, As, Bs = (of_layers[i : i + n_layers] for i in range(0, 4 * n_layers, n_layers))
-        ys = [F.linear(x_PI, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
+        ys = [y_PO.clone() for y_PO in frozen] if frozen is not None else _linears(x_PI, weights, biases)
         ctx.factors = _factors(products, As, Bs, x_PI.dtype)
         zs = products.add(ys, x_PI, ctx.factors)
         ctx.n_layers, ctx.biases, ctx.products = n_layers, biases, products
@@ -161,14 +206,18 @@ class _AdaptedLinears(torch.autograd.Function):
         if torch.is_grad_enabled():  # second derivatives are wanted, which torch's own operations have
             ys = plain_linears(x_PI, ctx.products, weights, ctx.biases, As, Bs)
             gx, *g_factors = gradients_to(ys, (x_PI, *As, *Bs), grads)
-            return gx, None, None, *(None,) * (2 * n), *g_factors
+            return gx, None, None, None, *(None,) * (2 * n), *g_factors
         gx_PI = None
         if ctx.needs_input_grad[0]:
             gx_PI = grads[0] @ weights[0]
             for g_PO, weight_OI in zip(grads[1:], weights[1:], strict=True):
                 gx_PI.addmm_(g_PO, weight_OI)
         gAs, gBs = _as_asked(*ctx.products.gradients(grads, x_PI, zs, ctx.factors, gx_PI))
-        return gx_PI, None, None, *(None,) * (2 * n), *gAs, *gBs
+        return gx_PI, None, None, None, *(None,) * (2 * n), *gAs, *gBs
+
+
+def _linears(x_PI: Tensor, weights: Sequence[Any], biases: Sequence[Any]) -> list[Tensor]:
+    return [F.linear(x_PI, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
 
 
 def plain_linears(
