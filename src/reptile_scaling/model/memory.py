@@ -3,9 +3,10 @@
     program + weights + cache + 2 · adapter · tasks of a meta-step
             + in flight · slack · (2.5 · adapter + activations · tokens)
 
-The tasks of a whole meta-step keep their start and their result; those in flight also Adam's two moments
-and a scaled copy of B. Activations are what autograd keeps for the backward, counted once on a short forward, so any
-architecture gives its own figure. `slack` is what an allocator takes beyond what it is asked for.
+The tasks of a whole meta-step keep their start and their result; those in flight also Adam's two moments and a scaled
+copy of B. Activations are what autograd keeps for the backward and what a batch keeps for its next forward, counted
+once on a short one, so any architecture gives its own figure. `slack` is what an allocator takes beyond what it is
+asked for.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import torch
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.backbone import Backbone
 from reptile_scaling.model.devices import free_memory, held_memory, is_accelerator, resident_bytes
+from reptile_scaling.model.packed_forward import PlacedBatch
 from reptile_scaling.model.packing import PackedTokens, pack_tokens
 
 # What of the free memory a run plans with: allocators fragment, and other programs live beside it.
@@ -102,7 +104,7 @@ def _typical(token_ids: Sequence[Sequence[int]], lengths: np.ndarray) -> PackedT
 
 
 def saved_bytes(backbone: Backbone, theta: Adapters, packed: PackedTokens) -> float:
-    """Bytes per token that autograd keeps for the backward of one task, each storage counted once."""
+    """Bytes per token that a task's forward keeps for its backward and the next forward, each storage counted once."""
     placed = backbone.place(packed)
     entering = backbone.entering_activations(placed) if backbone.first_adapted > 0 else None
     variables = theta.repeated(1).map(lambda tensor: tensor.detach().clone().requires_grad_())
@@ -119,6 +121,9 @@ def saved_bytes(backbone: Backbone, theta: Adapters, packed: PackedTokens) -> fl
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         features = backbone.features(placed, variables, entering_P=entering)
     del features
+    if isinstance(placed, PlacedBatch):
+        for tensor in placed.kept_tensors:
+            keep(tensor)
     return sum(kept.values()) / len(packed.token_ids)
 
 

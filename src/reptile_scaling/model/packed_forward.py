@@ -50,8 +50,14 @@ class PlacedBatch:
     prompt_P: Tensor | None = None
     """The prompt each token belongs to, where prompts are read as means."""
     kept: dict[str, Any] = field(default_factory=dict)
-    """What no adapter changes, filled by the first forward under adapters: it depends on what enters them alone, which
-    is one and the same for a batch."""
+    """What no adapter changes, filled by the first forward under adapters and with gradients: it depends on what enters
+    them alone, which is one and the same for a batch."""
+
+    @property
+    def kept_tensors(self) -> list[Tensor]:
+        """Those of `kept`."""
+        values = self.kept.values()
+        return [tensor for value in values for tensor in (value if isinstance(value, list) else [value])]
 
 
 class PackedForward:
@@ -169,7 +175,8 @@ class PackedForward:
         """`[S, D]` fp32; see `Backbone.features`."""
         context = self._context
         context.adapters, context.dropout, context.ahead = adapters, dropout, {}
-        context.kept = batch.kept if adapters is not None else None
+        # What is read without gradients, a query set, is mostly read once and by far the larger.
+        context.kept = batch.kept if adapters is not None and torch.is_grad_enabled() else None
         context.entering = None if entering_P is None else entering_P[None]
         output = self._run(batch, range(0 if entering_P is None else self._first_adapted, self._n_layers))
         context.adapters = context.dropout = context.entering = context.kept = None
