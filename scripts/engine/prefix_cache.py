@@ -49,7 +49,7 @@ def measured(settings: dict[str, Any]) -> dict[str, Any]:
         seconds.append(time.perf_counter() - began)
     below = backbone.blocks[: backbone.first_adapted]
     shapes = [shape for block in below for module in block.modules() if (shape := linear_shape(module))]
-    products = [Product(TOKENS_PER_FORWARD, d_in, d_out, needs_input_gradient=False) for d_out, d_in in shapes]
+    products = [Product(TOKENS_PER_FORWARD, d_in, d_out, times=1) for d_out, d_in in shapes]
     rate = matrix_rate(products, backbone.dtype, backbone.device)
     floor = sum(p.flops for p in products) / TOKENS_PER_FORWARD * n_tokens / rate
     settings.pop("data_dir", None)  # a path of one machine says nothing to a reader

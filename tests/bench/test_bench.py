@@ -32,15 +32,13 @@ def test_last_layer_counts_keys_and_values_for_all_tokens_and_the_rest_for_answe
     # Width 32, 2 of 4 heads for keys and values (16), inner 64; 100 tokens in 10 prompts.
     products = inner_step_products(backbone, n_tokens=100, n_prompts=10)
     assert sorted(p.rows for p in products) == [10] * 5 + [100] * 2
-    # q 10·32·32, k and v 100·32·16 without input gradient; o 10·32·32, gate, up and down 10·32·64 with it.
-    forward = 10 * 32 * 32 * 2 + 2 * 100 * 32 * 16 + 3 * 10 * 32 * 64
-    backward = 10 * 32 * 32 + 3 * 10 * 32 * 64
-    assert sum(p.flops for p in products) == 2 * (forward + backward)
+    # q, k and v read what enters the layer, the same at each step; o 10·32·32, gate, up and down 10·32·64 do not.
+    assert sum(p.flops for p in products) == 2 * 2 * (10 * 32 * 32 + 3 * 10 * 32 * 64)
 
 
-def test_product_without_input_gradient_has_no_backward() -> None:
-    assert Product(5, 3, 2, needs_input_gradient=False).flops == 2 * 5 * 3 * 2
-    assert Product(5, 3, 2, needs_input_gradient=True).flops == 2 * 2 * 5 * 3 * 2
+def test_product_of_what_enters_is_made_once_for_all_steps() -> None:
+    assert Product(5, 3, 2, times=0).flops == 0
+    assert Product(5, 3, 2, times=2).flops == 2 * 2 * 5 * 3 * 2
 
 
 def test_cost_is_given_for_each_number_of_tasks_and_cells(settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +52,7 @@ def test_cost_is_given_for_each_number_of_tasks_and_cells(settings, monkeypatch:
 
 
 def test_rate_is_the_best_of_the_arrangements_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    product = Product(100, 8, 8, needs_input_gradient=False)
+    product = Product(100, 8, 8, times=1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     for together, apart in ((2.0, 1.0), (1.0, 2.0)):
         monkeypatch.setattr(floor, "seconds_together", lambda *_, together=together: together)

@@ -18,28 +18,24 @@ from reptile_scaling.model.lanes import in_lanes
 
 @dataclass(frozen=True)
 class Product:
-    """One linear layer on some rows: `rows × d_in → d_out`, with or without a gradient to its input."""
+    """The frozen weight of one linear layer on some rows: `rows × d_in → d_out`."""
 
     rows: int
     d_in: int
     d_out: int
-    needs_input_gradient: bool
-
-    @property
-    def forward_flops(self) -> int:
-        return 2 * self.rows * self.d_in * self.d_out
+    times: int
+    """How often a step multiplies by the weight, which itself needs no gradient: forward, and for its input's."""
 
     @property
     def flops(self) -> int:
-        """Frozen weights need no gradient, so the backward is at most one product of the forward's size."""
-        return self.forward_flops * (2 if self.needs_input_gradient else 1)
+        return self.times * 2 * self.rows * self.d_in * self.d_out
 
 
 def inner_step_products(backbone: Backbone, n_tokens: int, n_prompts: int) -> list[Product]:
     """The frozen products of one inner step over `n_tokens` in `n_prompts`.
 
-    In the last layer only keys and values are needed for all tokens. The layers that read what enters the first
-    adapted block get no input gradient: nothing trainable lies below them.
+    In the last layer only keys and values are needed for all tokens. What enters the first adapted block is the same at
+    every step: products of it are made once for all steps, and nothing trainable lies below it.
     """
     products = []
     for site, (d_out, d_in) in backbone.sites.items():
@@ -52,7 +48,7 @@ def inner_step_products(backbone: Backbone, n_tokens: int, n_prompts: int) -> li
             "c_attn",
             "query_key_value",
         )
-        products.append(Product(n_prompts if for_answers else n_tokens, d_in, d_out, not reads_entry))
+        products.append(Product(n_prompts if for_answers else n_tokens, d_in, d_out, 0 if reads_entry else 2))
     return products
 
 
@@ -77,9 +73,10 @@ def matrix_rate(products: list[Product], dtype: torch.dtype, device: torch.devic
     On a CPU the best that an arrangement of its threads reaches at each shape: all on one product, or each on its share
     of the rows.
     """
+    products = [p for p in products if p.times]
     shapes = {(p.rows, p.d_in, p.d_out) for p in products}
     seconds = {shape: _product_seconds(*shape, dtype, device, repeats) for shape in shapes}
-    total = sum(seconds[p.rows, p.d_in, p.d_out] * p.flops / p.forward_flops for p in products)
+    total = sum(seconds[p.rows, p.d_in, p.d_out] * p.times for p in products)
     return sum(p.flops for p in products) / total
 
 
