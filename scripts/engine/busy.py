@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from reptile_scaling.bench.bench import describe_machine
 from reptile_scaling.config import load_config
 from reptile_scaling.lab.provenance import software_versions
 from reptile_scaling.learning.evaluation import evaluate, test_loop, validation_episodes
@@ -46,7 +47,7 @@ def main() -> None:
         inner_steps(workbench)  # fills what it needs
         measures = {"inner_steps": lambda: inner_steps(workbench), "prefix_cache": lambda: filling(workbench, portions)}
         found = {name: compared(measure, given.repeats) for name, measure in measures.items()}
-    print(json.dumps({"dtype": given.dtype, "cores": os.cpu_count(), **found, "versions": software_versions()}))
+    print(json.dumps({"machine": describe_machine(), "dtype": given.dtype, **found, "versions": software_versions()}))
 
 
 def compared(measure: Callable[[], float], repeats: int) -> dict[str, float]:
