@@ -358,6 +358,7 @@ ALL_ALGORITHMS = {
         "algorithm": "protonet", "meta_optimizer": "adam", "meta_lr": 0.01, "head": "cosine", "k_inner_test": 0,
     },
     "fomaml_rates": {"algorithm": "fomaml", "inner_rates": "learned", "inner_optimizer": "sign"},
+    "fomaml_rates_of_a_scalar": {"algorithm": "fomaml", "inner_rates": "learned", "head": "words_prototype"},
     "maml_rates": {"algorithm": "maml", "inner_lr": 0.1, "inner_rates": "learned"},
     "reptile_cosine": {"algorithm": "reptile", "head": "cosine"},
     "label_words": {"algorithm": "reptile", "head": "label_words"},

@@ -27,7 +27,7 @@ from reptile_scaling.learning.evaluation import validation_episodes
 from reptile_scaling.learning.examples import Examples
 from reptile_scaling.learning.inner_loop import adapt_in_groups
 from reptile_scaling.learning.inner_optimizers import DIRECTIONS, make_optimizer
-from reptile_scaling.learning.inner_rates import split_rates
+from reptile_scaling.learning.inner_rates import first_order, split_rates
 from reptile_scaling.learning.meta_step import batch_gradients
 from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
 from reptile_scaling.learning.workbench import fresh_initialisation, open_corpus, open_workbench
@@ -183,6 +183,18 @@ def test_slopes_equal_finite_differences_in_double_precision(
         expected_T = (losses_T(rates + shift) - losses_T(rates - shift)) / 2e-5
         # The square of the shift and 1e-16 / 1e-5 of rounding.
         torch.testing.assert_close(found[:, k], expected_T, rtol=1e-8, atol=1e-9)
+
+
+def test_slopes_of_a_scalar_are_those_of_a_matrix_of_one_entry() -> None:
+    """The scale of head `cosine` and the factor of `words_prototype` are one number of each task."""
+    generator = torch.Generator().manual_seed(0)
+    g, u, rates = torch.randn(2, generator=generator), torch.randn(3, 2, generator=generator), torch.zeros(2, 3)
+    of_scalar = first_order(Adapters({"w": g}), [[own] for own in u], Adapters({"w": rates}))
+    of_matrix = first_order(
+        Adapters({"w": g[:, None, None]}), [[own[:, None, None]] for own in u], Adapters({"w": rates})
+    )
+    assert torch.equal(of_scalar["w" + LOG_RATE], -(g * u).T)
+    assert torch.equal(of_matrix["w" + LOG_RATE], of_scalar["w" + LOG_RATE])
 
 
 def test_first_order_slopes_are_not_those_of_a_support_loss_that_bends(monkeypatch: pytest.MonkeyPatch) -> None:

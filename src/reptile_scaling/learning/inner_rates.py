@@ -54,7 +54,8 @@ def first_order(gradient: Adapters, directions: Sequence[Sequence[Tensor]], rate
     """
     found = {}
     for i, (name, log_rates_TK) in enumerate(rates.tensors.items()):
-        along_TK = torch.stack([(gradient.tensors[name] * own[i]).flatten(1).sum(1) for own in directions], dim=1)
+        g = gradient.tensors[name]
+        along_TK = torch.stack([(g * own[i]).reshape(len(g), -1).sum(1) for own in directions], dim=1)
         found[name + LOG_RATE] = -log_rates_TK.exp() * along_TK
     return found
 
