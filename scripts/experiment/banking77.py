@@ -1,4 +1,4 @@
-"""The experiment of docs/findings.md: all its parts on Banking77, and what `results/` keeps of them.
+"""The experiment of docs/findings_version_01.md: all its parts on Banking77, and what `results/` keeps of them.
 
     python scripts/experiment/banking77.py RUNS RESULTS data_dir=PATH/TO/banking77 [key=value …]
 
