@@ -1,4 +1,4 @@
-"""The tables, verdicts and figure of docs/findings_version_01.md, from the committed tables of the experiment, in under a minute.
+"""The tables, verdicts and figure of docs/findings_version_01.md, from the experiment's committed tables, in a minute.
 
     python scripts/experiment/findings.py RESULTS [--figure FIGURE.png] [--pages FOLDER]
 

@@ -61,7 +61,7 @@ def test_findings_are_recomputed(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 def test_runs_on_minilm_are_recomputed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     page = unwrapped("docs/findings.md")
-    lines = printed("minilm.py", RESULTS / "minilm", monkeypatch, capsys)
+    lines = printed("over_splits.py", RESULTS / "minilm", monkeypatch, capsys)
     assert len(lines) > 8
     for line in lines:
         assert " ".join(line.split()) in page

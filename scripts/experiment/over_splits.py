@@ -1,11 +1,12 @@
-"""Do tasks pay where no slot can be remembered? Protonet over all of MiniLM, N tasks, the five splits of Banking77.
+"""Do tasks pay where no slot can be remembered? Heads that are computed from a support set, N tasks, class splits.
 
-    python scripts/experiment/minilm.py results/minilm [--runs RUN …] [--figure FIGURE.png]
+    python scripts/experiment/over_splits.py results/minilm [--runs RUN …] [--figure FIGURE.png]
 
-RUN are runs of the preset `banking77_minilm`, at any number of shots: RESULTS gets `cells.csv` and `baselines.csv` of
-their finished splits, in place of what it had of those; other splits stay, so splits may be run one by one. Then, and
-without `--runs` in seconds, prints the tables, endpoints and laws of docs/findings.md from the two tables.
-Intervals are Student's over splits, from three on: a split is the replication.
+RUN are runs of the presets `banking77_minilm` or `banking77_words`, at any number of shots: RESULTS gets `cells.csv`,
+`baselines.csv` and, of runs with curves, `steps.csv` (the largest N beside fine-tuning at as many inner steps) of their
+finished splits, in place of what it had of those; other splits stay, so splits may be run one by one. Then, and without
+`--runs` in seconds, prints the tables, endpoints and laws of docs/findings.md from these. Intervals are Student's over
+splits, from three on: a split is the replication.
 """
 
 import argparse
@@ -19,22 +20,26 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from reptile_scaling.analysis.class_splits import SPLITS_FOR_A_SPREAD, pooled_gain
 from reptile_scaling.analysis.paired import Gain
+from reptile_scaling.analysis.standing import initialisations_of, tuned_accuracies
+from reptile_scaling.analysis.steps_worth import at_steps
 from reptile_scaling.laws import fit_law, table_from_frame, verdict_sentence
 from reptile_scaling.report.drawing import BLUE, GREY, ORANGE, drawing_style
 from reptile_scaling.runs.directory import RunDirectory
 
 FEW, MANY = 50, 1000
+BEST = "chosen"
 # Without an inner step, fine-tuning in the cells' own loop is what their head gives on frozen features.
 LABELS = {
-    "no_meta": "prototypes, frozen features",
+    "no_meta": "the cells' head, frozen features",
+    "no_meta_tuned": "fine-tuning from there, tuned rate and steps",
     "nearest_mean": "nearest mean, frozen features",
     "logistic_regression": "logistic regression, frozen features",
 }
 
 
-def collected(runs: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A row for each cell of each split, and one for each baseline of each split."""
-    cells, baselines = [], []
+def collected(runs: list[Path]) -> dict[str, pd.DataFrame]:
+    """A row for each cell of each split, for each baseline of each split, and for each number of inner steps."""
+    cells, baselines, steps = [], [], []
     for folder in runs:
         run = RunDirectory(folder)
         for name, own in run.split_runs().items():
@@ -56,7 +61,22 @@ def collected(runs: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
                 baselines.append(
                     key | {"baseline": baseline.name, "loss": baseline.loss, "accuracy": baseline.accuracy}
                 )
-    return pd.DataFrame(cells), pd.DataFrame(baselines)
+            steps += [key | row for row in at_equal_steps(own)]
+    tables = {"cells": cells, "baselines": baselines, "steps": steps}
+    return {name: pd.DataFrame(rows) for name, rows in tables.items() if rows}
+
+
+def at_equal_steps(run: RunDirectory) -> Iterator[dict[str, float | str]]:
+    """Cells of the largest N beside fine-tuning after as many inner steps, each at its best rate, and at the numbers of
+    steps that each has chosen on validation tasks. Nothing without curves."""
+    rows = at_steps(run)
+    for at in rows:
+        yield {"inner_steps": str(at.inner_step), "accuracy": at.accuracy, "fine_tuning": at.rival_accuracy}
+    largest = [r.cell for r in run.results() if r.level == max(other.level for other in run.results())]
+    ours = tuned_accuracies(run, largest) if rows else None
+    if ours is not None:
+        theirs = initialisations_of(run.read_baselines()["no_meta_tuned"])
+        yield {"inner_steps": BEST, "accuracy": float(ours.mean()), "fine_tuning": float(theirs.mean())}
 
 
 def beside(path: Path, table: pd.DataFrame) -> pd.DataFrame:
@@ -75,20 +95,20 @@ def over_splits(points: pd.Series) -> str:
     return f"{gain.points:+.1f}{interval}"
 
 
-def best_frozen(baselines: pd.DataFrame) -> pd.Series:
-    """Accuracy by split of the classifier on frozen features that is best on the test tasks of all splits."""
+def best_rival(baselines: pd.DataFrame) -> pd.Series:
+    """Accuracy by split of the rival that is best on the test tasks of all splits."""
     table = baselines.pivot(index="class_split", columns="baseline", values="accuracy")
     return table[table.mean().idxmax()]
 
 
-def lines(cells: pd.DataFrame, baselines: pd.DataFrame) -> Iterator[str]:
-    """The table of each number of shots, the endpoints and the law over N."""
+def lines(cells: pd.DataFrame, baselines: pd.DataFrame, steps: pd.DataFrame | None) -> Iterator[str]:
+    """The table of each number of shots, the endpoints and the law over N, and fine-tuning at as many steps."""
     for shots in sorted(set(cells.k_support)):
         of_shots = cells[cells.k_support == shots]
         frozen = baselines[baselines.k_support == shots]
-        rival = best_frozen(frozen)
+        rival = best_rival(frozen)
         n_splits = of_shots.class_split.nunique()
-        yield f"| {shots}-shot, {n_splits} splits | loss | accuracy | beyond the best on frozen features | meta-step |"
+        yield f"| {shots}-shot, {n_splits} splits | loss | accuracy | beyond the best rival | meta-step |"
         yield "|---|---|---|---|---|"
         for name, own in frozen.groupby("baseline"):
             yield f"| {LABELS[str(name)]} | {own.loss.mean():.3f} | {own.accuracy.mean():.1%} | | |"
@@ -99,11 +119,18 @@ def lines(cells: pd.DataFrame, baselines: pd.DataFrame) -> Iterator[str]:
                 f"{level.selected_meta_step.mean():.0f} of {level.meta_steps.mean():.0f} |"
             )
         by_level = of_shots.pivot_table(index="class_split", columns="n_tasks", values="accuracy")
-        gain = over_splits(by_level[MANY] - by_level[FEW])
-        yield f"{shots} shot: from N = {FEW} to {MANY} accuracy gains {gain} points."
+        if FEW in by_level:
+            gain = over_splits(by_level[MANY] - by_level[FEW])
+            yield f"{shots} shot: from N = {FEW} to {MANY} accuracy gains {gain} points."
         if len(by_level.columns) > 2:
             table = table_from_frame(of_shots.astype({"class_split": str}), "n_tasks", "loss", "class_split")
             yield f"{shots} shot: {verdict_sentence(fit_law(table))}"
+        if steps is not None:
+            yield f"| {shots}-shot, inner steps | N = {MANY} | fine-tuning from the same head | points beyond it |"
+            yield "|---|---|---|---|"
+            for number, own in steps[steps.k_support == shots].groupby("inner_steps", sort=False):
+                beyond = over_splits((own.accuracy - own.fine_tuning).reset_index(drop=True))
+                yield f"| {number} | {own.accuracy.mean():.1%} | {own.fine_tuning.mean():.1%} | {beyond} |"
 
 
 def draw(cells: pd.DataFrame, baselines: pd.DataFrame, target: Path) -> None:
@@ -118,7 +145,7 @@ def draw(cells: pd.DataFrame, baselines: pd.DataFrame, target: Path) -> None:
             mean = of_shots.groupby("n_tasks")[["accuracy", "last_accuracy"]].mean()
             axes.plot(mean.index, 100 * mean.accuracy, "o-", color=BLUE, label="chosen on validation classes")
             axes.plot(mean.index, 100 * mean.last_accuracy, "^--", color=ORANGE, label="after the last meta-step")
-            rival = best_frozen(baselines[baselines.k_support == shots])
+            rival = best_rival(baselines[baselines.k_support == shots])
             axes.axhline(100 * rival.mean(), color=GREY, linestyle=":", label=f"without: {LABELS[str(rival.name)]}")
             axes.set(xscale="log", xlabel="meta-training tasks, N", ylabel=f"test accuracy, %, {shots}-shot")
             axes.xaxis.set_major_formatter(ScalarFormatter())
@@ -137,13 +164,15 @@ def main() -> None:
     folder: Path = arguments.results
     if arguments.runs:
         folder.mkdir(parents=True, exist_ok=True)
-        for table, name in zip(collected(arguments.runs), ("cells", "baselines"), strict=True):
+        for name, table in collected(arguments.runs).items():
             kept = beside(folder / f"{name}.csv", table)
             kept.sort_values(["k_support", "class_split"], kind="stable").to_csv(folder / f"{name}.csv", index=False)
     if not (folder / "cells.csv").is_file():
         parser.error(f"{str(folder)!r} holds no cells.csv: give results/minilm, or finished runs by --runs")
     cells, baselines = (pd.read_csv(folder / f"{name}.csv") for name in ("cells", "baselines"))
-    print(*lines(cells, baselines), sep="\n")
+    of_steps = folder / "steps.csv"
+    steps = pd.read_csv(of_steps, dtype={"inner_steps": str}) if of_steps.is_file() else None
+    print(*lines(cells, baselines, steps), sep="\n")
     if arguments.figure:
         draw(cells, baselines, arguments.figure)
 
