@@ -1,11 +1,11 @@
 """Do tasks pay where no slot can be remembered? Heads that are computed from a support set, N tasks, class splits.
 
-    python scripts/experiment/over_splits.py results/minilm [--runs RUN …] [--figure FIGURE.png]
+    python scripts/experiment/over_splits.py results/minilm [--runs RUN …] [--rivals RIVAL …] [--figure FIGURE.png]
 
 RUN are runs of the presets `banking77_minilm` or `banking77_words`, at any number of shots: RESULTS gets `cells.csv`,
 `baselines.csv` and, of runs with curves, `steps.csv` (the largest N beside fine-tuning at as many inner steps) of their
-finished splits, in place of what it had of those; other splits stay, so splits may be run one by one. Then, and without
-`--runs` in seconds, prints the tables, endpoints and laws of docs/findings.md from these. Intervals are Student's over
+finished splits, in place of what it had of those; other splits stay, so splits may be run one by one. RIVAL are runs of the same
+splits under another head, of which fine-tuning alone is taken. Then, and without `--runs` in seconds, prints the tables, endpoints and laws of docs/findings.md from these. Intervals are Student's over
 splits, from three on: a split is the replication.
 """
 
@@ -32,6 +32,7 @@ BEST = "chosen"
 LABELS = {
     "no_meta": "the cells' head, frozen features",
     "no_meta_tuned": "fine-tuning from there, tuned rate and steps",
+    "no_meta_tuned, label_words": "fine-tuning from label words alone, tuned rate and steps",
     "nearest_mean": "nearest mean, frozen features",
     "logistic_regression": "logistic regression, frozen features",
 }
@@ -64,6 +65,18 @@ def collected(runs: list[Path]) -> dict[str, pd.DataFrame]:
             steps += [key | row for row in at_equal_steps(own)]
     tables = {"cells": cells, "baselines": baselines, "steps": steps}
     return {name: pd.DataFrame(rows) for name, rows in tables.items() if rows}
+
+
+def rivals_of(runs: list[Path]) -> pd.DataFrame:
+    """Fine-tuning's row of each split, named after the head that it began from."""
+    rows = []
+    for run in map(RunDirectory, runs):
+        config = run.config()
+        for name, own in run.split_runs().items():
+            if (rival := own.read_baselines().get("no_meta_tuned")) is not None:
+                key = {"k_support": config.k_support, "class_split": name, "baseline": f"{rival.name}, {config.head}"}
+                rows.append(key | {"loss": rival.loss, "accuracy": rival.accuracy})
+    return pd.DataFrame(rows)
 
 
 def at_equal_steps(run: RunDirectory) -> Iterator[dict[str, float | str]]:
@@ -159,12 +172,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", metavar="RESULTS", type=Path, help="the folder of the two tables")
     parser.add_argument("--runs", metavar="RUN", nargs="+", type=Path, help="finished runs to make the tables from")
+    parser.add_argument(
+        "--rivals", metavar="RIVAL", nargs="+", type=Path, default=[], help="fine-tuning of other heads"
+    )
     parser.add_argument("--figure", type=Path, help="also draw the figure of the page, here")
     arguments = parser.parse_args()
     folder: Path = arguments.results
     if arguments.runs:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, table in collected(arguments.runs).items():
+        tables = collected(arguments.runs)
+        tables["baselines"] = pd.concat([tables["baselines"], rivals_of(arguments.rivals)])
+        for name, table in tables.items():
             kept = beside(folder / f"{name}.csv", table)
             kept.sort_values(["k_support", "class_split"], kind="stable").to_csv(folder / f"{name}.csv", index=False)
     if not (folder / "cells.csv").is_file():
