@@ -4,9 +4,10 @@
 
 RUN are runs of the presets `banking77_minilm` or `banking77_words`, at any number of shots: RESULTS gets `cells.csv`,
 `baselines.csv` and, of runs with curves, `steps.csv` (the largest N beside fine-tuning at as many inner steps) of their
-finished splits, in place of what it had of those; other splits stay, so splits may be run one by one. RIVAL are runs of the same
-splits under another head, of which fine-tuning alone is taken. Then, and without `--runs` in seconds, prints the tables, endpoints and laws of docs/findings.md from these. Intervals are Student's over
-splits, from three on: a split is the replication.
+finished splits, in place of what it had of those; other splits stay, so splits may be run one by one. RIVAL are runs of
+the same splits under another head, of which fine-tuning alone is taken. Then, and without `--runs` in seconds, prints
+the tables, endpoints and laws of docs/findings.md from these. Intervals are Student's over splits, from three on: a
+split is the replication.
 """
 
 import argparse
