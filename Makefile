@@ -24,11 +24,13 @@ figures: setup  ## the figures of the findings, from results/
 	.venv/bin/python scripts/experiment/findings.py results --figure docs/figures/findings_banking77.png > /dev/null
 	.venv/bin/python scripts/experiment/over_splits.py results/minilm --figure docs/figures/findings_minilm.png > /dev/null
 
-findings: setup  ## the tables of docs/findings.md from results/, and a page of each part in runs/findings/
+findings: setup  ## the tables of both pages of findings from results/, and a page of each part in runs/findings/
 	.venv/bin/python scripts/experiment/findings.py results --pages runs/findings
 	.venv/bin/python scripts/experiment/early_stopping.py runs/findings/banking77_smollm2
 	.venv/bin/python scripts/experiment/expectations.py runs/findings/banking77_smollm2
 	.venv/bin/python scripts/experiment/over_splits.py results/minilm
+	.venv/bin/python scripts/experiment/over_splits.py results/words
+	.venv/bin/python scripts/experiment/across.py results/across.csv
 
 coverage: setup  ## all tests, and which lines and branches none of them takes
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered

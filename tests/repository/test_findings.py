@@ -12,7 +12,6 @@ from matplotlib.text import Annotation
 
 from reptile_scaling.analysis.law_of_run import law_of_run
 from reptile_scaling.analysis.surfaces_of_run import surfaces_of_run
-from reptile_scaling.api import load_experiment
 from reptile_scaling.report import draw_charts
 from reptile_scaling.runs.directory import RunDirectory
 
@@ -85,15 +84,38 @@ def test_expectations_are_recomputed(
         assert line in page
 
 
-def test_readme_quotes_the_tables(runs: Path) -> None:
-    page, record = unwrapped("README.md"), load_experiment(runs / "banking77_smollm2")
-    by_level = record.results.groupby("n_tasks").meta_test_accuracy.mean()
-    assert f"from {100 * by_level.iloc[0]:.1f} % to {100 * by_level.iloc[-1]:.1f} %" in page
-    for name in ("no_meta", "no_meta_tuned", "logistic_regression", "nearest_mean"):
-        assert f"{100 * record.baselines.accuracy[name]:.1f} %" in page
-    assert "None of what people expect of a scaling law here" in page
-    beta, r2, gain, *_ = runpy.run_path(str(SCRIPTS / "expectations.py"))["rows"](runs / "banking77_smollm2")
-    assert not any(met for _, met, _ in (beta, r2, gain))
+def test_runs_on_smollm2_and_across_domains_are_recomputed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = unwrapped("docs/findings.md")
+    for script, table in (("over_splits.py", RESULTS / "words"), ("across.py", RESULTS / "across.csv")):
+        lines = printed(script, table, monkeypatch, capsys)
+        assert len(lines) > 8
+        for line in lines:
+            assert " ".join(line.split()) in page
+
+
+def test_readme_quotes_the_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    page = unwrapped("README.md")
+    minilm, words = (printed("over_splits.py", RESULTS / name, monkeypatch, capsys) for name in ("minilm", "words"))
+    across = printed("across.py", RESULTS / "across.csv", monkeypatch, capsys)
+
+    def cells(lines: list[str], start: str) -> list[str]:
+        (line,) = [line for line in lines if line.startswith(start)]
+        return [cell.strip() for cell in line.split("|")]
+
+    frozen, largest = cells(minilm, "| the cells' head"), cells(minilm, "| N = 1000")
+    assert f"from {frozen[3].replace('%', ' %')} (its frozen features' own prototypes)" in page
+    assert f"to {largest[3].replace('%', ' %')}, {largest[4]} points" in page
+    assert f"{cells(words, '| chosen')[4]} points beyond fine-tuning" in page
+    gains = [line.split("gains ")[1] for found in (minilm, words) for line in found if "accuracy gains" in line]
+    assert f"gains {gains[0].removesuffix(' points.')} and {gains[1].removesuffix('.')}, no gain shown" in page
+    (below,) = [
+        line for line in across if line.startswith("| clinc150") and "| 1000 |" in line and "cells' head" in line
+    ]
+    assert f"{below.split('|')[6].strip().removeprefix('-')} points below" in page
+    assert "nothing that people expect of a scaling law" in page and "β = 0.023" in page
+    assert any("β = 0.0226" in line for line in minilm)
 
 
 def test_tables_of_a_part_survive_the_way_through_run_folders(
