@@ -100,8 +100,8 @@ def fuzz_one_kind(name: str, seconds: float, seed: int, folder: Path, faults: Pa
     tally = Tally(kind.read, errors.InputError, faults)
     limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + BYTES_MORE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    for number in (signal.SIGALRM, signal.SIGPROF):
-        signal.signal(number, _hang)
+    for alarm in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(alarm, _hang)
 
     @settings(database=None, deadline=None, suppress_health_check=list(HealthCheck))
     @given(kind.strategy)
