@@ -68,16 +68,23 @@ def collected(runs: list[Path]) -> dict[str, pd.DataFrame]:
     return {name: pd.DataFrame(rows) for name, rows in tables.items() if rows}
 
 
-def rivals_of(runs: list[Path]) -> pd.DataFrame:
-    """Fine-tuning's row of each split, named after the head that it began from."""
-    rows = []
+def rivals_of(runs: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Fine-tuning's row of each split, named after the head that it began from; its accuracy by inner steps."""
+    rows, steps = [], []
     for run in map(RunDirectory, runs):
         config = run.config()
         for name, own in run.split_runs().items():
             if (rival := own.read_baselines().get("no_meta_tuned")) is not None:
-                key = {"k_support": config.k_support, "class_split": name, "baseline": f"{rival.name}, {config.head}"}
-                rows.append(key | {"loss": rival.loss, "accuracy": rival.accuracy})
-    return pd.DataFrame(rows)
+                key = {"k_support": config.k_support, "class_split": name}
+                rows.append(
+                    key | {"baseline": f"{rival.name}, {config.head}", "loss": rival.loss, "accuracy": rival.accuracy}
+                )
+                curve = {str(point.inner_step): point.accuracy for point in rival.adaptation_curve}
+                steps += [
+                    key | {"inner_steps": n, config.head: value}
+                    for n, value in (curve | {BEST: rival.accuracy}).items()
+                ]
+    return pd.DataFrame(rows), pd.DataFrame(steps)
 
 
 def at_equal_steps(run: RunDirectory) -> Iterator[dict[str, float | str]]:
@@ -110,8 +117,8 @@ def over_splits(points: pd.Series) -> str:
 
 
 def best_rival(baselines: pd.DataFrame) -> pd.Series:
-    """Accuracy by split of the rival that is best on the test tasks of all splits."""
-    table = baselines.pivot(index="class_split", columns="baseline", values="accuracy")
+    """Accuracy by split of the rival that is best on the test tasks, of those that were measured on all splits."""
+    table = baselines.pivot(index="class_split", columns="baseline", values="accuracy").dropna(axis="columns")
     return table[table.mean().idxmax()]
 
 
@@ -140,11 +147,22 @@ def lines(cells: pd.DataFrame, baselines: pd.DataFrame, steps: pd.DataFrame | No
             table = table_from_frame(of_shots.astype({"class_split": str}), "n_tasks", "loss", "class_split")
             yield f"{shots} shot: {verdict_sentence(fit_law(table))}"
         if steps is not None:
-            yield f"| {shots}-shot, inner steps | N = {MANY} | fine-tuning from the same head | points beyond it |"
-            yield "|---|---|---|---|"
-            for number, own in steps[steps.k_support == shots].groupby("inner_steps", sort=False):
-                beyond = over_splits((own.accuracy - own.fine_tuning).reset_index(drop=True))
-                yield f"| {number} | {own.accuracy.mean():.1%} | {own.fine_tuning.mean():.1%} | {beyond} |"
+            yield from lines_of_steps(shots, steps[steps.k_support == shots])
+
+
+def lines_of_steps(shots: int, steps: pd.DataFrame) -> Iterator[str]:
+    """The largest N beside fine-tuning from its own head, and from others where they were run."""
+    heads = {"fine_tuning": "the same head"} | {name: name for name in ("label_words",) if name in steps}
+    columns = " | ".join(f"fine-tuning from {words} | points beyond it" for words in heads.values())
+    yield f"| {shots}-shot, inner steps | N = {MANY} | {columns} |"
+    yield "|---" * (2 + 2 * len(heads)) + "|"
+    for number, rows in steps.groupby("inner_steps", sort=False):
+        cells = []
+        for head in heads:
+            own = rows.dropna(subset=head)
+            beyond = over_splits((own.accuracy - own[head]).reset_index(drop=True)) if len(own) else ""
+            cells += [f"{own[head].mean():.1%}", beyond]
+        yield f"| {number} | {rows.accuracy.mean():.1%} | {' | '.join(cells)} |"
 
 
 def draw(cells: pd.DataFrame, baselines: pd.DataFrame, target: Path) -> None:
@@ -182,7 +200,10 @@ def main() -> None:
     if arguments.runs:
         folder.mkdir(parents=True, exist_ok=True)
         tables = collected(arguments.runs)
-        tables["baselines"] = pd.concat([tables["baselines"], rivals_of(arguments.rivals)])
+        if arguments.rivals:
+            rivals, at = rivals_of(arguments.rivals)
+            tables["baselines"] = pd.concat([tables["baselines"], rivals])
+            tables["steps"] = tables["steps"].merge(at, "left", ["k_support", "class_split", "inner_steps"])
         for name, table in tables.items():
             kept = beside(folder / f"{name}.csv", table)
             kept.sort_values(["k_support", "class_split"], kind="stable").to_csv(folder / f"{name}.csv", index=False)
