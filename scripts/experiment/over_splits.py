@@ -29,11 +29,13 @@ from reptile_scaling.runs.directory import RunDirectory
 
 FEW, MANY = 50, 1000
 BEST = "chosen"
+KEY = ["k_support", "class_split"]
+OWN_HEAD = {"fine_tuning": "the same head", "label_words": "label words"}
+"""What fine-tuning began from, by the column of its accuracies."""
 # Without an inner step, fine-tuning in the cells' own loop is what their head gives on frozen features.
 LABELS = {
     "no_meta": "the cells' head, frozen features",
     "no_meta_tuned": "fine-tuning from there, tuned rate and steps",
-    "no_meta_tuned, label_words": "fine-tuning from label words alone, tuned rate and steps",
     "nearest_mean": "nearest mean, frozen features",
     "logistic_regression": "logistic regression, frozen features",
 }
@@ -66,6 +68,12 @@ def collected(runs: list[Path]) -> dict[str, pd.DataFrame]:
             steps += [key | row for row in at_equal_steps(own)]
     tables = {"cells": cells, "baselines": baselines, "steps": steps}
     return {name: pd.DataFrame(rows) for name, rows in tables.items() if rows}
+
+
+def label_of(baseline: str) -> str:
+    """For people; fine-tuning from another head has its name behind a comma."""
+    _, _, head = baseline.partition(", ")
+    return f"fine-tuning from {OWN_HEAD.get(head, head)} alone, tuned rate and steps" if head else LABELS[baseline]
 
 
 def rivals_of(runs: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -104,8 +112,8 @@ def beside(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     """The rows of a table and those that a file has of other splits."""
     if not path.is_file():
         return table
-    before, key = pd.read_csv(path), ["k_support", "class_split"]
-    is_new = before.set_index(key).index.isin(table.set_index(key).index)
+    before = pd.read_csv(path)
+    is_new = before.set_index(KEY).index.isin(table.set_index(KEY).index)
     return pd.concat([before[~is_new], table])
 
 
@@ -132,7 +140,7 @@ def lines(cells: pd.DataFrame, baselines: pd.DataFrame, steps: pd.DataFrame | No
         yield f"| {shots}-shot, {n_splits} splits | loss | accuracy | beyond the best rival | meta-step |"
         yield "|---|---|---|---|---|"
         for name, own in frozen.groupby("baseline"):
-            yield f"| {LABELS[str(name)]} | {own.loss.mean():.3f} | {own.accuracy.mean():.1%} | | |"
+            yield f"| {label_of(str(name))} | {own.loss.mean():.3f} | {own.accuracy.mean():.1%} | | |"
         for n, level in of_shots.groupby("n_tasks"):
             accuracy = level.groupby("class_split").accuracy.mean()
             yield (
@@ -151,18 +159,18 @@ def lines(cells: pd.DataFrame, baselines: pd.DataFrame, steps: pd.DataFrame | No
 
 
 def lines_of_steps(shots: int, steps: pd.DataFrame) -> Iterator[str]:
-    """The largest N beside fine-tuning from its own head, and from others where they were run."""
-    heads = {"fine_tuning": "the same head"} | {name: name for name in ("label_words",) if name in steps}
-    columns = " | ".join(f"fine-tuning from {words} | points beyond it" for words in heads.values())
-    yield f"| {shots}-shot, inner steps | N = {MANY} | {columns} |"
-    yield "|---" * (2 + 2 * len(heads)) + "|"
+    """The largest N beside fine-tuning from its own head and from others, and beyond the one that is best on the test
+    tasks at as many steps."""
+    heads = [str(name) for name in steps if name not in (*KEY, "inner_steps", "accuracy")]
+    columns = " | ".join(f"fine-tuning from {OWN_HEAD.get(head, head)}" for head in heads)
+    yield f"| {shots}-shot, inner steps | N = {MANY} | {columns} | points beyond the best of them |"
+    yield "|---" * (3 + len(heads)) + "|"
     for number, rows in steps.groupby("inner_steps", sort=False):
-        cells = []
-        for head in heads:
-            own = rows.dropna(subset=head)
-            beyond = over_splits((own.accuracy - own[head]).reset_index(drop=True)) if len(own) else ""
-            cells += [f"{own[head].mean():.1%}", beyond]
-        yield f"| {number} | {rows.accuracy.mean():.1%} | {' | '.join(cells)} |"
+        rivals = rows[heads].dropna(axis="columns")
+        best = rivals[rivals.mean().idxmax()]
+        cells = " | ".join(f"{rivals[head].mean():.1%}" if head in rivals else "" for head in heads)
+        beyond = over_splits((rows.accuracy - best).reset_index(drop=True))
+        yield f"| {number} | {rows.accuracy.mean():.1%} | {cells} | {beyond} |"
 
 
 def draw(cells: pd.DataFrame, baselines: pd.DataFrame, target: Path) -> None:
@@ -178,7 +186,7 @@ def draw(cells: pd.DataFrame, baselines: pd.DataFrame, target: Path) -> None:
             axes.plot(mean.index, 100 * mean.accuracy, "o-", color=BLUE, label="chosen on validation classes")
             axes.plot(mean.index, 100 * mean.last_accuracy, "^--", color=ORANGE, label="after the last meta-step")
             rival = best_rival(baselines[baselines.k_support == shots])
-            axes.axhline(100 * rival.mean(), color=GREY, linestyle=":", label=f"without: {LABELS[str(rival.name)]}")
+            axes.axhline(100 * rival.mean(), color=GREY, linestyle=":", label=f"without: {label_of(str(rival.name))}")
             axes.set(xscale="log", xlabel="meta-training tasks, N", ylabel=f"test accuracy, %, {shots}-shot")
             axes.xaxis.set_major_formatter(ScalarFormatter())
             axes.set_xticks(np.unique(of_shots.n_tasks))
@@ -202,11 +210,13 @@ def main() -> None:
         tables = collected(arguments.runs)
         if arguments.rivals:
             rivals, at = rivals_of(arguments.rivals)
-            tables["baselines"] = pd.concat([tables["baselines"], rivals])
-            tables["steps"] = tables["steps"].merge(at, "left", ["k_support", "class_split", "inner_steps"])
+            of_the_runs = rivals.merge(tables["baselines"][KEY].drop_duplicates(), "inner", KEY)
+            tables["baselines"] = pd.concat([tables["baselines"], of_the_runs])
+            if "steps" in tables:
+                tables["steps"] = tables["steps"].merge(at, "left", [*KEY, "inner_steps"])
         for name, table in tables.items():
             kept = beside(folder / f"{name}.csv", table)
-            kept.sort_values(["k_support", "class_split"], kind="stable").to_csv(folder / f"{name}.csv", index=False)
+            kept.sort_values(KEY, kind="stable").to_csv(folder / f"{name}.csv", index=False)
     if not (folder / "cells.csv").is_file():
         parser.error(f"{str(folder)!r} holds no cells.csv: give results/minilm, or finished runs by --runs")
     cells, baselines = (pd.read_csv(folder / f"{name}.csv") for name in ("cells", "baselines"))

@@ -107,8 +107,8 @@ def test_readme_quotes_the_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     frozen, largest = cells(minilm, "| the cells' head"), cells(minilm, "| N = 1000")
     assert f"from {frozen[3].replace('%', ' %')} (its frozen features' own prototypes)" in page
     assert f"to {largest[3].replace('%', ' %')}, {largest[4]} points" in page
-    assert f"one step is {cells(words, '| 1 |')[6]} points beyond fine-tuning at one step" in page
-    assert f"tuned on both sides it is {cells(words, '| chosen')[6]} " in page
+    assert f"it is {cells(words, '| 1 |')[5]} points beyond fine-tuning at one step each" in page
+    assert f"and {cells(words, '| chosen')[5]} with rate and steps tuned on both sides" in page
     gains = [line.split("gains ")[1] for found in (minilm, words) for line in found if "accuracy gains" in line]
     assert f"gains {gains[0].removesuffix(' points.')} and {gains[1].removesuffix('.')}, no gain shown" in page
     (below,) = [
