@@ -36,6 +36,11 @@ def test_last_layer_counts_keys_and_values_for_all_tokens_and_the_rest_for_answe
     assert sum(p.flops for p in products) == 2 * 2 * (10 * 32 * 32 + 3 * 10 * 32 * 64)
 
 
+def test_a_step_without_frozen_products_has_a_rate() -> None:
+    product = Product(100, 8, 8, times=0)
+    assert floor.matrix_rate([product], torch.float32, torch.device("cpu")) > 0
+
+
 def test_product_of_what_enters_is_made_once_for_all_steps() -> None:
     assert Product(5, 3, 2, times=0).flops == 0
     assert Product(5, 3, 2, times=2).flops == 2 * 2 * 5 * 3 * 2

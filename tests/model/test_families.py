@@ -13,7 +13,7 @@ from reptile_scaling.errors import InputError
 from reptile_scaling.model.adapters import LORA_A, LORA_B, Adapters, stack_adapters
 from reptile_scaling.model.backbone import FAST, PADDED, WHOLE_LAST_LAYER, Backbone, Batch, LoraShape
 from reptile_scaling.model.blocks import decoder_of, is_transposed
-from reptile_scaling.model.packed_forward import PackedForward
+from reptile_scaling.model.packed_forward import PackedForward, PlacedBatch
 from reptile_scaling.model.packing import pack_tokens
 
 PATHS = dict.fromkeys([*CAUSAL, *ENCODERS], FAST)
@@ -103,18 +103,25 @@ def test_a_batch_that_is_read_again_gives_what_a_new_one_does(family: str, top: 
         return [features.detach(), *gradients]
 
     for order in ([0, 1, 2], [2, 0, 1], [1, 1, 0]):
+        assert isinstance(again, PlacedBatch) and (again.kept or order == [0, 1, 2])
         for ours, theirs in zip(read(again, order), read(backbone.place(packed), order), strict=True):
             assert torch.equal(ours, theirs)
 
 
-@torch.no_grad()
-def test_frozen_features_of_a_batch_do_not_meet_what_is_kept_of_it() -> None:
+def test_frozen_features_and_readings_without_gradients_do_not_meet_what_is_kept_of_a_batch() -> None:
     backbone = Backbone(tiny_family("llama"), LoraShape(4, 8.0, 1))
-    packed = pack_tokens([[5, 6, 7], [8, 9]], [np.array([0, 1])])
-    batch = backbone.place(packed)
-    frozen = backbone.features(batch)
-    backbone.features(batch, stack_adapters(random_sets(backbone)[:1]))
-    assert torch.equal(backbone.features(batch), frozen)
+    batch = backbone.place(pack_tokens([[5, 6, 7], [8, 9]], [np.array([0, 1])]))
+    phi = stack_adapters(random_sets(backbone)[:1])
+    assert isinstance(batch, PlacedBatch)
+    with torch.no_grad():
+        frozen, read = backbone.features(batch), backbone.features(batch, phi)
+    assert not batch.kept
+    backbone.features(batch, phi)
+    for kept in batch.kept_tensors:
+        kept.fill_(torch.nan)
+    with torch.no_grad():
+        assert torch.equal(backbone.features(batch), frozen) and torch.equal(backbone.features(batch, phi), read)
+    assert batch.kept_tensors and backbone.features(batch, phi).isnan().any()
 
 
 @pytest.mark.parametrize("family", ["llama", "falcon"])
@@ -124,7 +131,7 @@ def test_check_leaves_the_weights_and_their_precision_as_they_were(family: str) 
     backbone = Backbone(model, LoraShape(4, 8.0))
     assert {attempt.precision for attempt in backbone.attempts} == {"float32", "bfloat16"}
     after = {id(tensor): tensor for tensor in model.model.state_dict().values()}
-    wrapped = {".base": "", ".module": "", ".layer.": ".", ".scale": ".weight"}
+    wrapped = {".base": "", ".module": "", ".scale": ".weight"}
     kept = {}
     for name, tensor in model.model.state_dict().items():
         for ours, theirs in wrapped.items():

@@ -7,7 +7,7 @@ these lengths and the rest moves memory. Suffixes: P packed tokens · S prompts.
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -73,7 +73,8 @@ def matrix_rate(products: list[Product], dtype: torch.dtype, device: torch.devic
     On a CPU the best that an arrangement of its threads reaches at each shape: all on one product, or each on its share
     of the rows.
     """
-    products = [p for p in products if p.times]
+    # Where a step multiplies by no frozen weight at all, the low-rank path still has the rate of these shapes.
+    products = [p for p in products if p.times] or [replace(p, times=1) for p in products]
     shapes = {(p.rows, p.d_in, p.d_out) for p in products}
     seconds = {shape: _product_seconds(*shape, dtype, device, repeats) for shape in shapes}
     total = sum(seconds[p.rows, p.d_in, p.d_out] * p.times for p in products)

@@ -20,23 +20,24 @@ from reptile_scaling.model.blocks import linear_shape
 from reptile_scaling.model.stacked_lora import ForwardContext, StackedLora
 
 OUTPUT_PROJECTIONS = ("o_proj", "dense", "out_proj", "c_proj")
-Path = tuple[int | str, ...]
+Place = tuple[int | str, ...]
 """Where a tensor stands among the arguments of a module."""
 
 
 class Around(nn.Module):
-    """A decoder layer with something around it."""
+    """A module of the model with something around it; what it lacks itself, it has of the module."""
 
-    def __init__(self, layer: nn.Module, context: ForwardContext) -> None:
+    def __init__(self, module: nn.Module, context: ForwardContext) -> None:
         super().__init__()
-        self.layer = layer
+        self.module = module
         self.context = context
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(self.layer, name)  # e.g. the kind of attention a model asks its layers for
+            # E.g. the kind of attention that a model asks its layers for.
+            return getattr(super().__getattr__("module"), name)
 
 
 def compute_answers_only(last_layer: nn.Module, context: ForwardContext) -> None:
@@ -54,8 +55,9 @@ def compute_answers_only(last_layer: nn.Module, context: ForwardContext) -> None
 
 def cut_to_answers(
     layers: nn.ModuleList, context: ForwardContext, forward: Callable[[], Tensor], answer_S: Tensor
-) -> bool:
-    """Has the last layer hand on its answer rows alone, where the model goes on with as many as it is given.
+) -> Tensor | None:
+    """Has the last layer hand on its answer rows alone, where the model goes on with as many as it is given; what it
+    gives then, `[1, S, D]`, or None.
 
     `forward` gives the model's output `[1, P, D]`, of which `answer_S` are the answer rows.
     """
@@ -63,32 +65,33 @@ def cut_to_answers(
     found: list[Tensor] = []
     reader = _reader_of_what_enters(last, lambda: found.append(forward()))
     if reader is None:
-        return False
+        return None
     child = getattr(last, reader)
     setattr(last, reader, Whole(child, context))
     layers[-1] = _AnswersFromHere(last, context)
-    if _gives(forward, found[0][:, answer_S]):
-        return True
-    setattr(last, reader, child)
-    layers[-1] = last
-    return False
+    cut = _given(forward, found[0][:, answer_S])
+    if cut is None:
+        setattr(last, reader, child)
+        layers[-1] = last
+    return cut
 
 
-def ask_apart(layers: nn.ModuleList, context: ForwardContext, forward: Callable[[], Tensor], n_rows: int) -> bool:
+def ask_apart(
+    layers: nn.ModuleList, context: ForwardContext, forward: Callable[[], Tensor], expected: Tensor, n_rows: int
+) -> bool:
     """Has the attention of a last layer that is cut read its keys and values apart from its queries, where it takes
     that: with projections by the usual names, whose outputs it divides into as many heads as there are.
 
-    `forward` gives the model's output `[1, S, D]` for prompts of `n_rows` tokens, a number that no size of the model
-    equals.
+    `forward` gives the model's output for prompts of `n_rows` tokens, a number that no size of the model equals; it is
+    to be as `expected`, `[1, S, D]`.
     """
-    last: Any = layers[-1].layer
+    last: Any = layers[-1].module
     name, found = _attention_of(last)
     holder, name = (found, "module") if isinstance(found, Whole) else (last, name)
     attention: Any = getattr(holder, name)
     outputs = [own for own in OUTPUT_PROJECTIONS if hasattr(attention, own)]
     if len(outputs) != 1 or not all(hasattr(attention, own) for own in ("q_proj", "k_proj", "v_proj", "head_dim")):
         return False
-    expected = forward()
     before = dict(attention._modules)
     attention.q_proj = _InOneStage(attention.q_proj.module, context, attention.head_dim, of_answers=True)
     attention.k_proj = _InOneStage(attention.k_proj, context, attention.head_dim, of_answers=False)
@@ -96,7 +99,7 @@ def ask_apart(layers: nn.ModuleList, context: ForwardContext, forward: Callable[
     setattr(attention, outputs[0], _OfAnswers(getattr(attention, outputs[0]).module, context))
     setattr(holder, name, _KeysThenAnswers(attention, context, n_rows))
     setattr(attention, KEYS_APART, context)
-    if _gives(forward, expected):
+    if _given(forward, expected) is not None:
         return True
     leave_keys(attention)
     attention._modules.update(before)
@@ -110,13 +113,19 @@ def leave_keys(module: nn.Module) -> None:
         module.__dict__.pop(name, None)
 
 
-def _gives(forward: Callable[[], Tensor], expected: Tensor) -> bool:
-    """Roughly: a model's comparison with the Hub's forward comes later and is strict."""
+REFUSALS = (RuntimeError, LookupError, ValueError, TypeError, AttributeError, AssertionError)
+"""What a model's own code raises at shapes that it does not take."""
+
+
+def _given(forward: Callable[[], Tensor], expected: Tensor) -> Tensor | None:
+    """What a forward gives, if it is as expected. Roughly: a model's comparison with the Hub's comes later and is
+    strict."""
     try:
         found = forward()
-    except (RuntimeError, IndexError, ValueError, TypeError, KeyError):  # a model that wants other shapes
-        return False
-    return found.shape == expected.shape and bool((found - expected).abs().max() <= 0.05 * expected.abs().max())
+    except REFUSALS:
+        return None
+    is_alike = found.shape == expected.shape and (found - expected).abs().max() <= 0.05 * expected.abs().max()
+    return found if is_alike else None
 
 
 class _AnswersFromHere(Around):
@@ -126,29 +135,20 @@ class _AnswersFromHere(Around):
         context = self.context
         assert context.answer_rows is not None
         context.whole = hidden
-        output = self.layer(hidden.index_select(1, context.answer_rows), *args, **kwargs)
+        output = self.module(hidden.index_select(1, context.answer_rows), *args, **kwargs)
         context.whole = None
         return output
 
 
-class Whole(nn.Module):
+class Whole(Around):
     """A module that is given the answer rows and reads all rows."""
 
     is_constant = False
     """Whether no adapter changes what it gives."""
 
-    def __init__(self, module: nn.Module, context: ForwardContext) -> None:
-        super().__init__()
-        self.module = module
-        self.context = context
-
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        kept = self.context.kept if self.is_constant else None
-        if kept is None:
-            return self._read(*args, **kwargs)
-        if "whole" not in kept:
-            kept["whole"] = self._read(*args, **kwargs)
-        return kept["whole"]
+        kept = self.context.once("whole", lambda: [self._read(*args, **kwargs)]) if self.is_constant else None
+        return self._read(*args, **kwargs) if kept is None else kept[0]
 
     def _read(self, *args: Any, **kwargs: Any) -> Any:
         if "hidden_states" in kwargs:
@@ -156,14 +156,12 @@ class Whole(nn.Module):
         return self.module(self.context.whole, *args[1:], **kwargs)
 
 
-class _AnswerRows(nn.Module):
+class _AnswerRows(Around):
     """Runs a module on the answer row of each prompt alone; the other rows, where there are any, are zero and never
     read."""
 
     def __init__(self, module: nn.Module, context: ForwardContext, *, hands_on_all: bool) -> None:
-        super().__init__()
-        self.module = module
-        self.context = context
+        super().__init__(module, context)
         self.hands_on_all = hands_on_all
         """Whether what follows shapes the rows as they were read, though the layer may hand on answers alone."""
 
@@ -178,22 +176,14 @@ class _AnswerRows(nn.Module):
         return y.new_zeros(*x.shape[:2], y.shape[-1]).index_copy(1, rows_S, y)
 
 
-class _KeysThenAnswers(nn.Module):
+class _KeysThenAnswers(Around):
     """An attention module that is called for the keys and values of all rows, then for the queries of answer rows."""
 
     def __init__(self, module: nn.Module, context: ForwardContext, n_rows: int) -> None:
-        super().__init__()
-        self.module = module
-        self.context = context
+        super().__init__(module, context)
         self.n_rows = n_rows
-        self.rows_at: dict[Path, int] | None = None
+        self.rows_at: dict[Place, int] | None = None
         """Which dimension of which argument counts rows; found at the first call, of `n_rows` rows."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.module, name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         context = self.context
@@ -214,14 +204,14 @@ class _KeysThenAnswers(nn.Module):
                 context.asks, context.keys = False, None
 
 
-def _tensors(value: Any, path: Path = ()) -> list[tuple[Path, Tensor]]:
+def _tensors(value: Any, path: Place = ()) -> list[tuple[Place, Tensor]]:
     if isinstance(value, Tensor):
         return [(path, value)]
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, tuple | list) else ()
     return [found for name, item in items for found in _tensors(item, (*path, name))]
 
 
-def _select_rows(value: Any, rows_at: dict[Path, int], rows: Tensor | None, path: Path = ()) -> Any:
+def _select_rows(value: Any, rows_at: dict[Place, int], rows: Tensor | None, path: Place = ()) -> Any:
     """The arguments with these rows alone, wherever rows are counted."""
     if isinstance(value, Tensor):
         assert rows is not None
@@ -233,13 +223,11 @@ def _select_rows(value: Any, rows_at: dict[Path, int], rows: Tensor | None, path
     return value
 
 
-class _InOneStage(nn.Module):
+class _InOneStage(Around):
     """A projection in the call that it is for; in the other one head of rows that nobody reads."""
 
     def __init__(self, module: nn.Module, context: ForwardContext, head_width: int, *, of_answers: bool) -> None:
-        super().__init__()
-        self.module = module
-        self.context = context
+        super().__init__(module, context)
         self.head_width = head_width
         self.of_answers = of_answers
 
@@ -250,13 +238,8 @@ class _InOneStage(nn.Module):
         return x[..., : self.head_width].detach()
 
 
-class _OfAnswers(nn.Module):
+class _OfAnswers(Around):
     """The output projection, in the call for the answer rows."""
-
-    def __init__(self, module: nn.Module, context: ForwardContext) -> None:
-        super().__init__()
-        self.module = module
-        self.context = context
 
     def forward(self, x: Tensor) -> Tensor:
         return self.module(x) if self.context.asks else x

@@ -8,6 +8,7 @@ Suffixes: P packed tokens · S prompts · D width.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from reptile_scaling.model.adapters import LORA_A, LORA_B, Adapters
 from reptile_scaling.model.attention import RAGGED_ATTENTION, RaggedLayout, ragged_layout
 from reptile_scaling.model.blocks import decoder_layers, decoder_of, remember_modules, replace, restore_modules
 from reptile_scaling.model.last_layer import (
+    REFUSALS,
     Around,
     Whole,
     ask_apart,
@@ -35,6 +37,7 @@ from reptile_scaling.model.stacked_lora import (
     TaskRows,
     join_readers,
     mark_constants,
+    watch,
 )
 
 
@@ -49,15 +52,14 @@ class PlacedBatch:
     prompts: TaskRows
     prompt_P: Tensor | None = None
     """The prompt each token belongs to, where prompts are read as means."""
-    kept: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, list[Tensor]] = field(default_factory=dict)
     """What no adapter changes, filled by the first forward under adapters and with gradients: it depends on what enters
     them alone, which is one and the same for a batch."""
 
     @property
     def kept_tensors(self) -> list[Tensor]:
         """Those of `kept`."""
-        values = self.kept.values()
-        return [tensor for value in values for tensor in (value if isinstance(value, list) else [value])]
+        return [tensor for kept in self.kept.values() for tensor in kept]
 
 
 class PackedForward:
@@ -101,9 +103,11 @@ class PackedForward:
             self._hand_on_answers()
         # Of two tokens and one prompt, so that what reads answers is told from what reads all.
         probe = self.place(pack_tokens([[0, 1]], [np.zeros(1, dtype=np.int64)]))
-        join_readers(model, lambda: self._run(probe, range(self._n_layers)))
+        layers = [module for module in model.modules() if isinstance(module, StackedLora)]
         whole = [module for module in model.modules() if isinstance(module, Whole)]
-        mark_constants(model, whole, lambda number: self._run_adapted(probe, sites, number))
+        seen, again = (watch(layers, whole, partial(self._run_adapted, probe, sites, seed)) for seed in (0, 1))
+        join_readers(seen)
+        mark_constants(seen, again)
         if self._first_adapted > 0:
             for number, layer in enumerate(self._layers):
                 self._layers[number] = _Gate(layer, number, self._context)
@@ -116,18 +120,21 @@ class PackedForward:
         ids = np.arange(n_tokens.sum()) % int(self._model.config.get_text_config().vocab_size)
         prompts = [own.tolist() for own in np.split(ids, np.cumsum(n_tokens)[:-1])]
         probe = self.place(pack_tokens(prompts, [np.arange(len(prompts))]))
-        forward = lambda: self._run(probe, range(self._n_layers))  # noqa: E731
-        self.is_cut = cut_to_answers(self._layers, self._context, forward, probe.layout.answer_S)
-        self.asks_apart = self.is_cut and ask_apart(self._layers, self._context, forward, int(n_tokens.sum()))
+        forward = partial(self._run, probe, range(self._n_layers))
+        cut = cut_to_answers(self._layers, self._context, forward, probe.layout.answer_S)
+        self.is_cut = cut is not None
+        if cut is not None:
+            self.asks_apart = ask_apart(self._layers, self._context, forward, cut, int(n_tokens.sum()))
 
     @torch.no_grad()
     def _gives_the_same_without_embedding(self, probe: PlacedBatch) -> bool:
-        entering_P = self.entering_activations(probe)
+        width = int(self._model.config.get_text_config().hidden_size)
+        entering_P = torch.linspace(-1, 1, 2 * width).to(self._device, self._dtype).view(2, width)
         expected = self.features(probe, None, entering_P, None)
         self._takes_entering = True
         try:
             return torch.equal(self.features(probe, None, entering_P, None), expected)
-        except (RuntimeError, ValueError, TypeError, AttributeError):  # a model that reads the tokens themselves
+        except REFUSALS:  # a model that reads the tokens themselves
             self._context.entering = None
             return False
 
@@ -228,7 +235,7 @@ class _Gate(Around):
         if self.number in runs:
             if self.number == runs.start and self.context.entering is not None:
                 hidden = self.context.entering
-            return self.layer(hidden, *args, **kwargs)
+            return self.module(hidden, *args, **kwargs)
         if self.number == runs.stop:
             self.context.entering = hidden
         return hidden

@@ -50,8 +50,8 @@ class ForwardContext(threading.local):
     """Whether the last layer's attention is being called for its answer rows."""
     keys: tuple[Tensor, Tensor] | None = None
     """What it then attends to: keys and values of all rows."""
-    kept: dict[str, Any] | None = None
-    """What no adapter changes of the batch in progress, by site; None where nothing is to be kept."""
+    kept: dict[str, list[Tensor]] | None = None
+    """What no adapter changes of the batch in progress, by site or name; None where nothing is to be kept."""
     dropout: Dropout = None
     """LoRA dropout rate and a random stream per task; None outside meta-training."""
     ahead: dict[str, Tensor] = field(default_factory=dict)
@@ -60,6 +60,15 @@ class ForwardContext(threading.local):
     """The layers that compute; others pass on what they are given."""
     entering: Tensor | None = None
     """`[1, P, D]`: what enters the first layer above those that run, or is to enter the first that does."""
+
+    def once(self, name: str, compute: Callable[[], list[Tensor]]) -> list[Tensor] | None:
+        """What `compute` gives, computed at the first forward of the batch in progress; None where nothing is kept."""
+        if self.kept is None:
+            return None
+        if name not in self.kept:
+            with torch.no_grad():
+                self.kept[name] = compute()
+        return self.kept[name]
 
     @contextmanager
     def on_answers(self) -> Iterator[None]:
@@ -99,7 +108,7 @@ class StackedLora(nn.Module):
         if context.dropout is None and all(weight is not None for weight in weights):
             biases = [reader.base.bias for reader in readers]
             As, Bs = zip(*(reader.factors() for reader in readers), strict=True)
-            frozen = self._kept(lambda: _linears(x_PI, weights, biases))
+            frozen = context.once(self.site, lambda: _linears(x_PI, weights, biases)) if self.is_constant else None
             ys = _AdaptedLinears.apply(x_PI, context.rows.products, frozen, len(readers), *weights, *biases, *As, *Bs)
             for reader, y_PO in zip(readers[1:], ys[1:], strict=True):
                 context.ahead[reader.site] = y_PO.view(*x.shape[:-1], y_PO.shape[-1])
@@ -112,17 +121,6 @@ class StackedLora(nn.Module):
         shaped: Tensor = y_PO.view(*x.shape[:-1], y_PO.shape[-1])
         return shaped
 
-    def _kept(self, compute: Callable[[], list[Tensor]]) -> list[Tensor] | None:
-        """What the frozen layers make of an x that no adapter changes; None where one does."""
-        kept = self.context.kept if self.is_constant else None
-        if kept is None:
-            return None
-        if self.site not in kept:
-            with torch.no_grad():
-                kept[self.site] = compute()
-        frozen: list[Tensor] = kept[self.site]
-        return frozen
-
     def factors(self) -> tuple[Tensor, Tensor]:
         """A `[T, R, I]` and B `[T, O, R]` of the forward in progress."""
         assert self.context.adapters is not None
@@ -130,17 +128,24 @@ class StackedLora(nn.Module):
         return stacks[self.site + LORA_A], stacks[self.site + LORA_B]
 
 
-def join_readers(model: nn.Module, forward: Callable[[], object]) -> None:
-    """Finds which of the model's layers read the same x, by watching a forward; those share what x costs.
+Seen = list[tuple[Any, Any]]
+"""Modules in the order of their calls, and what each read, or gave: a tensor, or of an attention module a tuple."""
 
-    Query, key and value projections do, and a gated MLP's two.
-    """
-    layers = [module for module in model.modules() if isinstance(module, StackedLora)]
-    read: list[tuple[StackedLora, Tensor]] = []
-    hooks = [layer.register_forward_pre_hook(lambda layer, inputs: read.append((layer, inputs[0]))) for layer in layers]
+
+def watch(layers: Sequence[nn.Module], givers: Sequence[nn.Module], forward: Callable[[], object]) -> Seen:
+    """What the `layers` read and the `givers` give in a forward."""
+    seen: Seen = []
+    hooks = [layer.register_forward_pre_hook(lambda one, read: seen.append((one, read[0]))) for layer in layers]
+    hooks += [giver.register_forward_hook(lambda one, _, given: seen.append((one, given))) for giver in givers]
     forward()
     for hook in hooks:
         hook.remove()
+    return seen
+
+
+def join_readers(seen: Seen) -> None:
+    """Has layers that read the same x share what it costs: query, key and value projections, and a gated MLP's two."""
+    read = [(layer, x) for layer, x in seen if isinstance(layer, StackedLora)]
     while read:
         x = read[0][1]
         first, *others = (layer for layer, its_x in read if its_x is x)
@@ -148,26 +153,10 @@ def join_readers(model: nn.Module, forward: Callable[[], object]) -> None:
         read = [pair for pair in read if pair[1] is not x]
 
 
-def mark_constants(model: nn.Module, others: Sequence[Any], forward: Callable[[int], object]) -> None:
-    """Marks the layers whose x no adapter changes, and the `others` whose output none does, by watching two forwards,
-    `forward(0)` and `forward(1)`, under different adapters."""
-    layers = [module for module in model.modules() if isinstance(module, StackedLora)]
-    seen: list[list[tuple[Any, Tensor]]] = [[], []]
-    for number, own in enumerate(seen):
-
-        def read(one: nn.Module, inputs: Any, into: list[tuple[Any, Tensor]] = own) -> None:
-            into.append((one, inputs[0]))
-
-        def gave(one: nn.Module, _: Any, output: Any, into: list[tuple[Any, Tensor]] = own) -> None:
-            into.append((one, output))
-
-        hooks = [layer.register_forward_pre_hook(read) for layer in layers]
-        hooks += [other.register_forward_hook(gave) for other in others]
-        forward(number)
-        for hook in hooks:
-            hook.remove()
-    for module in [*layers, *others]:
-        first, second = ([tensor for one, tensor in own if one is module] for own in seen)
+def mark_constants(seen: Seen, again: Seen) -> None:
+    """Marks the modules that have read, or given, the same once in each of two forwards under different adapters."""
+    for module in {id(module): module for module, _ in seen}.values():
+        first, second = ([tensor for one, tensor in own if one is module] for own in (seen, again))
         is_tensor = len(first) == len(second) == 1 and isinstance(first[0], Tensor) and isinstance(second[0], Tensor)
         module.is_constant = is_tensor and torch.equal(first[0], second[0])
 
