@@ -54,30 +54,30 @@ def compute_answers_only(last_layer: nn.Module, context: ForwardContext) -> None
 
 
 def cut_to_answers(
-    layers: nn.ModuleList, context: ForwardContext, forward: Callable[[], Tensor], answer_S: Tensor
+    around: Around, context: ForwardContext, forward: Callable[[], Tensor], answer_S: Tensor
 ) -> Tensor | None:
-    """Has the last layer hand on its answer rows alone, where the model goes on with as many as it is given; what it
-    gives then, `[1, S, D]`, or None.
+    """Has the last layer, which something stands around, hand on its answer rows alone, where the model goes on with as
+    many as it is given; what it gives then, `[1, S, D]`, or None.
 
     `forward` gives the model's output `[1, P, D]`, of which `answer_S` are the answer rows.
     """
-    last = layers[-1]
+    last = around.module
     found: list[Tensor] = []
     reader = _reader_of_what_enters(last, lambda: found.append(forward()))
     if reader is None:
         return None
     child = getattr(last, reader)
     setattr(last, reader, Whole(child, context))
-    layers[-1] = _AnswersFromHere(last, context)
+    around.module = _AnswersFromHere(last, context)
     cut = _given(forward, found[0][:, answer_S])
     if cut is None:
         setattr(last, reader, child)
-        layers[-1] = last
+        around.module = last
     return cut
 
 
 def ask_apart(
-    layers: nn.ModuleList, context: ForwardContext, forward: Callable[[], Tensor], expected: Tensor, n_rows: int
+    around: Around, context: ForwardContext, forward: Callable[[], Tensor], expected: Tensor, n_rows: int
 ) -> bool:
     """Has the attention of a last layer that is cut read its keys and values apart from its queries, where it takes
     that: with projections by the usual names, whose outputs it divides into as many heads as there are.
@@ -85,7 +85,7 @@ def ask_apart(
     `forward` gives the model's output for prompts of `n_rows` tokens, a number that no size of the model equals; it is
     to be as `expected`, `[1, S, D]`.
     """
-    last: Any = layers[-1].module
+    last: Any = around.module.module
     name, found = _attention_of(last)
     holder, name = (found, "module") if isinstance(found, Whole) else (last, name)
     attention: Any = getattr(holder, name)

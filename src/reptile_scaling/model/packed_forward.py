@@ -100,17 +100,18 @@ class PackedForward:
             replace(model, site, StackedLora(model.get_submodule(site), site, self._context))
         if answers_only:
             compute_answers_only(self._layers[-1], self._context)
+        for number, layer in enumerate(self._layers):
+            self._layers[number] = _Gate(layer, number, self._context)
+        if answers_only:
             self._hand_on_answers()
         # Of two tokens and one prompt, so that what reads answers is told from what reads all.
         probe = self.place(pack_tokens([[0, 1]], [np.zeros(1, dtype=np.int64)]))
         layers = [module for module in model.modules() if isinstance(module, StackedLora)]
         whole = [module for module in model.modules() if isinstance(module, Whole)]
-        seen, again = (watch(layers, whole, partial(self._run_adapted, probe, sites, seed)) for seed in (0, 1))
+        seen, again = (watch(layers, whole, partial(self._probe, probe, self._random(sites, seed))) for seed in (0, 1))
         join_readers(seen)
         mark_constants(seen, again)
         if self._first_adapted > 0:
-            for number, layer in enumerate(self._layers):
-                self._layers[number] = _Gate(layer, number, self._context)
             self._takes_entering = self._gives_the_same_without_embedding(probe)
 
     @torch.no_grad()
@@ -120,37 +121,41 @@ class PackedForward:
         ids = np.arange(n_tokens.sum()) % int(self._model.config.get_text_config().vocab_size)
         prompts = [own.tolist() for own in np.split(ids, np.cumsum(n_tokens)[:-1])]
         probe = self.place(pack_tokens(prompts, [np.arange(len(prompts))]))
-        forward = partial(self._run, probe, range(self._n_layers))
-        cut = cut_to_answers(self._layers, self._context, forward, probe.layout.answer_S)
+        last: Any = self._layers[-1]
+        forward = partial(self._probe, probe)
+        cut = cut_to_answers(last, self._context, forward, probe.layout.answer_S)
         self.is_cut = cut is not None
         if cut is not None:
-            self.asks_apart = ask_apart(self._layers, self._context, forward, cut, int(n_tokens.sum()))
+            self.asks_apart = ask_apart(last, self._context, forward, cut, int(n_tokens.sum()))
 
     @torch.no_grad()
     def _gives_the_same_without_embedding(self, probe: PlacedBatch) -> bool:
-        width = int(self._model.config.get_text_config().hidden_size)
-        entering_P = torch.linspace(-1, 1, 2 * width).to(self._device, self._dtype).view(2, width)
-        expected = self.features(probe, None, entering_P, None)
+        expected = self._probe(probe)
         self._takes_entering = True
         try:
-            return torch.equal(self.features(probe, None, entering_P, None), expected)
+            return torch.equal(self._probe(probe), expected)
         except REFUSALS:  # a model that reads the tokens themselves
-            self._context.entering = None
             return False
 
     @torch.no_grad()
-    def _run_adapted(self, probe: PlacedBatch, sites: dict[str, tuple[int, int]], seed: int) -> None:
-        """A forward of one task under random adapters."""
-        generator = torch.Generator().manual_seed(seed)
-        adapters = {}
-        for site, (d_out, d_in) in sites.items():
-            adapters[site + LORA_A] = torch.randn(1, self._rank, d_in, generator=generator).to(self._device)
-            adapters[site + LORA_B] = torch.randn(1, d_out, self._rank, generator=generator).to(self._device)
-        self._context.adapters = Adapters(adapters)
+    def _probe(self, probe: PlacedBatch, adapters: Adapters | None = None) -> Tensor:
+        """The adapted layers' output, `[1, P, D]` or of the answers alone, for made-up activations that enter them."""
+        width = int(self._model.config.get_text_config().hidden_size)
+        entering = torch.randn(1, len(probe.token_ids), width, generator=torch.Generator().manual_seed(0))
+        self._context.adapters, self._context.entering = adapters, entering.to(self._device, self._dtype)
         try:
-            self._run(probe, range(self._n_layers))
+            return self._run(probe, range(self._first_adapted, self._n_layers))
         finally:
-            self._context.adapters = None
+            self._context.adapters = self._context.entering = None
+
+    def _random(self, sites: dict[str, tuple[int, int]], seed: int) -> Adapters:
+        """Adapters of one task."""
+        generator = torch.Generator().manual_seed(seed)
+        drawn = {}
+        for site, (d_out, d_in) in sites.items():
+            drawn[site + LORA_A] = torch.randn(1, self._rank, d_in, generator=generator).to(self._device)
+            drawn[site + LORA_B] = torch.randn(1, d_out, self._rank, generator=generator).to(self._device)
+        return Adapters(drawn)
 
     def leave(self) -> None:
         """Gives the model back as it was."""
