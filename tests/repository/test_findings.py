@@ -97,7 +97,9 @@ def test_runs_on_smollm2_and_across_domains_are_recomputed(
 
 def test_readme_quotes_the_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     page = unwrapped("README.md")
-    minilm, words = (printed("over_splits.py", RESULTS / name, monkeypatch, capsys) for name in ("minilm", "words"))
+    minilm, both = (printed("over_splits.py", RESULTS / name, monkeypatch, capsys) for name in ("minilm", "words"))
+    first_of_5_shots = next(i for i, line in enumerate(both) if line.startswith("| 5-shot"))
+    words, words_5_shots = both[:first_of_5_shots], both[first_of_5_shots:]
     across = printed("across.py", RESULTS / "across.csv", monkeypatch, capsys)
 
     def cells(lines: list[str], start: str) -> list[str]:
@@ -109,6 +111,8 @@ def test_readme_quotes_the_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert f"to {largest[3].replace('%', ' %')}, {largest[4]} points" in page
     assert f"it is {cells(words, '| 1 |')[5]} points beyond fine-tuning at one step each" in page
     assert f"and {cells(words, '| chosen')[5]} with rate and steps tuned on both sides" in page
+    at_5_shots = [cells(words_5_shots, start)[5] for start in ("| 1 |", "| chosen")]
+    assert "at five shots {} and {}.".format(*at_5_shots) in page
     gains = [line.split("gains ")[1] for found in (minilm, words) for line in found if "accuracy gains" in line]
     assert f"gains {gains[0].removesuffix(' points.')} and {gains[1].removesuffix('.')}, no gain shown" in page
     (below,) = [
