@@ -20,6 +20,7 @@ TABLES = {
     "eval_stats.csv": "{cell}_eval_stats.csv",
     "test_tasks.csv": "test_tasks.csv",
     "adaptation_curves.csv": "adaptation_curve.csv",
+    "curve_tasks.csv": "curve_tasks.csv",
     "test_confusions.csv": "test_confusions.csv",
 }
 KEPT = ("experiment.json", "baselines")
@@ -43,6 +44,16 @@ def pack(run: Path, part: Path) -> None:
             shutil.copytree(run / name, part / name, ignore=LEFT_OUT, dirs_exist_ok=True)
         elif (run / name).exists():
             shutil.copy(run / name, part / name)
+    _forget_the_machine(part / "experiment.json")
+
+
+def _forget_the_machine(experiment: Path) -> None:
+    """Data are called by the name of their folder: where that lay is no part of an experiment, and no other one."""
+    fields = json.loads(experiment.read_text())
+    if data_dir := fields["config"]["data_dir"]:
+        fields["config"]["data_dir"] = Path(data_dir).name
+    fields.pop("sha256", None)
+    experiment.write_text(json.dumps(fields, indent=2) + "\n")
 
 
 def unpack(part: Path, run: Path) -> Path:

@@ -48,7 +48,8 @@ class MetaState:
             found |= _prefixed(OUTER.format(name=name), moments)
         if (inner := self.inner_moments) is not None:
             found |= _prefixed(INNER_SQUARE, inner.squares) | {INNER_STEPS: inner.steps}
-        return {name: tensor.cpu().numpy() for name, tensor in found.items()}
+        # Safetensors writes an array's memory as it lies, whatever its strides.
+        return {name: tensor.contiguous().cpu().numpy() for name, tensor in found.items()}
 
 
 def fresh_state(workbench: Workbench, seed: int) -> MetaState:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -100,11 +100,29 @@ def _batch(workbench: Workbench, states: Sequence[MetaState], visits_of_cell: Se
     )
 
 
+def moves_head(config: Config) -> bool:
+    """Whether tasks move θ's own head: where they start from it, and keep their slots.
+
+    Over all orders of a task's slots every row of its update has the same mean, and what all rows have in common no
+    softmax sees, nor does a gradient. So the mean update leaves the head where it is, and drawing one order at a visit
+    would only add the noise of the draw, a random walk: a start that prefers slots (Ye & Chao 2022, arXiv:2106.16245,
+    share one row for the same reason).
+    """
+    return HEADS[config.head].is_meta_learned and config.slots == "fixed"
+
+
+def alike_in_all_slots(adapters: Adapters) -> Adapters:
+    """The rows of the head replaced by their mean, which is the mean over all orders of slots."""
+    rows = {name: adapters.tensors[name] for name in (HEAD_WEIGHT, HEAD_BIAS)}
+    means = {name: own.mean(0, keepdim=True).expand_as(own).contiguous() for name, own in rows.items()}
+    return Adapters(adapters.tensors | means)
+
+
 def _moved(state: MetaState, own: TaskGradients, meta_lr: float, config: Config) -> MetaState | None:
     """θ moved against the mean of its tasks' gradients; None where that is not finite."""
     gradients, rate_gradients = split_rates(own.gradients)
     theta, rates = split_rates(state.theta)
-    if not HEADS[config.head].is_meta_learned:
+    if not moves_head(config):
         still = {name: torch.zeros_like(gradients.tensors[name]) for name in (HEAD_WEIGHT, HEAD_BIAS)}
         gradients = Adapters(gradients.tensors | still)
     optimizer = OUTER_OPTIMIZERS[config.meta_optimizer]
@@ -114,5 +132,9 @@ def _moved(state: MetaState, own: TaskGradients, meta_lr: float, config: Config)
         theta, outer_moments = Adapters(theta.tensors | moved), {**outer_moments, **rate_moments}
     if not theta.is_finite():
         return None
-    inner_moments = own.moments.mean() if own.moments is not None else state.inner_moments
+    inner_moments = state.inner_moments
+    if own.moments is not None:
+        inner_moments = own.moments.mean()
+        if config.slots == "permuted":
+            inner_moments = replace(inner_moments, squares=alike_in_all_slots(inner_moments.squares))
     return MetaState(theta, outer_moments, inner_moments, state.meta_step + 1)
