@@ -35,12 +35,15 @@ def lines(permuted: RunDirectory, fixed: RunDirectory | None) -> Iterator[str]:
     """What the mission asks, in its order: a law, β, the gain from 50 to 1000, the rivals and at how many steps."""
     yield from level_table(permuted, "slots drawn anew")
     record = load_experiment(permuted.path)
+    yield gain_sentence(permuted)
     yield record.sentence
     yield record.standing
     yield worth_sentence(permuted)
     yield from steps_table(permuted)
+    yield from curve_table(permuted, "slots drawn anew")
     if fixed is not None:
         yield from level_table(fixed, "slots fixed")
+        yield from curve_table(fixed, "slots fixed")
         yield f"{gain_sentence(fixed).removesuffix('.')} where tasks keep their slots."
     yield "| expectation | | measured |"
     yield "|---|---|---|"
@@ -60,6 +63,18 @@ def level_table(run: RunDirectory, name: str) -> Iterator[str]:
             f"{mean.zero_step_accuracy:.1%} | {mean.selected_meta_step:.0f} of {mean.meta_steps:.0f} | "
             f"{mean.last_meta_test_loss:.3f} | {mean.last_meta_test_accuracy:.1%} | {mean.visits_per_task:.0f} |"
         )
+
+
+def curve_table(run: RunDirectory, name: str) -> Iterator[str]:
+    """Validation tasks, means over seeds: before the first meta-step, and where loss and accuracy are best."""
+    yield f"| N, {name}: validation loss / accuracy | at first | lowest loss | highest accuracy |"
+    yield "|---|---|---|---|"
+    for n, rows in load_experiment(run.path).learning_curves.sort_values("meta_step").groupby("n_tasks"):
+        mean = rows.groupby("meta_step")[["validation_loss", "validation_accuracy"]].mean()
+        every = mean[rows.groupby("meta_step").seed.nunique() == rows.seed.nunique()]  # patience ends seeds apart
+        points = (0, every.validation_loss.idxmin(), every.validation_accuracy.idxmax())
+        at = (f"{every.validation_loss[p]:.3f} / {every.validation_accuracy[p]:.1%} after {p}" for p in points)
+        yield f"| {n} | {' | '.join(at)} |"
 
 
 def gain_sentence(run: RunDirectory) -> str:

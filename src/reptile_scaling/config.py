@@ -146,8 +146,9 @@ class DataKeys(Keys):
     task_examples: Literal["fixed", "resampled"] = "fixed"
     """`fixed`: a task owns its utterances. `resampled`: a task is its classes, utterances are drawn at each visit."""
     slots: Annotated[Literal["permuted", "fixed"], Earlier("fixed")] = "permuted"
-    """`permuted`: the classes of a training task get their slots anew at each visit. `fixed`: they keep them, so that
-    few tasks visited often teach which slot a class has. Test tasks keep theirs either way."""
+    """`permuted`: the classes of a training task get their slots anew at each visit, and θ's own head stays, which is
+    the mean over all orders of them. `fixed`: they keep them, so that few tasks visited often teach which slot a class
+    has. Test tasks keep theirs either way."""
     n_classes: Count | None = None
     """Training classes that tasks are drawn from, a random choice of each seed; null takes all of the split."""
     axis: str = "n_tasks"
@@ -180,9 +181,10 @@ class MetaTrainingKeys(Keys):
     """How tasks move the initialisation: `reptile`, `fomaml`, `maml`, `anil`, `joint` or `protonet`, or a name
     that was added."""
     head: Annotated[str, IN_ADAPTER] = "classifier"
-    """What a task's head starts as. `classifier`: meta-learned; `zero`: knows nothing; `prototype`: from the support
-    features; `cosine`: from their directions, with a learned scale; `label_words`: the LM's own logits of the label's
-    words; `words_prototype`: these and, from the support features, a learned number of times those of `prototype`."""
+    """What a task's head starts as. `classifier`: θ's own, which tasks move where they keep their `slots`, else zeros;
+    `zero`: zeros; `prototype`: from the support features; `cosine`: from their directions, with a learned scale;
+    `label_words`: the LM's own logits of the label's words; `words_prototype`: these and, from the support features, a
+    learned number of times those of `prototype`."""
     label_words: Annotated[Literal["names", "symbols"], IN_ADAPTER] = "names"
     """For head `label_words`: the classes' names, or one neutral letter per slot."""
     num_meta_steps: Count = 10_000

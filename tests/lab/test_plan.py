@@ -12,3 +12,17 @@ def test_first_cohort_has_a_seed_of_every_level(toy_settings, tmp_path) -> None:
     assert [job.cells for job in jobs if isinstance(job, CohortJob)] == [
         tuple(Cell(n, seed) for n in (2, 4, 8)) for seed in (0, 1)
     ]
+
+
+def test_reptile_from_one_step_and_equal_rows_is_said_to_learn_nothing(toy_settings, tmp_path) -> None:
+    said = "k_inner = 1 learns nothing: set k_inner to 2 or more"
+    for settings, is_said in (
+        ({"k_inner": 1}, True),
+        ({"k_inner": 1, "head": "zero", "slots": "fixed"}, True),
+        ({"k_inner": 1, "slots": "fixed"}, False),
+        ({"k_inner": 1, "head": "prototype"}, False),
+        ({"k_inner": 1, "algorithm": "fomaml"}, False),
+        ({"k_inner": 2}, False),
+    ):
+        plan = plan_sweep(make_config({**toy_settings, **settings}), RunDirectory(tmp_path))
+        assert any(said in line for line in plan.summary()) == is_said, settings

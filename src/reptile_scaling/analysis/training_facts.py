@@ -106,8 +106,8 @@ def selection_sentence(run: RunDirectory) -> str:
 
 
 def slots_sentence(run: RunDirectory) -> str:
-    """Whether a meta-learned classifier starts worse than a uniform guess on validation tasks: where tasks keep their
-    slots it remembers these. Empty where it does not, or where the head is not meta-learned."""
+    """Whether a classifier that tasks move starts worse than a uniform guess on validation tasks: it remembers slots.
+    Empty where it does not; where slots are drawn anew the head stays, and guesses alike."""
     config, chance = run.config(), math.log(run.config().n_way)
     worst = [
         (row.zero_step_loss, cell.level_name)
@@ -122,8 +122,6 @@ def slots_sentence(run: RunDirectory) -> str:
         f"before any inner step the classifier of {level} has {loss:.2f} nats on validation tasks, more than a uniform "
         f"guess (ln {config.n_way} = {chance:.2f})"
     )
-    if config.slots == "permuted":  # no slot has a class that could be remembered
-        return f"A start that guesses too boldly: {measured}, which inner steps have to undo first."
     return (
         f"Slots are remembered: {measured}. A curve over tasks may show that memory; `slots: permuted` draws them anew "
         "at every visit."

@@ -1,6 +1,6 @@
 """The grid → cells → cohorts; what is done, what is left, and whether it can work at all."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -12,6 +12,7 @@ from reptile_scaling.lab.executors import EXECUTORS
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.evaluation import inner_optimizer
 from reptile_scaling.learning.inner_optimizers import INNER_OPTIMIZERS
+from reptile_scaling.learning.meta_step import moves_head
 from reptile_scaling.learning.outer_optimizers import OUTER_OPTIMIZERS
 from reptile_scaling.learning.workbench import Corpus, open_corpus
 from reptile_scaling.model.devices import choose_devices
@@ -59,12 +60,22 @@ class Plan:
             f"{config.algorithm} on {config.model_name}: {config.n_way}-way {config.k_support}-shot, "
             f"{config.k_query} query, {config.k_inner} inner steps, {config.num_meta_steps} meta-steps "
             f"of {config.meta_batch_size} tasks",
-            *(f"note: {note}" for note in dataset.notes),
+            *(f"note: {note}" for note in (*dataset.notes, *_notes(config))),
             f"{dataset.name}: {len(dataset.texts)} utterances; classes {len(split.train)} train, "
             f"{len(split.validation)} validation, {len(split.test)} test, disjoint",
             f"{levels} × {len(config.seeds)} seeds = {n_cells} cells, "
             f"{self.n_done} done; {config.num_meta_test_tasks} shared test tasks; on {', '.join(self.devices)}",
         ]
+
+
+def _notes(config: Config) -> Iterator[str]:
+    """What is allowed and will surprise."""
+    has_equal_rows = config.head == "zero" or (HEADS[config.head].is_meta_learned and not moves_head(config))
+    if config.algorithm == "reptile" and config.k_inner == 1 and has_equal_rows:
+        yield (
+            "from a head of equal rows the first inner step moves no LoRA weight, so that Reptile with k_inner = 1 "
+            "learns nothing: set k_inner to 2 or more"
+        )
 
 
 def plan_sweep(config: Config, run: RunDirectory) -> Plan:

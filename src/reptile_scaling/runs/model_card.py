@@ -32,7 +32,7 @@ reptile-scaling predict --adapter my_labels --input texts.csv
 ```
 
 The prompt is `{template}`; features are {features}. `head.safetensors` holds the
-meta-learned classifier (`head.weight [n_way, width]`, `head.bias [n_way]`).
+classifier that it was trained with (`head.weight [n_way, width]`, `head.bias [n_way]`).
 """
 
 
