@@ -222,7 +222,8 @@ class MetaTrainingKeys(Keys):
     """Which initialisation of a cell is tested and kept: the one of lowest validation loss, the last one, or the
     running mean of θ (0.98 a meta-step). The last one's figures stay beside it."""
     patience: Count | None = None
-    """Evaluations without a new best validation loss after which a cell ends; null trains all cells to the end."""
+    """Evaluations at every `eval_interval` without a new best validation loss after which a cell ends; null trains all
+    cells to the end."""
     eval_interval: Count = 500
     """Meta-steps between evaluations on validation tasks and checkpoints."""
 

@@ -43,11 +43,18 @@ def test_validation_stands_at_spaced_steps_and_at_every_interval() -> None:
 
 
 def test_patience_counts_evaluations_after_the_best() -> None:
-    config = make_config({"patience": 2})
+    config = make_config({"patience": 2, "eval_interval": 1})
     rows = [EvalRow(step, loss, 0.5, 0.2) for step, loss in enumerate((1.0, 0.5, 0.7, 0.6))]
     assert not has_passed_its_best(rows[:3], config)
     assert has_passed_its_best(rows, config)
-    assert not has_passed_its_best(rows, make_config({}))
+    assert not has_passed_its_best(rows, make_config({"eval_interval": 1}))
+
+
+def test_patience_does_not_count_the_evaluations_that_bracket_an_early_optimum() -> None:
+    """A cell of the demo whose luck is at meta-step 1 ended at 20 of 40, with half a dozen steps behind it."""
+    config = make_config({"patience": 2, "eval_interval": 20})
+    rows = [EvalRow(step, 1.0 if step == 1 else 2.0, 0.5, 0.2) for step in (0, 1, 2, 5, 10, 20, 40, 50)]
+    assert [has_passed_its_best(rows[:n], config) for n in range(len(rows) + 1)] == [False] * 7 + [True] * 2
 
 
 def test_running_mean_forgets_its_beginning() -> None:

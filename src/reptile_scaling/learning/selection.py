@@ -38,7 +38,7 @@ class Chosen:
         if self.inner_moments is not None:
             found |= {SQUARES + name: tensor for name, tensor in self.inner_moments.squares.tensors.items()}
             found[STEPS] = self.inner_moments.steps
-        arrays = {name: tensor.cpu().numpy() for name, tensor in found.items()}
+        arrays = {name: tensor.contiguous().cpu().numpy() for name, tensor in found.items()}
         return arrays | {META_STEP: np.array(self.meta_step), LOSS: np.array(self.validation_loss)}
 
 
@@ -86,8 +86,13 @@ def evaluation_is_due(meta_step: int, config: Config) -> bool:
 
 
 def has_passed_its_best(rows: Sequence[EvalRow], config: Config) -> bool:
-    """Whether the last `patience` evaluations were all worse than the best before them."""
-    if config.patience is None or len(rows) <= config.patience:
+    """Whether `patience` evaluations at every `eval_interval` have gone by since the lowest loss.
+
+    The geometrically spaced ones bracket an optimum; meta-steps 1, 2, 5 and 10 are too near to one another, and
+    validation too noisy, to end a cell that has hardly begun.
+    """
+    if config.patience is None or not rows:
         return False
-    losses = [row.validation_loss for row in rows]
-    return min(losses[-config.patience :]) > min(losses[: -config.patience])
+    best = min(rows, key=lambda row: row.validation_loss).meta_step
+    since = [row for row in rows if row.meta_step > best and row.meta_step % config.eval_interval == 0]
+    return len(since) >= config.patience
