@@ -23,6 +23,7 @@ check: setup  ## style, types, spelling, sizes, the configuration's page; what p
 figures: setup  ## the figures of the findings, from results/
 	.venv/bin/python scripts/experiment/findings.py results --figure docs/figures/findings_banking77.png > /dev/null
 	.venv/bin/python scripts/experiment/over_splits.py results/minilm --figure docs/figures/findings_minilm.png > /dev/null
+	.venv/bin/python scripts/experiment/mission.py results --figure docs/figures/findings_mission.png > /dev/null
 
 findings: setup  ## the tables of both pages of findings from results/, and a page of each part in runs/findings/
 	.venv/bin/python scripts/experiment/findings.py results --pages runs/findings
@@ -31,6 +32,7 @@ findings: setup  ## the tables of both pages of findings from results/, and a pa
 	.venv/bin/python scripts/experiment/over_splits.py results/minilm
 	.venv/bin/python scripts/experiment/over_splits.py results/words
 	.venv/bin/python scripts/experiment/across.py results/across.csv
+	.venv/bin/python scripts/experiment/mission.py results
 
 coverage: setup  ## all tests, and which lines and branches none of them takes
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered

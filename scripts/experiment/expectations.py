@@ -11,7 +11,7 @@ from pathlib import Path
 
 from reptile_scaling.analysis.levels import best_cells
 from reptile_scaling.analysis.paired import paired_gain
-from reptile_scaling.analysis.standing import classes_of_tests, standings, task_accuracies
+from reptile_scaling.analysis.standing import classes_of_tests, standings, task_accuracies, tuned_accuracies
 from reptile_scaling.api import load_experiment
 from reptile_scaling.errors import InputError
 from reptile_scaling.runs.directory import RunDirectory
@@ -47,8 +47,10 @@ def rows(folder: Path) -> list[tuple[str, bool, str]]:
     gain = paired_gain(many, few, classes_of_tests(run))
     what = f"{GAIN[0]:g} to {GAIN[1]:g} points of accuracy from N = {GAIN_LEVELS[0]} to {GAIN_LEVELS[1]}"
     found.append((what, GAIN[0] <= gain.points <= GAIN[1], f"{gain.points:+.1f} ± {gain.half_width:.1f}"))
-    best = task_accuracies(run, best_cells(run))
+    cells = best_cells(run)
+    as_set, tuned = task_accuracies(run, cells), tuned_accuracies(run, cells)
     for s in standings(run):
+        best = tuned if s.is_tuned and tuned is not None else as_set
         number = f"{best.mean():.1%} against {s.accuracy:.1%}: {s.gain:+.1f} ± {s.error:.1f} points"
         found.append((f"meta-training beats: {s.label}", s.verb == "beats", number))
     return found

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from expectations import rows as expectations
 from findings import beyond
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 from part_tables import pack, unpack
@@ -54,26 +55,31 @@ def lines(permuted: RunDirectory, fixed: RunDirectory | None) -> Iterator[str]:
 def level_table(run: RunDirectory, name: str) -> Iterator[str]:
     """A row a level, means over seeds: where its cells are tested, there and after their last meta-step."""
     tested = "loss | accuracy | before any step | tested at meta-step"
-    yield f"| N, {name} | {tested} | last loss | last accuracy | visits a task |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield f"| N, {name} | seeds | {tested} | last loss | last accuracy | visits a task |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for n, cells in load_experiment(run.path).results.groupby("n_tasks"):
         mean = cells.mean(numeric_only=True)
         yield (
-            f"| {n} ({len(cells)} seeds) | {mean.meta_test_loss:.3f} | {mean.meta_test_accuracy:.1%} | "
+            f"| {n} | {len(cells)} | {mean.meta_test_loss:.3f} | {mean.meta_test_accuracy:.1%} | "
             f"{mean.zero_step_accuracy:.1%} | {mean.selected_meta_step:.0f} of {mean.meta_steps:.0f} | "
             f"{mean.last_meta_test_loss:.3f} | {mean.last_meta_test_accuracy:.1%} | {mean.visits_per_task:.0f} |"
         )
 
 
 def curve_table(run: RunDirectory, name: str) -> Iterator[str]:
-    """Validation tasks, means over seeds: before the first meta-step, and where loss and accuracy are best."""
-    yield f"| N, {name}: validation loss / accuracy | at first | lowest loss | highest accuracy |"
-    yield "|---|---|---|---|"
-    for n, rows in load_experiment(run.path).learning_curves.sort_values("meta_step").groupby("n_tasks"):
-        mean = rows.groupby("meta_step")[["validation_loss", "validation_accuracy"]].mean()
-        every = mean[rows.groupby("meta_step").seed.nunique() == rows.seed.nunique()]  # patience ends seeds apart
-        points = (0, every.validation_loss.idxmin(), every.validation_accuracy.idxmax())
-        at = (f"{every.validation_loss[p]:.3f} / {every.validation_accuracy[p]:.1%} after {p}" for p in points)
+    """Validation tasks, means over seeds: before the first meta-step, where all levels are at the same one, and where
+    loss and accuracy of each are best."""
+    curves = load_experiment(run.path).learning_curves
+    means = curves.groupby(["n_tasks", "meta_step"])[["validation_loss", "validation_accuracy", "seed"]]
+    of_all = means.mean()[means.count().seed == curves.groupby("n_tasks").seed.nunique().max()]
+    same = int(of_all.validation_loss[max(curves.n_tasks)].idxmin())
+    yield f"| N, {name}: validation loss / accuracy after meta-step | 0 | {same} | lowest loss | highest accuracy |"
+    yield "|---|---|---|---|---|"
+    for n in sorted(set(curves.n_tasks)):
+        mean = of_all.loc[n]
+        points = (0, same, mean.validation_loss.idxmin(), mean.validation_accuracy.idxmax())
+        at = [f"{mean.validation_loss[p]:.3f} / {mean.validation_accuracy[p]:.1%}" for p in points]
+        at[2:] = [f"{reading} ({p})" for reading, p in zip(at[2:], points[2:], strict=True)]
         yield f"| {n} | {' | '.join(at)} |"
 
 
@@ -121,8 +127,10 @@ def draw(permuted: RunDirectory, fixed: RunDirectory | None, target: Path) -> No
                     style = {"color": looks[n], "linestyle": line, "lw": 1.4}
                     losses.plot(curve.meta_step, curve.validation_loss, **style)
                     accuracies.plot(curve.meta_step, 100 * curve.validation_accuracy, **style)
-        losses.set(xscale="symlog", xlabel="meta-steps", ylabel="validation loss after five inner steps, nats")
-        accuracies.set(xscale="symlog", xlabel="meta-steps", ylabel="validation accuracy after five inner steps, %")
+        losses.set(xlabel="meta-steps", ylabel="validation loss after five inner steps, nats")
+        accuracies.set(xlabel="meta-steps", ylabel="validation accuracy after five inner steps, %")
+        for axes in (losses, accuracies):
+            spread(axes, [0, 1, 10, 100, 1000, 10000])
         rows = at_steps(permuted)
         at = [row.inner_step for row in rows]
         for n, colour in looks.items():
@@ -133,12 +141,17 @@ def draw(permuted: RunDirectory, fixed: RunDirectory | None, target: Path) -> No
             if fixed is not None:
                 steps.plot([], [], ":", color=colour, label=f"N = {n}, slots fixed (left and middle)")
         steps.plot(at, [100 * row.rival_accuracy for row in rows], "s-", color=GREY, label="fine-tuning")
-        steps.set(xscale="symlog", xlabel="inner steps, each at its best rate", ylabel="test accuracy, %")
-        steps.set_xticks(at)
-        steps.xaxis.set_major_formatter(ScalarFormatter())
-        steps.xaxis.set_minor_locator(NullLocator())
+        steps.set(xlabel="inner steps, each at its best rate", ylabel="test accuracy, %")
+        spread(steps, at)
         steps.legend(frameon=False, fontsize=9)
         figure.savefig(target)
+
+
+def spread(axes: Axes, ticks: list[int]) -> None:
+    """Counts from 0 on, by their logarithm."""
+    axes.set(xscale="symlog", xticks=ticks)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def main() -> None:

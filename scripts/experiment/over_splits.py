@@ -23,6 +23,7 @@ from reptile_scaling.analysis.class_splits import SPLITS_FOR_A_SPREAD, pooled_ga
 from reptile_scaling.analysis.paired import Gain
 from reptile_scaling.analysis.standing import initialisations_of, tuned_accuracies
 from reptile_scaling.analysis.steps_worth import at_steps
+from reptile_scaling.config import split_name
 from reptile_scaling.laws import fit_law, table_from_frame, verdict_sentence
 from reptile_scaling.report.drawing import BLUE, GREY, ORANGE, drawing_style
 from reptile_scaling.runs.directory import RunDirectory
@@ -46,7 +47,7 @@ def collected(runs: list[Path]) -> dict[str, pd.DataFrame]:
     cells, baselines, steps = [], [], []
     for folder in runs:
         run = RunDirectory(folder)
-        for name, own in run.split_runs().items():
+        for name, own in runs_by_split(run).items():
             if len(own.results()) < len(own.cells()):
                 continue
             key = {"k_support": run.config().k_support, "class_split": name}
@@ -70,6 +71,11 @@ def collected(runs: list[Path]) -> dict[str, pd.DataFrame]:
     return {name: pd.DataFrame(rows) for name, rows in tables.items() if rows}
 
 
+def runs_by_split(run: RunDirectory) -> dict[str, RunDirectory]:
+    """Those of several class splits, or the one of a single split."""
+    return run.split_runs() or {split_name(run.config().class_split): run}
+
+
 def label_of(baseline: str) -> str:
     """For people; fine-tuning from another head has its name behind a comma."""
     _, _, head = baseline.partition(", ")
@@ -81,7 +87,7 @@ def rivals_of(runs: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     rows, steps = [], []
     for run in map(RunDirectory, runs):
         config = run.config()
-        for name, own in run.split_runs().items():
+        for name, own in runs_by_split(run).items():
             if (rival := own.read_baselines().get("no_meta_tuned")) is not None:
                 key = {"k_support": config.k_support, "class_split": name}
                 rows.append(

@@ -95,6 +95,16 @@ def test_runs_on_smollm2_and_across_domains_are_recomputed(
             assert " ".join(line.split()) in page
 
 
+def test_the_missions_own_table_is_recomputed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = unwrapped("docs/findings.md")
+    lines = printed("mission.py", RESULTS, monkeypatch, capsys)
+    assert len(lines) > 25
+    for line in lines:
+        assert " ".join(line.split()) in page
+
+
 def test_readme_quotes_the_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     page = unwrapped("README.md")
     minilm, both = (printed("over_splits.py", RESULTS / name, monkeypatch, capsys) for name in ("minilm", "words"))
@@ -115,6 +125,10 @@ def test_readme_quotes_the_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "at five shots {} and {}.".format(*at_5_shots) in page
     gains = [line.split("gains ")[1] for found in (minilm, words) for line in found if "accuracy gains" in line]
     assert f"gains {gains[0].removesuffix(' points.')} and {gains[1].removesuffix('.')}, no gain shown" in page
+    (of_the_mission,) = [
+        line for line in printed("mission.py", RESULTS, monkeypatch, capsys) if "accuracy gains" in line
+    ]
+    assert f"the {of_the_mission.split('gains ')[1].removesuffix(' points.')} points of accuracy" in page
     (below,) = [
         line for line in across if line.startswith("| clinc150") and "| 1000 |" in line and "cells' head" in line
     ]
@@ -127,7 +141,7 @@ def test_tables_of_a_part_survive_the_way_through_run_folders(
     tables: dict[str, Any], runs: Path, tmp_path: Path
 ) -> None:
     parts = sorted(table.parent for table in RESULTS.glob("*/final_results.csv"))
-    assert len(parts) == 8
+    assert len(parts) == 9
     for part in parts:
         again = tmp_path / part.name
         tables["pack"](runs / part.name, again)
