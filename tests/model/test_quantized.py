@@ -17,6 +17,9 @@ from reptile_scaling.model.stacked_lora import StackedLora
 from toy_models import encode, tiny_model
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # fp32 sums in another order
+EIGHT_BIT_STEP = 0.02
+"""An activation on the edge between two of its 255 steps falls to either side by the order of an fp32 sum, which a
+processor's kernels decide; of 13 utterances one did so on one processor, by 0.008."""
 TASKS = [np.arange(0, 9), np.arange(30, 34)]
 
 
@@ -51,12 +54,18 @@ def test_engine_over_a_quantised_base_equals_peft_over_it(key: str, tokenizer, t
     site = next(name for name in stacked.tensors if name.endswith("layers.0.mlp.up_proj.lora_B"))
     (gradients,) = torch.autograd.grad(together.sum(), [stacked.tensors[site]])
     peft = SequentialPeft(models[1], lora_config(backbone, "tiny"))
-    start = 0
+    start, n_alike = 0, 0
     for t, (task, adapter) in enumerate(zip(TASKS, adapters, strict=True)):
         peft.load(adapter)
         alone = peft.features([engine.token_ids[u] for u in task])
-        torch.testing.assert_close(together[start : start + len(task)], alone, **TOLERANCE)
+        own = together[start : start + len(task)]
+        falls_alike = torch.isclose(own, alone, **TOLERANCE).all(1)
+        torch.testing.assert_close(own, alone, rtol=0, atol=EIGHT_BIT_STEP)
         weight = next(p for n, p in peft.named_weights() if n == site)
         (gradient,) = torch.autograd.grad(alone.sum(), [weight])
-        torch.testing.assert_close(gradients[t], gradient, **TOLERANCE)
+        assert (gradients[t] - gradient).norm() < 0.05 * gradient.norm()
+        if falls_alike.all():
+            torch.testing.assert_close(gradients[t], gradient, **TOLERANCE)
+        n_alike += int(falls_alike.sum())
         start += len(task)
+    assert n_alike >= len(together) - (2 if key == "load_in_8bit" else 0)

@@ -64,14 +64,14 @@ def with_facts(adapter: Path, folder: Path, **changed: object) -> Path:
 
 def test_unequal_shots_and_another_number_of_classes(adapter, support_of, tmp_path) -> None:
     support = support_of((0, 2, 3, 5, 9), (1, 4, 2, 6, 3))
-    labeller, done = adapt_to_labels(adapter, support, tmp_path / "out", steps=9, learning_rate=0.02)
+    labeller, done = adapt_to_labels(adapter, support, tmp_path / "out", steps=9, learning_rate=0.005)
     assert labeller.labels == support.class_names and done.n_support == 16
     assert done.first_loss == pytest.approx(np.log(5), abs=1e-4), "a head of equal rows is at chance"
     probabilities = labeller.predict(list(support.texts))
     np.testing.assert_allclose(probabilities.sum(1), 1)
     again = open_labeller(tmp_path / "out")
     np.testing.assert_allclose(again.predict(list(support.texts)), probabilities, atol=1e-6)
-    longer, more = adapt_to_labels(adapter, support, tmp_path / "longer", steps=40, learning_rate=0.02)
+    longer, more = adapt_to_labels(adapter, support, tmp_path / "longer", steps=40, learning_rate=0.005)
     assert more.steps == 40 and more.last_loss < done.last_loss
     assert longer.evaluate(list(support.texts), [support.class_names[c] for c in support.labels]).accuracy >= 0.5
 
