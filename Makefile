@@ -31,6 +31,7 @@ findings: setup  ## the tables of both pages of findings from results/, and a pa
 	.venv/bin/python scripts/experiment/expectations.py runs/findings/banking77_smollm2
 	.venv/bin/python scripts/experiment/over_splits.py results/minilm
 	.venv/bin/python scripts/experiment/over_splits.py results/words
+	.venv/bin/python scripts/experiment/over_splits.py results/words_clinc150
 	.venv/bin/python scripts/experiment/across.py results/across.csv
 	.venv/bin/python scripts/experiment/mission.py results
 

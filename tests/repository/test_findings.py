@@ -88,7 +88,11 @@ def test_runs_on_smollm2_and_across_domains_are_recomputed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = unwrapped("docs/findings.md")
-    for script, table in (("over_splits.py", RESULTS / "words"), ("across.py", RESULTS / "across.csv")):
+    for script, table in (
+        ("over_splits.py", RESULTS / "words"),
+        ("over_splits.py", RESULTS / "words_clinc150"),
+        ("across.py", RESULTS / "across.csv"),
+    ):
         lines = printed(script, table, monkeypatch, capsys)
         assert len(lines) > 8
         for line in lines:
