@@ -17,10 +17,21 @@ from reptile_scaling.model.stacked_lora import StackedLora
 from toy_models import encode, tiny_model
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # fp32 sums in another order
-EIGHT_BIT_STEP = 0.02
-"""An activation on the edge between two of its 255 steps falls to either side by the order of an fp32 sum, which a
-processor's kernels decide; of 13 utterances one did so on one processor, by 0.008."""
 TASKS = [np.arange(0, 9), np.arange(30, 34)]
+
+
+@torch.no_grad()
+def well_posed(peft: SequentialPeft, embeddings: torch.Tensor, token_ids: list[list[int]]) -> np.ndarray:
+    """`[utterances]`: where PEFT agrees with itself when embeddings move by a millionth. In eight bits an activation on
+    the edge between two steps falls to either side by the order of an fp32 sum: there is no one right answer."""
+    before, at_rest = embeddings.clone(), peft.features(token_ids)
+    agrees = torch.ones(len(token_ids), dtype=torch.bool)
+    for seed in range(12):
+        noise = torch.randn(before.shape, generator=torch.Generator().manual_seed(seed))
+        embeddings.copy_(before * (1 + 1e-6 * noise))
+        agrees &= torch.isclose(peft.features(token_ids), at_rest, rtol=1e-3, atol=1e-4).all(1)
+    embeddings.copy_(before)
+    return agrees.numpy()
 
 
 # bitsandbytes announces what it casts and what it could install.
@@ -49,23 +60,22 @@ def test_engine_over_a_quantised_base_equals_peft_over_it(key: str, tokenizer, t
         )
         for _ in TASKS
     ]
+    peft = SequentialPeft(models[1], lora_config(backbone, "tiny"))
+    tasks, embeddings = [], models[1].get_input_embeddings().weight
+    for adapter, task in zip(adapters, TASKS, strict=True):
+        peft.load(adapter)
+        tasks.append(task[well_posed(peft, embeddings, [engine.token_ids[u] for u in task])])
+    assert sum(map(len, tasks)) >= 6 and all(map(len, tasks))
     stacked = stack_adapters(adapters).map(lambda tensor: tensor.requires_grad_())
-    together = engine.features(engine.prepare(TASKS), stacked)
+    together = engine.features(engine.prepare(tasks), stacked)
     site = next(name for name in stacked.tensors if name.endswith("layers.0.mlp.up_proj.lora_B"))
     (gradients,) = torch.autograd.grad(together.sum(), [stacked.tensors[site]])
-    peft = SequentialPeft(models[1], lora_config(backbone, "tiny"))
-    start, n_alike = 0, 0
-    for t, (task, adapter) in enumerate(zip(TASKS, adapters, strict=True)):
+    start = 0
+    for t, (task, adapter) in enumerate(zip(tasks, adapters, strict=True)):
         peft.load(adapter)
         alone = peft.features([engine.token_ids[u] for u in task])
-        own = together[start : start + len(task)]
-        falls_alike = torch.isclose(own, alone, **TOLERANCE).all(1)
-        torch.testing.assert_close(own, alone, rtol=0, atol=EIGHT_BIT_STEP)
+        torch.testing.assert_close(together[start : start + len(task)], alone, **TOLERANCE)
         weight = next(p for n, p in peft.named_weights() if n == site)
         (gradient,) = torch.autograd.grad(alone.sum(), [weight])
-        assert (gradients[t] - gradient).norm() < 0.05 * gradient.norm()
-        if falls_alike.all():
-            torch.testing.assert_close(gradients[t], gradient, **TOLERANCE)
-        n_alike += int(falls_alike.sum())
+        torch.testing.assert_close(gradients[t], gradient, **TOLERANCE)
         start += len(task)
-    assert n_alike >= len(together) - (2 if key == "load_in_8bit" else 0)

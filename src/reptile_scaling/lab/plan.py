@@ -70,7 +70,8 @@ class Plan:
 
 def _notes(config: Config) -> Iterator[str]:
     """What is allowed and will surprise."""
-    has_equal_rows = config.head == "zero" or (HEADS[config.head].is_meta_learned and not moves_head(config))
+    head = HEADS[config.head]
+    has_equal_rows = head.reset is not None or (head.is_meta_learned and not moves_head(config))
     if config.algorithm == "reptile" and config.k_inner == 1 and has_equal_rows:
         yield (
             "from a head of equal rows the first inner step moves no LoRA weight, so that Reptile with k_inner = 1 "

@@ -22,7 +22,7 @@ from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_WEIGHT, Adapters, join_adapters
 from reptile_scaling.model.engine import Engine
-from reptile_scaling.model.heads import HEADS
+from reptile_scaling.model.heads import HEADS, with_equal_rows
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,6 @@ def moves_head(config: Config) -> bool:
     return HEADS[config.head].is_meta_learned and config.slots == "fixed"
 
 
-def alike_in_all_slots(adapters: Adapters) -> Adapters:
-    """The rows of the head replaced by their mean, which is the mean over all orders of slots."""
-    rows = {name: adapters.tensors[name] for name in (HEAD_WEIGHT, HEAD_BIAS)}
-    means = {name: own.mean(0, keepdim=True).expand_as(own).contiguous() for name, own in rows.items()}
-    return Adapters(adapters.tensors | means)
-
-
 def _moved(state: MetaState, own: TaskGradients, meta_lr: float, config: Config) -> MetaState | None:
     """θ moved against the mean of its tasks' gradients; None where that is not finite."""
     gradients, rate_gradients = split_rates(own.gradients)
@@ -136,5 +129,5 @@ def _moved(state: MetaState, own: TaskGradients, meta_lr: float, config: Config)
     if own.moments is not None:
         inner_moments = own.moments.mean()
         if config.slots == "permuted":
-            inner_moments = replace(inner_moments, squares=alike_in_all_slots(inner_moments.squares))
+            inner_moments = replace(inner_moments, squares=with_equal_rows(inner_moments.squares, config.n_way))
     return MetaState(theta, outer_moments, inner_moments, state.meta_step + 1)

@@ -25,6 +25,13 @@ def fresh_head(n_way: int, width: int, device: torch.device) -> dict[str, Tensor
     }
 
 
+def with_equal_rows(adapters: Adapters, n_way: int) -> Adapters:
+    """One set `[…]` whose head has `n_way` rows, each the mean of its own: the mean over all orders of slots."""
+    own = {name: adapters.tensors[name] for name in (HEAD_WEIGHT, HEAD_BIAS, HEAD_WORDS) if name in adapters.tensors}
+    rows = {name: tensor.mean(0).expand(n_way, *tensor.shape[1:]).clone() for name, tensor in own.items()}
+    return Adapters(adapters.tensors | rows)
+
+
 def logits(adapters: Adapters, features_TSD: Float[Tensor, "T S D"]) -> Float[Tensor, "T S W"]:
     """Logits of each task's prompts under its own head, in fp32; with a scale, of their directions alone, or, where
     there are words, of the words and of so many times the prototypes."""

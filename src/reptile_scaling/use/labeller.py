@@ -20,11 +20,11 @@ from reptile_scaling.learning.starts import starting_points
 from reptile_scaling.learning.task_batch import InnerLoop
 from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapter_facts import adaptation_facts
-from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_NAMES, HEAD_WEIGHT, HEAD_WORDS, LOG_RATE, Adapters
+from reptile_scaling.model.adapters import HEAD_BIAS, HEAD_NAMES, LOG_RATE, Adapters
 from reptile_scaling.model.backbone import Backbone, LoraShape
 from reptile_scaling.model.devices import choose_devices
 from reptile_scaling.model.engine import Engine, tokenize_prompts
-from reptile_scaling.model.heads import HEADS, logits
+from reptile_scaling.model.heads import HEADS, logits, with_equal_rows
 from reptile_scaling.model.label_words import label_vectors_of
 from reptile_scaling.model.loading import check_model, load_language_model, proofs_folder
 from reptile_scaling.model.peft_io import check_base, load_adapter, load_moments, read_facts, save_adapter
@@ -253,9 +253,7 @@ def _head_for(theta: Adapters, n_classes: int) -> Adapters:
     number of classes starts from their mean, all alike, and is at chance before the first step."""
     if len(theta.tensors[HEAD_BIAS]) == n_classes:
         return theta
-    own = {name: theta.tensors[name] for name in (HEAD_WEIGHT, HEAD_BIAS, HEAD_WORDS) if name in theta.tensors}
-    rows = {name: tensor.mean(0).expand(n_classes, *tensor.shape[1:]).clone() for name, tensor in own.items()}
-    return Adapters(theta.tensors | rows)
+    return with_equal_rows(theta, n_classes)
 
 
 def _loop(config: Config, n_support: int, learning_rate: float | None) -> InnerLoop:
