@@ -143,6 +143,9 @@ class DataKeys(Keys):
     """Query utterances per class."""
     k_support_train: Count | None = None
     """Support utterances per class of the training tasks; null means k_support (Reptile's paper trains on more)."""
+    names_in_support: Annotated[bool, IN_ADAPTER] = False
+    """Whether the name of a class, in plain words, is one more support utterance of it, beside its K: in training, at
+    meta-test and for every rival that reads support sets."""
     task_examples: Literal["fixed", "resampled"] = "fixed"
     """`fixed`: a task owns its utterances. `resampled`: a task is its classes, utterances are drawn at each visit."""
     slots: Annotated[Literal["permuted", "fixed"], Earlier("fixed")] = "permuted"
@@ -286,6 +289,22 @@ class Config(MachineKeys, LoraKeys, MetaTrainingKeys, DataKeys, ModelKeys):
     def train_shots(self) -> int:
         """Support utterances per class of a training task."""
         return self.k_support_train or self.k_support
+
+    @property
+    def task_shape(self) -> str:
+        """Ways and shots of a test task, for people."""
+        names = ", names in the support" if self.names_in_support else ""
+        return f"{self.n_way}-way {self.k_support}-shot{names}"
+
+    @property
+    def support_size(self) -> int:
+        """Utterances in the support set of a test task, names of classes among them."""
+        return self.n_way * (self.k_support + self.names_in_support)
+
+    @property
+    def train_support_size(self) -> int:
+        """The same of a training task."""
+        return self.n_way * (self.train_shots + self.names_in_support)
 
     @property
     def test_steps(self) -> int:

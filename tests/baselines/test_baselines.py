@@ -11,6 +11,7 @@ from reptile_scaling.baselines.baseline import StepsTold
 from reptile_scaling.baselines.joint import OUTER_RATES
 from reptile_scaling.baselines.prompting import DEMONSTRATION, PROMPT
 from reptile_scaling.config import make_config
+from reptile_scaling.data.plain_words import plain_words
 from reptile_scaling.errors import InputError
 from reptile_scaling.lab.plan import BaselineJob, baseline_names, plan_sweep
 from reptile_scaling.lab.sweep import run_sweep
@@ -19,7 +20,7 @@ from reptile_scaling.learning.evaluation import test_episodes as shared_test_epi
 from reptile_scaling.learning.examples import slots
 from reptile_scaling.learning.workbench import open_corpus, open_workbench
 from reptile_scaling.model.continuations import continuation_scores
-from reptile_scaling.model.label_words import plain_words
+from reptile_scaling.model.engine import Engine
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.records import BaselineStatus
@@ -58,6 +59,29 @@ def test_nearest_mean_equals_distances_written_out(workbench, tmp_path) -> None:
         distances = np.linalg.norm(query[:, :, None] - support.mean(1), axis=-1)
         expected.append((distances.argmin(-1) == np.arange(3)[:, None]).mean())
     assert run_baseline(workbench, "nearest_mean", tmp_path, silent).task_accuracies == pytest.approx(expected)
+
+
+def test_names_in_the_support_set_are_read_by_what_needs_no_training(workbench, tmp_path) -> None:
+    """Nearest mean of a class's utterances and its name, whose prompt is written out here."""
+    config = workbench.config.model_copy(update={"names_in_support": True})
+    named = open_workbench(config, workbench.corpus, "cpu")
+    dataset, tokenizer = workbench.corpus.dataset, workbench.engine.backbone.tokenizer
+    prompts = [config.template.replace("{text}", plain_words(name)) for name in dataset.class_names]
+    names = Engine(workbench.engine.backbone, tokenizer(prompts)["input_ids"])
+    expected = []
+    for episode in shared_test_episodes(workbench):
+        read = (
+            torch.cat([workbench.engine.features(workbench.engine.prepare([row]), None) for row in part])
+            for part in (episode.support, episode.query)
+        )
+        support, query = (features.unflatten(0, (3, -1)).numpy() for features in read)
+        own = names.features(names.prepare([np.array(episode.classes)]), None).numpy()
+        means = np.concatenate([support, own[:, None]], axis=1).mean(1)
+        distances = np.linalg.norm(query[:, :, None] - means, axis=-1)
+        expected.append((distances.argmin(-1) == np.arange(3)[:, None]).mean())
+    found = run_baseline(named, "nearest_mean", tmp_path, silent).task_accuracies
+    assert found == pytest.approx(expected)
+    assert found != run_baseline(workbench, "nearest_mean", tmp_path, silent).task_accuracies
 
 
 def test_tuned_fine_tuning_chooses_on_validation_tasks(workbench, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from reptile_scaling.config import make_config
 from reptile_scaling.data.class_split import split_classes
 from reptile_scaling.data.dataset import IntentDataset, make_dataset
 from reptile_scaling.data.episodes import Episode, TaskPool, coverage, evaluation_pool, training_pool, visiting_order
+from reptile_scaling.errors import InputError
 from reptile_scaling.runs.grid import Cell
 
 DATASET = make_dataset("d", [(f"text {c} {i}", f"class{c:02d}") for c in range(20) for i in range(20)])
@@ -107,6 +108,30 @@ def test_permuted_slots_move_classes_with_their_utterances_and_change_nothing_el
     # Any order of five classes is as likely: of six visits in a row not all are in the task's own.
     later = [permuted(cell, resampled=resampled).episode(task, visit + i).classes for i in range(6)]
     assert later[0] == drawn.classes and len(set(later)) > 1
+
+
+@pytest.mark.parametrize("slot_stream", [None, "cell"])
+def test_a_name_in_the_support_set_is_one_more_utterance_of_its_class(slot_stream: str | None) -> None:
+    """The rest of a task is as it is without names, and no name is counted as an utterance."""
+    bare = replace(pool(), slot_stream=slot_stream)
+    named = replace(bare, with_names=True)
+    for task in range(20):
+        without, found = bare.episode(task, 3), named.episode(task, 3)
+        assert found.classes == without.classes
+        np.testing.assert_array_equal(found.support[:, :-1], without.support)
+        np.testing.assert_array_equal(found.query, without.query)
+        words = [DATASET.texts_with_names[place] for place in found.support[:, -1]]
+        assert words == [DATASET.class_names[c] for c in found.classes]
+    order = np.array([0, 1, 0])
+    for reads_query in (False, True):
+        assert coverage(named, order, reads_query) == coverage(bare, order, reads_query)
+
+
+def test_names_come_in_plain_words_and_need_one() -> None:
+    named = make_dataset("d", [("a", "card_arrival"), ("b", "TurnOn")])
+    assert named.texts_with_names == ("a", "b", "turn on", "card arrival")
+    with pytest.raises(InputError, match="class '!!' has no word in its name: set names_in_support to false"):
+        _ = make_dataset("d", [("a", "!!")]).texts_with_names
 
 
 def test_slots_of_a_visit_are_the_cells_own() -> None:

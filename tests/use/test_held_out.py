@@ -57,6 +57,16 @@ def test_nothing_is_left_out_where_every_class_has_one() -> None:
     assert leave_out(np.arange(5)) == []
 
 
+def test_names_are_never_left_out(opened) -> None:
+    support = opened((3, 1, 2))
+    n, names = len(support.utterances), np.array([0, 3, 4])
+    named = replace(support, utterances=np.setdiff1d(support.utterances, names), names=names)
+    np.testing.assert_array_equal(np.sort(named.whole), np.arange(n))
+    folds = leave_out(named.slots[named.utterances])
+    seen = [fold for group in _alike(named, folds) for fold in group]
+    assert seen and all(set(names) <= set(fold.kept) and not set(names) & set(fold.left) for fold in seen)
+
+
 def test_temperature_is_the_best_of_a_grid() -> None:
     rng = np.random.default_rng(0)
     scores, slots = 3 * rng.standard_normal((40, 4)), rng.integers(0, 4, 40)

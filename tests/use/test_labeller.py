@@ -30,20 +30,26 @@ from reptile_scaling.use.labeller import adapt_to_labels, engine_for_texts, open
 from test_cli import refused
 
 
-@pytest.mark.parametrize("head", ["classifier", "zero", "prototype"])
+@pytest.mark.parametrize(
+    ("head", "names"), [("classifier", False), ("zero", False), ("prototype", False), ("prototype", True)]
+)
 def test_same_shape_as_in_training_is_the_loop_of_evaluation(
-    head: str, adapter, toy_settings, support_of, tmp_path
+    head: str, names: bool, adapter, toy_settings, support_of, tmp_path
 ) -> None:
     """n_way classes of k_support shots: the adapted parameters are those that meta-test would have."""
-    copy = with_facts(adapter, tmp_path / "adapter", head=head)
+    copy = with_facts(adapter, tmp_path / "adapter", head=head, names_in_support=names)
     support = support_of((1, 4, 7), (2, 2, 2))
     labeller, done = adapt_to_labels(copy, support, tmp_path / "out", steps=3)
     config = make_config({**toy_settings, "k_inner_test": 3, "head": head})
     workbench = open_workbench(config, open_corpus(config), "cpu")
     pool = TaskPool(support, (0, 1, 2), 0, "train", n_way=3, k_support=1, k_query=1)
     rows = np.stack([support.utterances_by_class[c] for c in range(3)])
-    episode = replace(pool.episode(0), classes=(0, 1, 2), support=rows, query=rows)
-    engine = engine_for_texts(workbench.engine.backbone, support.texts, config)
+    texts, shots = support.texts, rows
+    if names:
+        texts = (*texts, *(name.replace("_", " ") for name in support.class_names))
+        shots = np.column_stack([rows, len(rows) * 2 + np.arange(3)])
+    episode = replace(pool.episode(0), classes=(0, 1, 2), support=shots, query=rows)
+    engine = engine_for_texts(workbench.engine.backbone, texts, config)
     theta = starting_points(engine, load_adapter(copy, torch.device("cpu")), [(0, 1, 2)], head)
     expected = adapt_in_groups(engine, TaskBatch(theta, [episode], loop_of(config)))
     torch.testing.assert_close(labeller.adapters.tensors, expected.adapters.tensors, rtol=1e-5, atol=1e-6)

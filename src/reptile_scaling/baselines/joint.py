@@ -79,8 +79,8 @@ def joint_config(config: Config, factor: float = 1.0) -> Config:
     sets once, so it takes as many more meta-steps as make the utterances equal; a cell without an inner loop in
     training passes both sets once too. Its optimiser is Adam, annealed; where it stops is selected as for the cells.
     """
-    has_inner_loop = ALGORITHMS[config.algorithm].has_inner_loop
-    passes = config.k_inner * config.train_shots / (config.train_shots + config.k_query) if has_inner_loop else 1.0
+    has_inner_loop, n_support = ALGORITHMS[config.algorithm].has_inner_loop, config.train_support_size
+    passes = config.k_inner * n_support / (n_support + config.n_way * config.k_query) if has_inner_loop else 1.0
     steps = max(1, round(config.num_meta_steps * passes))
     return config.model_copy(
         update={

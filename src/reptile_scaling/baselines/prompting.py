@@ -10,6 +10,7 @@ import torch
 from reptile_scaling.baselines.baseline import Scores, Tell
 from reptile_scaling.config import Config
 from reptile_scaling.data.episodes import Episode
+from reptile_scaling.data.plain_words import plain_words
 from reptile_scaling.errors import InputError
 from reptile_scaling.interruption import stop_if_requested
 from reptile_scaling.learning.examples import slots
@@ -17,7 +18,7 @@ from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.model.continuations import continuation_scores
 from reptile_scaling.model.heads import task_losses
-from reptile_scaling.model.label_words import label_tokens, plain_words
+from reptile_scaling.model.label_words import label_tokens
 from reptile_scaling.model.lanes import in_lanes, leave_if_abandoned
 from reptile_scaling.model.loading import is_encoder
 from reptile_scaling.randomness import stream

@@ -304,7 +304,7 @@ def _describe(config: Config, n_tasks: int, repeats: int, n_tokens: int) -> dict
         "template": config.template,
         "n_tasks": n_tasks,
         "inner_steps": config.k_inner,
-        "support_utterances": config.n_way * config.k_support,
+        "support_utterances": config.train_support_size,
         "support_tokens_per_task": n_tokens / n_tasks / config.k_inner,
         "repeats": repeats,
     }

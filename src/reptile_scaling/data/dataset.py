@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Int
 
+from reptile_scaling.data.plain_words import plain_words
 from reptile_scaling.errors import InputError
 
 
@@ -26,6 +27,18 @@ class IntentDataset:
     def utterances_by_class(self) -> tuple[Int[np.ndarray, "_"], ...]:
         """Utterance indices of each class."""
         return tuple(np.flatnonzero(self.labels == c) for c in range(len(self.class_names)))
+
+    @cached_property
+    def texts_with_names(self) -> tuple[str, ...]:
+        """All texts and behind them the classes' names in plain words, that of class c at `len(texts) + c`.
+
+        Raises InputError for a name without a word.
+        """
+        names = tuple(plain_words(name) for name in self.class_names)
+        if "" in names:
+            nameless = self.class_names[names.index("")]
+            raise InputError(f"class {nameless!r} has no word in its name: set names_in_support to false")
+        return self.texts + names
 
     @cached_property
     def fingerprint(self) -> str:

@@ -19,10 +19,13 @@ from reptile_scaling.randomness import stream
 
 @dataclass(frozen=True)
 class Episode:
-    """Utterance indices of one visit to a task; row w holds the examples of slot w."""
+    """Utterance indices of one visit to a task; row w holds the examples of slot w.
+
+    A support row may end with the name of its class, at the place that it has in `IntentDataset.texts_with_names`.
+    """
 
     classes: tuple[int, ...]
-    support: Int[np.ndarray, "n_way k_support"]
+    support: Int[np.ndarray, "n_way per_class"]
     query: Int[np.ndarray, "n_way k_query"]
 
 
@@ -41,6 +44,8 @@ class TaskPool:
     """Whether utterances are drawn anew at each visit."""
     slot_stream: str | None = None
     """The stream, a cell's own, that draws the slots of a visit; None keeps the task's own slots at every visit."""
+    with_names: bool = False
+    """Whether a class's name is one more support utterance of it, the last of its row."""
 
     def task_classes(self, task: int) -> tuple[int, ...]:
         """The classes of a task in the order of its own slots: drawn without replacement and never sorted."""
@@ -60,7 +65,10 @@ class TaskPool:
         if self.slot_stream is not None:
             order = stream(self.seed, "slots", self.slot_stream, task, visit).permutation(self.n_way)
             classes, drawn = tuple(classes[slot] for slot in order.tolist()), drawn[order]
-        return Episode(classes, drawn[:, : self.k_support], drawn[:, self.k_support :])
+        support, query = drawn[:, : self.k_support], drawn[:, self.k_support :]
+        if self.with_names:
+            support = np.column_stack([support, len(self.dataset.texts) + np.array(classes)])
+        return Episode(classes, support, query)
 
     def episodes(self, n_tasks: int) -> tuple[Episode, ...]:
         """The first visit of the first `n_tasks` tasks."""
@@ -89,6 +97,7 @@ def training_pool(
         k_query=config.k_query,
         resampled=config.task_examples == "resampled",
         slot_stream=cell if config.slots == "permuted" else None,
+        with_names=config.names_in_support,
     )
 
 
@@ -102,6 +111,7 @@ def evaluation_pool(dataset: IntentDataset, classes: tuple[int, ...], config: Co
         n_way=config.n_way,
         k_support=config.k_support,
         k_query=config.k_query,
+        with_names=config.names_in_support,
     )
 
 
@@ -131,7 +141,7 @@ def coverage(pool: TaskPool, order: Int[np.ndarray, "visits"], reads_query: bool
             continue
         episode = pool.episode(task, visit)
         classes.update(episode.classes)
-        utterances.update(episode.support.ravel().tolist())
+        utterances.update(episode.support[:, : pool.k_support].ravel().tolist())
         if reads_query:
             utterances.update(episode.query.ravel().tolist())
     return Coverage(len(classes), len(utterances))

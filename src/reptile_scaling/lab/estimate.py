@@ -134,9 +134,10 @@ def baseline_work(plan: Plan) -> Work:
 
 def utterances_at_most(config: Config, corpus: Corpus) -> int:
     """Distinct utterances a sweep can meet: all of the data set, or what its tasks have places for."""
-    per_task = config.n_way * (max(config.k_support, config.train_shots) + config.k_query)
+    per_task = max(config.support_size, config.train_support_size) + config.n_way * config.k_query
     n_tasks = max(config.n_tasks_list) * len(config.seeds) + config.num_meta_test_tasks + config.num_validation_tasks
-    return min(len(corpus.dataset.texts), n_tasks * per_task)
+    n_names = len(corpus.dataset.class_names) if config.names_in_support else 0
+    return min(len(corpus.dataset.texts) + n_names, n_tasks * per_task)
 
 
 def measure_pace(workbench: Workbench) -> Pace:
@@ -157,7 +158,7 @@ def measure_pace(workbench: Workbench) -> Pace:
     step = _seconds(lambda: adapt_in_groups(engine, batch)) / (2 * len(episodes))
     evaluate(engine, theta, tested[:1], one_step)
     reading = _seconds(lambda: evaluate(engine, theta, tested, one_step)) / len(tested) - step
-    n_support = config.n_way * config.train_shots
+    n_support = config.train_support_size
     step *= min(1.0, (config.inner_batch_size or n_support) / n_support)
     reading = max(0.0, reading) / READINGS_PER_TASK
     filling = filling / len(fresh) if engine.has_cache else 0.0

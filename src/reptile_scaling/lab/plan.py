@@ -57,7 +57,7 @@ class Plan:
         cells = grid(config)
         n_cells, levels = len(cells), ", ".join(dict.fromkeys(cell.level_name for cell in cells))
         return [
-            f"{config.algorithm} on {config.model_name}: {config.n_way}-way {config.k_support}-shot, "
+            f"{config.algorithm} on {config.model_name}: {config.task_shape}, "
             f"{config.k_query} query, {config.k_inner} inner steps, {config.num_meta_steps} meta-steps "
             f"of {config.meta_batch_size} tasks",
             *(f"note: {note}" for note in (*dataset.notes, *_notes(config))),
@@ -93,6 +93,8 @@ def plan_sweep(config: Config, run: RunDirectory) -> Plan:
         _check_name("baselines", name, BASELINES)
     _check_algorithm(config)
     corpus = open_corpus(config)
+    if config.names_in_support:
+        _ = corpus.dataset.texts_with_names  # refuses a class without a word
     for level in config.level_configs:
         check_model(level)
         check_class_sizes(corpus.dataset, level)

@@ -53,7 +53,7 @@ class Workbench:
     @property
     def tokens_per_inner_step(self) -> float:
         """Support tokens of one task in one inner step, on average."""
-        n_support = self.config.n_way * self.config.train_shots
+        n_support = self.config.train_support_size
         utterances = min(self.config.inner_batch_size or n_support, n_support)
         return utterances * float(np.mean([len(ids) for ids in self.engine.token_ids]))
 
@@ -92,7 +92,8 @@ def open_workbench(config: Config, corpus: Corpus, device: str, told: Told = sil
     targets = None if config.lora_targets == "all" else config.lora_targets
     shape = LoraShape(config.lora_r, config.lora_alpha, config.top_layers, targets)
     backbone = Backbone(language_model, shape, proofs=proofs_folder())
-    token_ids = tokenize_prompts(backbone.tokenizer, corpus.dataset.texts, config.template, config.max_length)
+    texts = corpus.dataset.texts_with_names if config.names_in_support else corpus.dataset.texts
+    token_ids = tokenize_prompts(backbone.tokenizer, texts, config.template, config.max_length)
     budget = config.memory_gb * 1e9 if config.memory_gb else usable_memory(backbone.device)
     theta = _fresh(backbone, config, seed=0)
     memory = memory_need(backbone, theta, token_ids, _most_utterances(config))
@@ -111,8 +112,8 @@ def open_workbench(config: Config, corpus: Corpus, device: str, told: Told = sil
 def _most_utterances(config: Config) -> int:
     """Utterances of one task whose activations are kept at once, in training or at meta-test."""
     n_query = config.n_way * config.k_query
-    held = ALGORITHMS[config.algorithm].utterances_held(config.n_way * config.train_shots, n_query)
-    return max(held, config.n_way * config.k_support)
+    held = ALGORITHMS[config.algorithm].utterances_held(config.train_support_size, n_query)
+    return max(held, config.support_size)
 
 
 def fresh_initialisation(workbench: Workbench, seed: int) -> Adapters:

@@ -1,6 +1,5 @@
 """What a language model knows of a label: the words of its name, and the vectors it scores them with."""
 
-import re
 import string
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from reptile_scaling.data.plain_words import plain_words
 from reptile_scaling.errors import InputError
 from reptile_scaling.model.backbone import Backbone
 
@@ -17,12 +17,6 @@ MOST_SYMBOLS = len(SYMBOLS)
 
 LabelVectors = Callable[[Sequence[Sequence[int]]], Tensor]
 """Classes of each task, in slot order → `[T, W, D]`."""
-
-
-def plain_words(class_name: str) -> str:
-    """A class name as plain words: `card_arrival` → `card arrival`, `TurnOn-light` → `turn on light`."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", class_name)
-    return " ".join(re.sub(r"[^A-Za-z0-9']+", " ", spaced).lower().split())
 
 
 def label_tokens(tokenizer: Any, label: str) -> list[int]:

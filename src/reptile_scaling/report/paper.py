@@ -40,7 +40,7 @@ def facts_of_run(run: RunDirectory) -> str:
     n_levels, n_seeds = len({r.level for r in results}), len({r.seed for r in results})
     return (
         f"n = {len(results)} cells (levels: {n_levels}, seeds: {n_seeds}), {results[0].num_meta_test_tasks} test tasks "
-        f"of unseen classes, {config.n_way}-way {config.k_support}-shot, {config.k_query} queries per class"
+        f"of unseen classes, {config.task_shape}, {config.k_query} queries per class"
     )
 
 

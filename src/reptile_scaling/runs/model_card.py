@@ -10,7 +10,7 @@ tags: [meta-learning, reptile, few-shot, intent-classification]
 ---
 # A LoRA initialisation that adapts to new intents in {steps} steps
 
-Meta-trained with {algorithm} on {n_tasks} tasks ({n_way}-way {k_support}-shot, seed {seed}) of `{dataset}`.
+Meta-trained with {algorithm} on {n_tasks} tasks ({shape}, seed {seed}) of `{dataset}`.
 
 | on {n_test} test tasks of unseen classes | |
 |---|---|
@@ -45,8 +45,7 @@ def model_card(config: Config, dataset: str, result: CellResult, is_encoder: boo
         steps=config.test_steps,
         algorithm=config.algorithm,
         n_tasks=result.n_tasks,
-        n_way=config.n_way,
-        k_support=config.k_support,
+        shape=config.task_shape,
         seed=result.seed,
         dataset=dataset,
         n_test=result.num_meta_test_tasks,

@@ -117,7 +117,8 @@ def _alike(support: SupportSet, folds: Sequence[np.ndarray]) -> list[list[_Fold]
     groups: dict[tuple[bytes, bytes, int], list[_Fold]] = {}
     met: Counter[tuple[bytes, bytes]] = Counter()
     for places in folds:
-        fold = _Fold(np.delete(support.utterances, places), support.utterances[places])
+        kept = np.concatenate([np.delete(support.utterances, places), support.names])
+        fold = _Fold(kept, support.utterances[places])
         slots = support.slots[fold.kept].tobytes(), support.slots[fold.left].tobytes()
         side_by_side = max(1, MOST_UTTERANCES // len(fold.kept))
         groups.setdefault((*slots, met[slots] // side_by_side), []).append(fold)

@@ -175,25 +175,28 @@ def adapt_to_labels(
         )
     backbone, theta = _open(adapter, config, device)
     n_classes = len(support.class_names)
-    engine = engine_for_texts(backbone, support.texts, config)
+    n_texts, with_names = len(support.texts), config.names_in_support
+    engine = engine_for_texts(backbone, support.texts_with_names if with_names else support.texts, config)
     if HEADS[config.head].from_words is not None:
         engine.label_vectors = label_vectors_of(backbone, support.class_names, config.label_words)
     start = starting_points(engine, _head_for(theta, n_classes), [range(n_classes)], config.head)
     moments = load_moments(adapter, backbone.device)
     if moments is not None:
         moments = AdamMoments(_head_for(moments.squares, n_classes), moments.steps).repeated(1)
-    loop = _loop(config, len(support.texts), learning_rate)
-    shots = SupportSet(engine, start, support.labels, np.concatenate(support.utterances_by_class), moments)
-    engine.remember(shots.utterances)
+    names = np.arange(n_classes) if with_names else np.zeros(0, dtype=np.int64)
+    slots = np.concatenate([support.labels, names])
+    shots = SupportSet(engine, start, slots, np.concatenate(support.utterances_by_class), moments, n_texts + names)
+    loop = _loop(config, len(shots.whole), learning_rate)
+    engine.remember(shots.whole)
     held_out = hold_out(shots, loop, steps)
     loop = replace(loop, steps=steps if steps is not None else held_out.steps if held_out else loop.steps)
-    adapted = shots.adapt(shots.utterances, loop)
+    adapted = shots.adapt(shots.whole, loop)
     single = adapted.adapters.map(lambda tensor: tensor[0])
     if not single.is_finite():
         raise InputError(f"adaptation diverged at --lr {loop.learning_rate:g}: lower it")
-    last_loss = mean_loss(shots.scores(adapted.adapters, shots.utterances), shots.slots[shots.utterances])
+    last_loss = mean_loss(shots.scores(adapted.adapters, shots.whole), shots.slots[shots.whole])
     losses = [*adapted.losses[:, 0].tolist(), last_loss]
-    done = Adaptation(loop.steps, len(support.texts), losses[0], losses[-1], held_out, steps is not None)
+    done = Adaptation(loop.steps, n_texts, losses[0], losses[-1], held_out, steps is not None)
     card = CARD.format(
         base=config.model_name, labels=", ".join(support.class_names), n_support=done.n_support, steps=done.steps,
         how=done.how, before=done.first_loss, after=done.last_loss, temperature=done.temperature,
@@ -259,7 +262,7 @@ def _head_for(theta: Adapters, n_classes: int) -> Adapters:
 def _loop(config: Config, n_support: int, learning_rate: float | None) -> InnerLoop:
     """The inner loop of evaluation, with more steps in mini-batches where the support set is larger than there."""
     loop = test_loop(config)
-    trained_on = config.n_way * config.k_support
+    trained_on = config.support_size
     if n_support > trained_on:
         passes = -(-n_support // trained_on)
         loop = replace(loop, steps=loop.steps * passes, batch_size=loop.batch_size or trained_on)

@@ -74,6 +74,7 @@ def _add_measurements(card: Any, cell: Path, result: CellResult) -> None:
     dataset = Path(str(config["dataset"])).stem  # of a table its name, without where it lies
     task = f"{result.num_meta_test_tasks} tasks of unseen classes"
     task += f", {config['n_way']}-way {config['k_support']}-shot"
+    task += ", names in the support" if config.get("names_in_support") else ""
     card.data.datasets = [dataset]
     card.data.metrics = ["accuracy"]
     card.data.model_name = f"{config['algorithm']} on {result.n_tasks} tasks of {dataset}"

@@ -1,7 +1,7 @@
 """A support set of any number of classes and shots, ready to be adapted to, in whole or in part."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -28,9 +28,16 @@ class SupportSet:
     slots: Int[np.ndarray, " U"]
     """The slot of each utterance of the engine."""
     utterances: Int[np.ndarray, " S"]
-    """Those of the support set, class by class."""
+    """Those of the support set that people have labelled, class by class."""
     moments: AdamMoments | None = None
     """`[1, …]`: where the inner Adam goes on, if it does."""
+    names: Int[np.ndarray, " W"] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """The classes' names, where they are in the support set too; never left out."""
+
+    @property
+    def whole(self) -> Int[np.ndarray, " S"]:
+        """Utterances and names."""
+        return np.concatenate([self.utterances, self.names])
 
     def adapt(self, utterances: Int[np.ndarray, " s"], loop: InnerLoop) -> Adapted:
         """The inner loop on some of the utterances."""
