@@ -45,7 +45,7 @@ tags: [few-shot, intent-classification]
 ---
 # Labels: {labels}
 
-Adapted from a meta-trained initialisation with {n_support} labelled utterances in {steps} inner steps, {how}
+Adapted from a meta-trained initialisation with {n_support} labelled utterances{names} in {steps} inner steps, {how}
 (support loss {before:.3f} → {after:.3f} nats). Logits are divided by {temperature:.3g}.
 
 ```bash
@@ -74,6 +74,13 @@ class Adaptation:
     held_out: HeldOut | None
     """What left-out support utterances said; None where none could be left out."""
     steps_were_given: bool
+    with_names: bool = False
+    """Whether the labels' names were in the support set too."""
+
+    @property
+    def names(self) -> str:
+        """What was read besides the utterances."""
+        return " and the names of the labels" if self.with_names else ""
 
     @property
     def how(self) -> str:
@@ -196,10 +203,10 @@ def adapt_to_labels(
         raise InputError(f"adaptation diverged at --lr {loop.learning_rate:g}: lower it")
     last_loss = mean_loss(shots.scores(adapted.adapters, shots.whole), shots.slots[shots.whole])
     losses = [*adapted.losses[:, 0].tolist(), last_loss]
-    done = Adaptation(loop.steps, n_texts, losses[0], losses[-1], held_out, steps is not None)
+    done = Adaptation(loop.steps, n_texts, losses[0], losses[-1], held_out, steps is not None, with_names)
     card = CARD.format(
-        base=config.model_name, labels=", ".join(support.class_names), n_support=done.n_support, steps=done.steps,
-        how=done.how, before=done.first_loss, after=done.last_loss, temperature=done.temperature,
+        base=config.model_name, labels=", ".join(support.class_names), n_support=done.n_support, names=done.names,
+        steps=done.steps, how=done.how, before=done.first_loss, after=done.last_loss, temperature=done.temperature,
     )  # fmt: skip
     facts = {**adaptation_facts(config, support.class_names), TEMPERATURE: done.temperature}
     with named_refusals(out):
