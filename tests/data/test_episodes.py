@@ -130,7 +130,7 @@ def test_a_name_in_the_support_set_is_one_more_utterance_of_its_class(slot_strea
 def test_names_come_in_plain_words_and_need_one() -> None:
     named = make_dataset("d", [("a", "card_arrival"), ("b", "TurnOn")])
     assert named.texts_with_names == ("a", "b", "turn on", "card arrival")
-    with pytest.raises(InputError, match="class '!!' has no word in its name: give it one, or set names_in_support to false"):
+    with pytest.raises(InputError, match="class '!!' has no word in its name: give it one"):
         _ = make_dataset("d", [("a", "!!")]).texts_with_names
 
 

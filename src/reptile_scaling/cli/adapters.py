@@ -57,7 +57,8 @@ def adapt(
         began = time.perf_counter()
         labeller, done = adapt_to_labels(adapter, given, out, steps=steps, learning_rate=lr, model=model)
     console.print(
-        f"{done.n_support} utterances of {len(labeller.labels)} labels{done.names}, {done.steps} inner steps, {done.how}: "
+        f"{done.n_support} utterances of {len(labeller.labels)} labels{done.names}, {done.steps} inner steps, "
+        f"{done.how}: "
         f"support loss {done.first_loss:.3f} → {done.last_loss:.3f} nats, temperature {done.temperature:.2f}; "
         f"{time.perf_counter() - began:.1f} s with loading.",
         soft_wrap=True,

@@ -37,7 +37,9 @@ class IntentDataset:
         names = tuple(plain_words(name) for name in self.class_names)
         if "" in names:
             nameless = self.class_names[names.index("")]
-            raise InputError(f"class {nameless!r} has no word in its name: give it one, or set names_in_support to false")
+            raise InputError(
+                f"class {nameless!r} has no word in its name: give it one, or set names_in_support to false"
+            )
         return self.texts + names
 
     @cached_property
