@@ -1,6 +1,6 @@
 """The labeller of `adapt` beside SetFit and classifiers on frozen features: MiniLM, the same test tasks.
 
-    python scripts/experiment/adapters.py OUT banking77=FOLDER clinc150=FOLDER [--tasks N_1SHOT N_5SHOT]
+    python scripts/experiment/adapters.py OUT banking77=FOLDER clinc150=FOLDER [--tasks N_1SHOT N_5SHOT] [--names]
     python scripts/experiment/adapters.py results/adapters       the table of what is there, in seconds
 
 For each data set, on its first published split: one protonet start over the training classes, by the configuration of
@@ -10,7 +10,8 @@ learners.py at 5 shots, then on each test task, at 1 and at 5 shots,
   SetFit               the package, at its own settings: one epoch of oversampled pairs, then logistic regression
   prototypes           of the start's features, no step taken
   adapt                what the command does from that start: steps chosen by leaving support utterances out
-The first three know no other labelled class. SetFit (Tunstall et al. 2022, arXiv:2209.11055) comes as
+The first three know no other labelled class. With --names each class's name is one more support utterance, of all five
+and of the start's training tasks. SetFit (Tunstall et al. 2022, arXiv:2209.11055) comes as
 `pip install setfit==1.2.0`, into an environment of its own that also has this package.
 
 Seconds are of processor time on one core, for adapting alone. Megabytes are what a labeller adds to the base that all
@@ -98,10 +99,12 @@ def by_adapting(workbench: Workbench, theta: Adapters) -> Callable[[Episode], An
         slot_of = np.full(len(engine.token_ids), -1)
         slot_of[episode.support.ravel()] = slots(episode.support, torch.device("cpu")).numpy()
         start = starting_points(engine, theta, [episode.classes], config.head)
-        support, loop = SupportSet(engine, start, slot_of, episode.support.ravel()), test_loop(config)
+        given, names = np.split(episode.support, [config.k_support], axis=1)
+        support = SupportSet(engine, start, slot_of, given.ravel(), names=names.ravel())
+        loop = test_loop(config)
         held_out = hold_out(support, loop, None)
         loop = replace(loop, steps=held_out.steps if held_out else loop.steps)
-        adapted = support.adapt(support.utterances, loop).adapters
+        adapted = support.adapt(support.whole, loop).adapters
         seconds = time.process_time() - began
         return Answer(support.scores(adapted, episode.query.ravel()).argmax(-1), seconds, kept / MEGABYTE, loop.steps)
 
@@ -116,7 +119,7 @@ def by_setfit(workbench: Workbench) -> Callable[[Episode], Answer]:
     from sklearn.linear_model import LogisticRegression
 
     folder, _ = source_of(workbench.config)
-    texts = workbench.corpus.dataset.texts
+    texts = workbench.corpus.dataset.texts_with_names
 
     def answer(episode: Episode) -> Answer:
         body = SentenceTransformer(folder, device="cpu")
@@ -225,22 +228,24 @@ def main() -> None:
     parser.add_argument(
         "--tasks", metavar="N", type=int, nargs=2, default=(50, 50), help="at 1 and at 5 shots; 0 for none"
     )
+    parser.add_argument("--names", action="store_true", help="a class's name is one more support utterance")
     arguments = parser.parse_args()
     out: Path = arguments.out
+    suffix = "_names" if arguments.names else ""
     out.mkdir(parents=True, exist_ok=True)
     try:
         for dataset, folder in (pair.split("=", 1) for pair in arguments.data):
             base = load_config(CONFIG, (f"dataset={dataset}", f"data_dir={folder}"))
-            config = make_config({**base.model_dump(), **COMMON})
-            theta = start_of(config, out / f"{dataset}_start.safetensors")
+            config = make_config({**base.model_dump(), **COMMON, "names_in_support": arguments.names})
+            theta = start_of(config, out / f"{dataset}{suffix}_start.safetensors")
             for shots, n_tasks in zip(SHOTS, arguments.tasks, strict=True):
                 if n_tasks == 0:
                     continue
                 shot = make_config({**config.model_dump(), "k_support": shots, "num_meta_test_tasks": n_tasks})
-                measure(shot, n_tasks, theta, out, f"{dataset}_{shots}_shot")
+                measure(shot, n_tasks, theta, out, f"{dataset}_{shots}_shot{suffix}")
     except InputError as error:
         parser.error(str(error))
-    names = sorted(path.stem for path in out.glob("*_shot.csv"))
+    names = sorted(path.stem for path in out.glob("*_shot*.csv"))
     rows = list(summary(out, names, load_config(CONFIG).k_query))
     (out / "adapters.json").write_text(json.dumps(rows, indent=1) + "\n")
     heads = "tasks | n | method | accuracy | 95 % | beyond SetFit | 95 % | beyond regression | 95 % | seconds | MB"
