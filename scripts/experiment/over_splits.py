@@ -11,8 +11,10 @@ split is the replication.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +32,8 @@ from reptile_scaling.runs.directory import RunDirectory
 
 FEW, MANY = 50, 1000
 BEST = "chosen"
-KEY = ["k_support", "class_split"]
+KEY = ["k_support", "names", "class_split"]
+"""What a row is of: shots, whether names are in the support sets, and the split."""
 OWN_HEAD = {"fine_tuning": "the same head", "label_words": "label words"}
 """What fine-tuning began from, by the column of its accuracies."""
 # Without an inner step, fine-tuning in the cells' own loop is what their head gives on frozen features.
@@ -50,7 +53,7 @@ def collected(runs: list[Path]) -> dict[str, pd.DataFrame]:
         for name, own in runs_by_split(run).items():
             if len(own.results()) < len(own.cells()):
                 continue
-            key = {"k_support": run.config().k_support, "class_split": name}
+            key = key_of(run, name)
             for result in own.results():
                 cells.append(
                     key
@@ -71,6 +74,12 @@ def collected(runs: list[Path]) -> dict[str, pd.DataFrame]:
     return {name: pd.DataFrame(rows) for name, rows in tables.items() if rows}
 
 
+def key_of(run: RunDirectory, split: str) -> dict[str, Any]:
+    """What a split of a run is filed under."""
+    config = run.config()
+    return {"k_support": config.k_support, "names": config.names_in_support, "class_split": split}
+
+
 def runs_by_split(run: RunDirectory) -> dict[str, RunDirectory]:
     """Those of several class splits, or the one of a single split."""
     return run.split_runs() or {split_name(run.config().class_split): run}
@@ -89,7 +98,7 @@ def rivals_of(runs: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
         config = run.config()
         for name, own in runs_by_split(run).items():
             if (rival := own.read_baselines().get("no_meta_tuned")) is not None:
-                key = {"k_support": config.k_support, "class_split": name}
+                key = key_of(run, name)
                 rows.append(
                     key | {"baseline": f"{rival.name}, {config.head}", "loss": rival.loss, "accuracy": rival.accuracy}
                 )
@@ -136,14 +145,24 @@ def best_rival(baselines: pd.DataFrame) -> pd.Series:
     return table[table.mean().idxmax()]
 
 
+def shapes(cells: pd.DataFrame) -> Iterator[tuple[str, Callable[[pd.DataFrame], "pd.Series[bool]"]]]:
+    """Shots and names of the tasks there are, for people, and which rows of a table are of such tasks."""
+    for shots, names in sorted({(int(s), bool(n)) for s, n in zip(cells.k_support, cells.names, strict=True)}):
+        is_so = partial(_is_of, shots=shots, names=names)
+        yield f"{shots}-shot, names in the support" if names else f"{shots}-shot", is_so
+
+
+def _is_of(table: pd.DataFrame, shots: int, names: bool) -> "pd.Series[bool]":
+    return (table.k_support == shots) & (table.names == names)
+
+
 def lines(cells: pd.DataFrame, baselines: pd.DataFrame, steps: pd.DataFrame | None) -> Iterator[str]:
     """The table of each number of shots, the endpoints and the law over N, and fine-tuning at as many steps."""
-    for shots in sorted(set(cells.k_support)):
-        of_shots = cells[cells.k_support == shots]
-        frozen = baselines[baselines.k_support == shots]
+    for shape, of_shape in shapes(cells):
+        of_shots, frozen = cells[of_shape(cells)], baselines[of_shape(baselines)]
         rival = best_rival(frozen)
         n_splits = of_shots.class_split.nunique()
-        yield f"| {shots}-shot, {n_splits} splits | loss | accuracy | beyond the best rival | meta-step |"
+        yield f"| {shape}, {n_splits} splits | loss | accuracy | beyond the best rival | meta-step |"
         yield "|---|---|---|---|---|"
         for name, own in frozen.groupby("baseline"):
             yield f"| {label_of(str(name))} | {own.loss.mean():.3f} | {own.accuracy.mean():.1%} | | |"
@@ -156,20 +175,20 @@ def lines(cells: pd.DataFrame, baselines: pd.DataFrame, steps: pd.DataFrame | No
         by_level = of_shots.pivot_table(index="class_split", columns="n_tasks", values="accuracy")
         if FEW in by_level:
             gain = over_splits(by_level[MANY] - by_level[FEW])
-            yield f"{shots} shot: from N = {FEW} to {MANY} accuracy gains {gain} points."
+            yield f"{shape}: from N = {FEW} to {MANY} accuracy gains {gain} points."
         if len(by_level.columns) > 2:
             table = table_from_frame(of_shots.astype({"class_split": str}), "n_tasks", "loss", "class_split")
-            yield f"{shots} shot: {verdict_sentence(fit_law(table))}"
+            yield f"{shape}: {verdict_sentence(fit_law(table))}"
         if steps is not None:
-            yield from lines_of_steps(shots, steps[steps.k_support == shots])
+            yield from lines_of_steps(shape, steps[of_shape(steps)])
 
 
-def lines_of_steps(shots: int, steps: pd.DataFrame) -> Iterator[str]:
+def lines_of_steps(shape: str, steps: pd.DataFrame) -> Iterator[str]:
     """The largest N beside fine-tuning from its own head and from others, and beyond the one that is best on the test
     tasks at as many steps."""
     heads = [str(name) for name in steps if name not in (*KEY, "inner_steps", "accuracy")]
     columns = " | ".join(f"fine-tuning from {OWN_HEAD.get(head, head)}" for head in heads)
-    yield f"| {shots}-shot, inner steps | N = {MANY} | {columns} | points beyond the best of them |"
+    yield f"| {shape}, inner steps | N = {MANY} | {columns} | points beyond the best of them |"
     yield "|---" * (3 + len(heads)) + "|"
     for number, rows in steps.groupby("inner_steps", sort=False):
         rivals = rows[heads].dropna(axis="columns")
@@ -181,19 +200,19 @@ def lines_of_steps(shots: int, steps: pd.DataFrame) -> Iterator[str]:
 
 def draw(cells: pd.DataFrame, baselines: pd.DataFrame, target: Path) -> None:
     """Accuracy over N: thin lines are splits, the thick one their mean; dotted, the best on frozen features."""
-    shown = [shots for shots in sorted(set(cells.k_support)) if cells[cells.k_support == shots].n_tasks.nunique() > 2]
+    shown = [shape for shape in shapes(cells) if cells[shape[1](cells)].n_tasks.nunique() > 2]
     with drawing_style():
         figure = Figure(figsize=(5.2 * len(shown), 4), layout="constrained")
-        for axes, shots in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-            of_shots = cells[cells.k_support == shots]
+        for axes, (shape, of_shape) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+            of_shots = cells[of_shape(cells)]
             for _, own in of_shots.groupby("class_split"):
                 axes.plot(own.n_tasks, 100 * own.accuracy, "-", color=BLUE, alpha=0.3)
             mean = of_shots.groupby("n_tasks")[["accuracy", "last_accuracy"]].mean()
             axes.plot(mean.index, 100 * mean.accuracy, "o-", color=BLUE, label="chosen on validation classes")
             axes.plot(mean.index, 100 * mean.last_accuracy, "^--", color=ORANGE, label="after the last meta-step")
-            rival = best_rival(baselines[baselines.k_support == shots])
+            rival = best_rival(baselines[of_shape(baselines)])
             axes.axhline(100 * rival.mean(), color=GREY, linestyle=":", label=f"without: {label_of(str(rival.name))}")
-            axes.set(xscale="log", xlabel="meta-training tasks, N", ylabel=f"test accuracy, %, {shots}-shot")
+            axes.set(xscale="log", xlabel="meta-training tasks, N", ylabel=f"test accuracy, %, {shape}")
             axes.xaxis.set_major_formatter(ScalarFormatter())
             axes.set_xticks(np.unique(of_shots.n_tasks))
             axes.xaxis.set_minor_locator(NullLocator())

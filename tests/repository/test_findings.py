@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from reptile_scaling.runs.directory import RunDirectory
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
 SCRIPTS = ROOT / "scripts" / "experiment"
-VERSION_01 = "docs/findings_version_01.md"
+VERSION_01, TABLES = "docs/findings_version_01.md", "docs/findings_tables.md"
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_findings_are_recomputed(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 def test_runs_on_minilm_are_recomputed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    page = unwrapped("docs/findings.md")
+    page = unwrapped(TABLES)
     lines = printed("over_splits.py", RESULTS / "minilm", monkeypatch, capsys)
     assert len(lines) > 8
     for line in lines:
@@ -87,14 +88,16 @@ def test_expectations_are_recomputed(
 def test_runs_on_smollm2_and_across_domains_are_recomputed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = unwrapped("docs/findings.md")
+    page = unwrapped(TABLES)
     for script, table in (
         ("over_splits.py", RESULTS / "words"),
         ("over_splits.py", RESULTS / "words_clinc150"),
+        ("over_splits.py", RESULTS / "minilm_clinc150"),
+        ("names.py", RESULTS / "names"),
         ("across.py", RESULTS / "across.csv"),
     ):
         lines = printed(script, table, monkeypatch, capsys)
-        assert len(lines) > 8
+        assert len(lines) > 5
         for line in lines:
             assert " ".join(line.split()) in page
 
@@ -102,18 +105,29 @@ def test_runs_on_smollm2_and_across_domains_are_recomputed(
 def test_the_missions_own_table_is_recomputed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = unwrapped("docs/findings.md")
+    page = unwrapped(TABLES)
     lines = printed("mission.py", RESULTS, monkeypatch, capsys)
     assert len(lines) > 25
     for line in lines:
         assert " ".join(line.split()) in page
 
 
+def by_shape(lines: list[str]) -> dict[str, list[str]]:
+    """What over_splits.py prints, by the shots and names of its tables: each begins with the line that has `splits`."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        if heading := re.match(r"\| (.*), \d+ splits \|", line):
+            found[heading.group(1)] = []
+        found[[*found][-1]].append(line)
+    return found
+
+
 def test_readme_quotes_the_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     page = unwrapped("README.md")
-    minilm, both = (printed("over_splits.py", RESULTS / name, monkeypatch, capsys) for name in ("minilm", "words"))
-    first_of_5_shots = next(i for i, line in enumerate(both) if line.startswith("| 5-shot"))
-    words, words_5_shots = both[:first_of_5_shots], both[first_of_5_shots:]
+    of_minilm, of_words = (
+        by_shape(printed("over_splits.py", RESULTS / name, monkeypatch, capsys)) for name in ("minilm", "words")
+    )
+    minilm, words, words_5_shots = of_minilm["1-shot"], of_words["1-shot"], of_words["5-shot"]
     across = printed("across.py", RESULTS / "across.csv", monkeypatch, capsys)
 
     def cells(lines: list[str], start: str) -> list[str]:
