@@ -23,6 +23,7 @@ check: setup  ## style, types, spelling, sizes, the configuration's page; what p
 figures: setup  ## the figures of the findings, from results/
 	.venv/bin/python scripts/experiment/findings.py results --figure docs/figures/findings_banking77.png > /dev/null
 	.venv/bin/python scripts/experiment/over_splits.py results/minilm --figure docs/figures/findings_minilm.png > /dev/null
+	.venv/bin/python scripts/experiment/over_splits.py results/words --steps-figure docs/figures/findings_steps.png > /dev/null
 	.venv/bin/python scripts/experiment/mission.py results --figure docs/figures/findings_mission.png > /dev/null
 
 findings: setup  ## the tables of both pages of findings from results/, and a page of each part in runs/findings/
@@ -32,6 +33,8 @@ findings: setup  ## the tables of both pages of findings from results/, and a pa
 	.venv/bin/python scripts/experiment/over_splits.py results/minilm
 	.venv/bin/python scripts/experiment/over_splits.py results/words
 	.venv/bin/python scripts/experiment/over_splits.py results/words_clinc150
+	.venv/bin/python scripts/experiment/over_splits.py results/minilm_clinc150
+	.venv/bin/python scripts/experiment/names.py results/names
 	.venv/bin/python scripts/experiment/across.py results/across.csv
 	.venv/bin/python scripts/experiment/mission.py results
 

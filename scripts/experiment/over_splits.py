@@ -1,6 +1,7 @@
 """Do tasks pay where no slot can be remembered? Heads that are computed from a support set, N tasks, class splits.
 
-    python scripts/experiment/over_splits.py results/minilm [--runs RUN …] [--rivals RIVAL …] [--figure FIGURE.png]
+    python scripts/experiment/over_splits.py results/minilm [--runs RUN …] [--rivals RIVAL …]
+        [--figure FIGURE.png] [--steps-figure FIGURE.png]
 
 RUN are runs of the presets `banking77_minilm` or `banking77_words`, at any number of shots: RESULTS gets `cells.csv`,
 `baselines.csv` and, of runs with curves, `steps.csv` (the largest N beside fine-tuning at as many inner steps) of their
@@ -212,10 +213,31 @@ def draw(cells: pd.DataFrame, baselines: pd.DataFrame, target: Path) -> None:
             axes.plot(mean.index, 100 * mean.last_accuracy, "^--", color=ORANGE, label="after the last meta-step")
             rival = best_rival(baselines[of_shape(baselines)])
             axes.axhline(100 * rival.mean(), color=GREY, linestyle=":", label=f"without: {label_of(str(rival.name))}")
-            axes.set(xscale="log", xlabel="meta-training tasks, N", ylabel=f"test accuracy, %, {shape}")
+            axes.set(xscale="log", xlabel="meta-training tasks, N", ylabel="test accuracy, %", title=shape)
             axes.xaxis.set_major_formatter(ScalarFormatter())
             axes.set_xticks(np.unique(of_shots.n_tasks))
             axes.xaxis.set_minor_locator(NullLocator())
+            axes.legend(frameon=False, fontsize=9)
+        figure.savefig(target)
+
+
+def draw_steps(steps: pd.DataFrame, target: Path) -> None:
+    """Accuracy over inner steps, means over splits: the cells of the largest N and fine-tuning from each head."""
+    shown = [*shapes(steps)]
+    columns = {"accuracy": (f"meta-trained, N = {MANY}", BLUE, "o-")}
+    columns |= {
+        name: (f"fine-tuning from {OWN_HEAD.get(name, name)}", colour, style)
+        for (name, colour, style) in zip(OWN_HEAD, (GREY, ORANGE), ("s:", "^--"), strict=True)
+    }
+    with drawing_style():
+        figure = Figure(figsize=(5.2 * len(shown), 4), layout="constrained")
+        for axes, (shape, of_shape) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+            numbered = steps[of_shape(steps) & (steps.inner_steps != BEST)]
+            means = numbered.astype({"inner_steps": int}).groupby("inner_steps")[[*columns]].mean()
+            for name, (label, colour, style) in columns.items():
+                axes.plot(range(len(means)), 100 * means[name], style, color=colour, label=label)
+            axes.set_xticks(range(len(means)), [str(n) for n in means.index])
+            axes.set(xlabel="inner steps", ylabel="test accuracy, %", title=shape)
             axes.legend(frameon=False, fontsize=9)
         figure.savefig(target)
 
@@ -228,6 +250,7 @@ def main() -> None:
         "--rivals", metavar="RIVAL", nargs="+", type=Path, default=[], help="fine-tuning of other heads"
     )
     parser.add_argument("--figure", type=Path, help="also draw the figure of the page, here")
+    parser.add_argument("--steps-figure", type=Path, help="also draw accuracy over inner steps, here")
     arguments = parser.parse_args()
     folder: Path = arguments.results
     if arguments.runs:
@@ -250,6 +273,8 @@ def main() -> None:
     print(*lines(cells, baselines, steps), sep="\n")
     if arguments.figure:
         draw(cells, baselines, arguments.figure)
+    if arguments.steps_figure and steps is not None:
+        draw_steps(steps, arguments.steps_figure)
 
 
 if __name__ == "__main__":

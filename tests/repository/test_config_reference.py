@@ -41,7 +41,7 @@ def test_facts_stand_beside_their_keys() -> None:
         "baselines",
         *key_groups()["Machine"],
     } == may_change
-    loop = {"algorithm", "head", "label_words", "n_way", "k_support", "k_inner", "k_inner_test"}
+    loop = {"algorithm", "head", "label_words", "n_way", "k_support", "names_in_support", "k_inner", "k_inner_test"}
     rates = {"inner_lr", "inner_optimizer", "inner_rates", "inner_batch_size"}
     assert {*key_groups()["Model"], *loop, *rates, *key_groups()["LoRA"]} - {"lora_dropout"} == in_adapter
 
