@@ -141,8 +141,15 @@ def test_readme_quotes_the_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert f"and {cells(words, '| chosen')[5]} with rate and steps tuned on both sides" in page
     at_5_shots = [cells(words_5_shots, start)[5] for start in ("| 1 |", "| chosen")]
     assert "at five shots {} and {}.".format(*at_5_shots) in page
-    gains = [line.split("gains ")[1] for found in (minilm, words) for line in found if "accuracy gains" in line]
-    assert f"gains {gains[0].removesuffix(' points.')} and {gains[1].removesuffix('.')}, no gain shown" in page
+    named = of_minilm["1-shot, names in the support"]
+    gains = [line.split("gains ")[1] for found in (minilm, named, words) for line in found if "accuracy gains" in line]
+    on_minilm, with_names, on_smollm2 = (gain.removesuffix(" points.") for gain in gains)
+    assert f"gains {on_minilm} points on MiniLM, {with_names} with names and {on_smollm2} on SmolLM2, no gain" in page
+    of_names = cells(printed("names.py", RESULTS / "names", monkeypatch, capsys), "| banking77, 1-shot")
+    bare, with_name = (of_names[column].removesuffix(" %") for column in (3, 4))
+    assert f"lifts frozen MiniLM from {bare} to {with_name} %, {of_names[7]} points" in page
+    best = cells(named, "| N = 1000")
+    assert f"tasks add {best[4]} to that, to {best[3].replace('%', ' %')}" in page
     mission = printed("mission.py", RESULTS, monkeypatch, capsys)
     (of_the_mission,) = [line for line in mission if "accuracy gains" in line]
     assert f"the {of_the_mission.split('gains ')[1].removesuffix(' points.')} points of accuracy" in page
