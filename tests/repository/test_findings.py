@@ -199,3 +199,12 @@ def test_table_of_intervals_after_a_verdict_is_that_of_the_results() -> None:
     found = json.loads((RESULTS / "law" / "after_verdict_seed1618.json").read_text())["by_world"]
     page = (ROOT / "docs" / "law.md").read_text()
     assert len(found) == 7 and [world for world, kinds in found.items() if row(world, kinds) not in page] == []
+
+
+def test_table_of_probes_at_five_shots_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    lines = runpy.run_path(str(SCRIPTS / "learners.py"))["lines"]
+    rows = json.loads((RESULTS / "learners" / "learners.json").read_text())
+    found = [line for line in lines(rows) if line.startswith("| 5 shots")]
+    page = (ROOT / TABLES).read_text()
+    assert len(found) == 6 and [line for line in found if line not in page] == []
