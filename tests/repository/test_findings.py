@@ -150,6 +150,8 @@ def test_readme_quotes_the_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert f"lifts frozen MiniLM from {bare} to {with_name} %, {of_names[7]} points" in page
     best = cells(named, "| N = 1000")
     assert f"tasks add {best[4]} to that, to {best[3].replace('%', ' %')}" in page
+    elsewhere = cells(printed("over_splits.py", RESULTS / "minilm_clinc150", monkeypatch, capsys), "| N = 1000")[4]
+    assert f"with the same settings on CLINC150 {elsewhere}." in page
     mission = printed("mission.py", RESULTS, monkeypatch, capsys)
     (of_the_mission,) = [line for line in mission if "accuracy gains" in line]
     assert f"the {of_the_mission.split('gains ')[1].removesuffix(' points.')} points of accuracy" in page
