@@ -1,5 +1,6 @@
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from reptile_scaling.analysis.progress import baselines_line
 from reptile_scaling.config import Config, make_config
 from reptile_scaling.errors import InputError
+from reptile_scaling.model.shipped_weights import name_to_load
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.records import (
@@ -161,3 +163,14 @@ def test_experiment_of_another_version_is_refused_in_a_sentence(run: RunDirector
     path.write_text(json.dumps(of_another))
     with pytest.raises(InputError, match=r"cannot be read \(config.k_inner_of_1999: .*: use the version"):
         run.experiment()
+
+
+def test_card_shows_how_the_base_is_loaded_and_the_shape_of_its_tasks(tmp_path: Path) -> None:
+    config = make_config({"model_name": "minilm-l6", "k_support": 1, "names_in_support": True})
+    cell = RunDirectory(tmp_path).cell(Cell(2, 0))
+    cell.write_card(config, "intents", RESULT, name_to_load(config.model_name), is_encoder=True)
+    card = (cell.adapter_folder / "README.md").read_text()
+    assert "base_model: sentence-transformers/all-MiniLM-L6-v2\n" in card
+    assert "base = AutoModel.from_pretrained('sentence-transformers/all-MiniLM-L6-v2')" in card
+    assert "5-way 1-shot, names in the support, seed 0" in card
+    assert name_to_load("./a/folder") == "./a/folder"

@@ -24,6 +24,7 @@ from reptile_scaling.learning.inner_rates import rate_table
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.model.adapter_facts import adaptation_facts
 from reptile_scaling.model.peft_io import save_adapter
+from reptile_scaling.model.shipped_weights import name_to_load
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.records import CellResult, MetaTestTask
 
@@ -141,4 +142,5 @@ def _write_adapter(workbench: Workbench, training: CellTraining, result: CellRes
     with named_refusals(path):
         backbone, facts = workbench.engine.backbone, adaptation_facts(config)
         save_adapter(path, backbone, chosen.theta, config.model_name, facts, chosen.inner_moments)
-        training.folder.write_card(config, workbench.corpus.dataset.name, result, backbone.is_encoder)
+        base = name_to_load(config.model_name)
+        training.folder.write_card(config, workbench.corpus.dataset.name, result, base, backbone.is_encoder)

@@ -54,6 +54,11 @@ EMBEDDED_MODELS = {
 """By the name that `model_name` takes."""
 
 
+def name_to_load(model_name: str) -> str:
+    """What `from_pretrained` calls a base: an embedded model has another name there."""
+    return EMBEDDED_MODELS[model_name].hub_id if model_name in EMBEDDED_MODELS else model_name
+
+
 def cache_folder() -> Path:
     """Where models are kept, fetched or converted: `$REPTILE_SCALING_CACHE`, or the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "reptile-scaling"

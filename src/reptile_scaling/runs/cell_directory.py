@@ -80,9 +80,9 @@ class CellDirectory:
             with held(self.path):
                 pass
 
-    def write_card(self, config: Config, dataset: str, result: CellResult, is_encoder: bool) -> None:
-        """The README.md that travels with the adapter."""
-        write_bytes(self.adapter_folder / "README.md", model_card(config, dataset, result, is_encoder).encode())
+    def write_card(self, config: Config, dataset: str, result: CellResult, base: str, is_encoder: bool) -> None:
+        """The README.md that travels with the adapter of `base`, a name that transformers loads."""
+        write_bytes(self.adapter_folder / "README.md", model_card(config, dataset, result, base, is_encoder).encode())
 
     def write_config(self, config: Config) -> None:
         """First of all: what follows is not sealed until the result is written."""

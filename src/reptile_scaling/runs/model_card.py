@@ -36,12 +36,12 @@ classifier that it was trained with (`head.weight [n_way, width]`, `head.bias [n
 """
 
 
-def model_card(config: Config, dataset: str, result: CellResult, is_encoder: bool) -> str:
-    """The card of one cell's adapter, whose base is an encoder or a causal LM."""
+def model_card(config: Config, dataset: str, result: CellResult, base: str, is_encoder: bool) -> str:
+    """The card of one cell's adapter, whose base, by the name that transformers loads, is an encoder or a causal LM."""
     return CARD.format(
         auto_class="AutoModel" if is_encoder else "AutoModelForCausalLM",
         features="the mean of its tokens" if is_encoder else "read at its last token after the final norm",
-        base=config.model_name,
+        base=base,
         steps=config.test_steps,
         algorithm=config.algorithm,
         n_tasks=result.n_tasks,

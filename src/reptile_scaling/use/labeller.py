@@ -29,6 +29,7 @@ from reptile_scaling.model.label_words import label_vectors_of
 from reptile_scaling.model.loading import check_model, load_language_model, proofs_folder
 from reptile_scaling.model.peft_io import check_base, load_adapter, load_moments, read_facts, save_adapter
 from reptile_scaling.model.prefix_cache import PrefixCache
+from reptile_scaling.model.shipped_weights import name_to_load
 from reptile_scaling.storage import write_bytes
 from reptile_scaling.use.agreement import Evaluation, agreement, check_truth
 from reptile_scaling.use.held_out import HeldOut, hold_out, mean_loss
@@ -205,8 +206,8 @@ def adapt_to_labels(
     losses = [*adapted.losses[:, 0].tolist(), last_loss]
     done = Adaptation(loop.steps, n_texts, losses[0], losses[-1], held_out, steps is not None, with_names)
     card = CARD.format(
-        base=config.model_name, labels=", ".join(support.class_names), n_support=done.n_support, names=done.names,
-        steps=done.steps, how=done.how, before=done.first_loss, after=done.last_loss, temperature=done.temperature,
+        base=name_to_load(config.model_name), labels=", ".join(support.class_names), n_support=done.n_support,
+        names=done.names, steps=done.steps, how=done.how, before=done.first_loss, after=done.last_loss, temperature=done.temperature,
     )  # fmt: skip
     facts = {**adaptation_facts(config, support.class_names), TEMPERATURE: done.temperature}
     with named_refusals(out):
