@@ -207,7 +207,8 @@ def adapt_to_labels(
     done = Adaptation(loop.steps, n_texts, losses[0], losses[-1], held_out, steps is not None, with_names)
     card = CARD.format(
         base=name_to_load(config.model_name), labels=", ".join(support.class_names), n_support=done.n_support,
-        names=done.names, steps=done.steps, how=done.how, before=done.first_loss, after=done.last_loss, temperature=done.temperature,
+        names=done.names, steps=done.steps, how=done.how, before=done.first_loss, after=done.last_loss,
+        temperature=done.temperature,
     )  # fmt: skip
     facts = {**adaptation_facts(config, support.class_names), TEMPERATURE: done.temperature}
     with named_refusals(out):
