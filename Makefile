@@ -34,6 +34,7 @@ findings: setup  ## the tables of both pages of findings from results/, and a pa
 	.venv/bin/python scripts/experiment/over_splits.py results/words
 	.venv/bin/python scripts/experiment/over_splits.py results/words_clinc150
 	.venv/bin/python scripts/experiment/over_splits.py results/minilm_clinc150
+	.venv/bin/python scripts/experiment/over_splits.py results/minilm_320
 	.venv/bin/python scripts/experiment/names.py results/names
 	.venv/bin/python scripts/experiment/learners.py results/learners
 	.venv/bin/python scripts/experiment/across.py results/across.csv

@@ -93,6 +93,7 @@ def test_runs_on_smollm2_and_across_domains_are_recomputed(
         ("over_splits.py", RESULTS / "words"),
         ("over_splits.py", RESULTS / "words_clinc150"),
         ("over_splits.py", RESULTS / "minilm_clinc150"),
+        ("over_splits.py", RESULTS / "minilm_320"),
         ("names.py", RESULTS / "names"),
         ("across.py", RESULTS / "across.csv"),
     ):
