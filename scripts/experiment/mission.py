@@ -72,7 +72,8 @@ def curve_table(run: RunDirectory, name: str) -> Iterator[str]:
     curves = load_experiment(run.path).learning_curves
     means = curves.groupby(["n_tasks", "meta_step"])[["validation_loss", "validation_accuracy", "seed"]]
     of_all = means.mean()[means.count().seed == curves.groupby("n_tasks").seed.nunique().max()]
-    same = int(of_all.validation_loss[max(curves.n_tasks)].idxmin())
+    losses = of_all.validation_loss.unstack("n_tasks").dropna()  # where no level has ended yet
+    same = int(losses[max(curves.n_tasks)].idxmin())
     yield f"| N, {name}: validation loss / accuracy after meta-step | 0 | {same} | lowest loss | highest accuracy |"
     yield "|---|---|---|---|---|"
     for n in sorted(set(curves.n_tasks)):
