@@ -95,6 +95,7 @@ def test_runs_on_smollm2_and_across_domains_are_recomputed(
         ("over_splits.py", RESULTS / "minilm_clinc150"),
         ("over_splits.py", RESULTS / "minilm_320"),
         ("names.py", RESULTS / "names"),
+        ("classes.py", RESULTS / "classes_clinc150.csv"),
         ("across.py", RESULTS / "across.csv"),
     ):
         lines = printed(script, table, monkeypatch, capsys)
@@ -151,6 +152,9 @@ def test_readme_quotes_the_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert f"lifts frozen MiniLM from {bare} to {with_name} %, {of_names[7]} points" in page
     best = cells(named, "| N = 1000")
     assert f"tasks add {best[4]} to that, to {best[3].replace('%', ' %')}" in page
+    surface = " ".join(printed("classes.py", RESULTS / "classes_clinc150.csv", monkeypatch, capsys))
+    of_tasks, of_classes = re.findall(r"cut the loss by ([\d.]+ %)", surface)
+    assert f"tenfold cut the loss on CLINC150 by {of_classes} where tenfold tasks cut it by {of_tasks}" in page
     elsewhere = cells(printed("over_splits.py", RESULTS / "minilm_clinc150", monkeypatch, capsys), "| N = 1000")[4]
     assert f"with the same settings on CLINC150 {elsewhere}." in page
     mission = printed("mission.py", RESULTS, monkeypatch, capsys)
