@@ -11,6 +11,7 @@ it takes the utterances of the demo.
 
 import argparse
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,22 +37,15 @@ from reptile_scaling.model.loading import load_language_model
 from reptile_scaling.model.peft_io import lora_config
 from reptile_scaling.presets import preset_path
 
-DEMO = ("dataset=home_assistant", "data_dir=null", "class_splits=null", "names_in_support=false")
+DEMO = ("dataset=home_assistant", "data_dir=null", "class_splits=null")
 
 
 class PeftEncoder(SequentialPeft):
     """An encoder, whose features are means over tokens."""
 
-    def features(self, prompts: Any, pad_to: int | None = None) -> Tensor:
-        width = max(map(len, prompts))
-        ids = torch.zeros(len(prompts), width, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt)] = torch.tensor(list(prompt))
-            mask[row, : len(prompt)] = 1
-        hidden = self._decoder(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-        means: Tensor = (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
-        return means
+    def features(self, prompts: Sequence[Sequence[int]], pad_to: int | None = None) -> Tensor:
+        hidden, mask = self.hidden_states(prompts, pad_to)
+        return (hidden.float() * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
 
 
 def by_engine(workbench: Workbench, theta: Adapters, episodes: list[Episode]) -> TaskGradients:

@@ -69,6 +69,11 @@ class SequentialPeft:
 
     def features(self, prompts: Sequence[Sequence[int]], pad_to: int | None = None) -> Tensor:
         """Last-token features `[S, D]` after the final norm, fp32; `pad_to` None pads to the longest prompt."""
+        hidden, mask = self.hidden_states(prompts, pad_to)
+        return hidden[torch.arange(len(prompts)), mask.sum(1) - 1].float()
+
+    def hidden_states(self, prompts: Sequence[Sequence[int]], pad_to: int | None) -> tuple[Tensor, Tensor]:
+        """Of a rectangle of prompts after the final norm, `[S, width, D]`, and which tokens are the prompts' own."""
         width = pad_to or max(map(len, prompts))
         device = self._model.device
         ids = torch.zeros(len(prompts), width, dtype=torch.long, device=device)
@@ -77,7 +82,7 @@ class SequentialPeft:
             ids[row, : len(prompt)] = torch.tensor(list(prompt))
             mask[row, : len(prompt)] = 1
         hidden: Tensor = self._decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        return hidden[torch.arange(len(prompts)), mask.sum(1) - 1].float()
+        return hidden, mask
 
     def load(self, theta: Adapters) -> dict[str, Tensor]:
         """Copies θ into the model; the head comes back as leaf tensors of its own."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from reptile_scaling.errors import InputError
 from reptile_scaling.model.peft_io import read_facts
-from reptile_scaling.model.shipped_weights import EMBEDDED_MODELS
+from reptile_scaling.model.shipped_weights import EMBEDDED_MODELS, name_to_load
 from reptile_scaling.runs.records import CellResult
 from reptile_scaling.storage import read_record
 from reptile_scaling.use.kept_support import START, SUPPORT
@@ -62,7 +62,7 @@ def card_for_hub(adapter: Path) -> str:
 def _base_on_hub(name: str) -> str | None:
     """None for a base that lies in a folder or file of this machine, which is no name to anybody else."""
     if name in EMBEDDED_MODELS:
-        return EMBEDDED_MODELS[name].hub_id
+        return name_to_load(name)
     return None if name.endswith(".gguf") or name.startswith((".", "~", "/")) or Path(name).exists() else name
 
 
