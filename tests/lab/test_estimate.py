@@ -5,9 +5,12 @@ import pytest
 import reptile_scaling.learning.evaluation as evaluation
 import reptile_scaling.learning.inner_loop as inner_loop
 from reptile_scaling.config import Config, make_config
-from reptile_scaling.lab.estimate import baseline_work, estimate_cost, evaluation_work, training_work
+from reptile_scaling.lab.estimate import baseline_work, estimate_cost, evaluation_work, measure_pace, training_work
 from reptile_scaling.lab.plan import BaselineJob, Plan, plan_sweep
 from reptile_scaling.lab.sweep import run_sweep
+from reptile_scaling.learning.evaluation import READINGS_PER_TASK
+from reptile_scaling.learning.work import Work
+from reptile_scaling.learning.workbench import open_workbench
 from reptile_scaling.runs.directory import RunDirectory
 from reptile_scaling.runs.grid import Cell
 from reptile_scaling.runs.records import CellStatus
@@ -67,7 +70,21 @@ def test_every_baseline_says_what_it_costs(toy_config: Config, tmp_path) -> None
     assert jobs
     for job in jobs:
         alone = baseline_work(Plan(plan.config, plan.corpus, plan.devices, (job,), 0))
-        assert alone.readings > 0 or alone.whole_forwards > 0, job.name
+        assert alone != Work(), job.name
+
+
+def test_without_inner_steps_an_utterance_is_paid_for_once(toy_settings, tmp_path) -> None:
+    """Prototypical networks read all tasks under one set of parameters: a pass costs its distinct utterances."""
+    config = make_config({**toy_settings, "algorithm": "protonet", "head": "cosine", "k_inner_test": 0,
+                          "curve_steps": [], "baselines": ["no_meta", "nearest_mean"]})  # fmt: skip
+    plan = plan_sweep(config, RunDirectory(tmp_path))
+    work = evaluation_work(plan)
+    n_cells = len(config.n_tasks_list) * len(config.seeds)
+    assert work == Work(validation_passes=work.validation_passes, test_passes=2 * n_cells)
+    assert work.validation_passes >= n_cells
+    assert baseline_work(plan) == Work(test_passes=1 + len(config.seeds))
+    pace = measure_pace(open_workbench(config, plan.corpus, plan.devices[0]))
+    assert 0 < pace.seconds_per_test_pass < config.num_meta_test_tasks * READINGS_PER_TASK * pace.seconds_per_reading
 
 
 def test_learner_that_reads_the_query_set_is_timed_by_its_meta_step(toy_config: Config, tmp_path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reptile_scaling.baselines.baseline import Baseline, Scores, Tell, readings_only
+from reptile_scaling.baselines.baseline import Baseline, Scores, Tell, features_only
 from reptile_scaling.baselines.fine_tuning import (
     has_curve,
     no_meta,
@@ -19,7 +19,7 @@ from reptile_scaling.baselines.fine_tuning import (
     zero_step_work,
 )
 from reptile_scaling.baselines.joint import cells_train_otherwise, joint_training, joint_work
-from reptile_scaling.baselines.probes import frozen_features, logistic_regression, nearest_mean
+from reptile_scaling.baselines.probes import frozen_features, logistic_regression, nearest_mean, regression_work
 from reptile_scaling.baselines.prompting import (
     has_next_word,
     in_context,
@@ -31,13 +31,13 @@ from reptile_scaling.learning.evaluation import test_episodes
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.runs.records import BaselineResult
 
-__all__ = ["BASELINES", "Baseline", "Scores", "Tell", "frozen_features", "readings_only", "run_baseline"]
+__all__ = ["BASELINES", "Baseline", "Scores", "Tell", "features_only", "frozen_features", "run_baseline"]
 
 # The cheap ones first: a comparison is there early, and what takes minutes comes when all else can be looked at.
 BASELINES = {
     "zero_step": Baseline("pretrained, no step", zero_step, zero_step_work, is_rival=False),
-    "nearest_mean": Baseline("nearest class mean, frozen features", nearest_mean, readings_only),
-    "logistic_regression": Baseline("logistic regression, frozen features", logistic_regression, readings_only),
+    "nearest_mean": Baseline("nearest class mean, frozen features", nearest_mean, features_only),
+    "logistic_regression": Baseline("logistic regression, frozen features", logistic_regression, regression_work),
     "no_meta": Baseline("fine-tuning, same inner loop", no_meta, no_meta_work, takes_same_loop=True),
     "no_meta_tuned": Baseline("fine-tuning, tuned rate and steps", no_meta_tuned, tuning_work, has_curve),
     "joint": Baseline(

@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from reptile_scaling.baselines.baseline import Scores, StepsTold, Tell, mean_points, mean_scores
+from reptile_scaling.baselines.baseline import Scores, StepsTold, Tell, features_only, mean_points, mean_scores
 from reptile_scaling.config import Config
 from reptile_scaling.data.episodes import Episode
 from reptile_scaling.learning.budget import Start, budget_work
 from reptile_scaling.learning.curve import Curve, measure_curve
-from reptile_scaling.learning.evaluation import READINGS_PER_TASK, evaluate, read_along, test_loop
+from reptile_scaling.learning.evaluation import evaluate, read_along, test_loop, work_of_evaluations
 from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import Workbench, fresh_initialisation
 from reptile_scaling.runs.records import TaskReading
@@ -65,11 +65,11 @@ def _alone(choices: Sequence[Choice]) -> Choice | list[Choice]:
 
 
 def zero_step_work(config: Config) -> Work:
-    return Work(readings=config.num_meta_test_tasks)
+    return features_only(config)
 
 
 def no_meta_work(config: Config) -> Work:
-    one = fine_tuning_work(config.num_meta_test_tasks, config.test_steps)
+    one = work_of_evaluations(config, tests=1)
     return sum([one] * (len(config.seeds) - 1), one)
 
 
@@ -82,8 +82,3 @@ def tuning_work(config: Config) -> Work:
 def has_curve(config: Config) -> bool:
     """Tuning needs numbers of steps to choose among."""
     return bool(config.curve_steps)
-
-
-def fine_tuning_work(n_tasks: int, steps: int) -> Work:
-    """Adapting so many tasks, and reading them before and after."""
-    return Work(inner_steps=n_tasks * steps, readings=n_tasks * READINGS_PER_TASK)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from reptile_scaling.baselines.baseline import Scores, Tell
-from reptile_scaling.baselines.fine_tuning import fine_tuning_work
 from reptile_scaling.config import Config
 from reptile_scaling.data.episodes import Episode
 from reptile_scaling.errors import InputError
 from reptile_scaling.learning.algorithms import ALGORITHMS
 from reptile_scaling.learning.cohort import train_cohort
+from reptile_scaling.learning.evaluation import work_of_evaluations
 from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.runs.cell_directory import CellDirectory
@@ -95,7 +95,7 @@ def joint_work(config: Config) -> Work:
     """In inner steps, of which a visit is as many as it passes support sets: each rate once, the best for all seeds."""
     visits = config.num_meta_steps * config.meta_batch_size
     trained = Work(inner_steps=visits * config.k_inner)
-    one = trained + fine_tuning_work(config.num_meta_test_tasks, config.test_steps)
+    one = trained + work_of_evaluations(config, tests=1)
     return sum([one] * (len(OUTER_RATES) + len(config.seeds) - 2), one)
 
 

@@ -7,11 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reptile_scaling.baselines.baseline import Scores, Tell, mean_loss
+from reptile_scaling.baselines.baseline import Scores, Tell, features_only, mean_loss
+from reptile_scaling.config import Config
 from reptile_scaling.data.episodes import Episode
 from reptile_scaling.learning.evaluation import validation_episodes
 from reptile_scaling.learning.examples import slots
 from reptile_scaling.learning.shared_features import SharedFeatures, shared_features
+from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.model.adapters import Adapters
 from reptile_scaling.model.heads import logits, prototype_head, task_losses
@@ -49,6 +51,11 @@ def logistic_regression(workbench: Workbench, episodes: Sequence[Episode], folde
     best = min(range(len(PENALTIES)), key=lambda i: mean_loss(tried[i]))
     penalty = PENALTIES[best]
     return _scored(frozen_features(workbench, episodes), episodes, regression(penalty), {"C": penalty})
+
+
+def regression_work(config: Config) -> Work:
+    """Features of the tasks that choose the penalty, and of the test tasks."""
+    return Work(validation_passes=1) + features_only(config)
 
 
 def regression(penalty: float) -> Classifier:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Int
 
 from reptile_scaling.analysis.progress import duration
 from reptile_scaling.baselines import BASELINES
@@ -22,6 +23,8 @@ from reptile_scaling.learning.evaluation import (
     evaluate,
     test_episodes,
     training_loop,
+    validation_episodes,
+    work_of_evaluations,
 )
 from reptile_scaling.learning.inner_loop import adapt_in_groups
 from reptile_scaling.learning.meta_state import fresh_state
@@ -45,6 +48,8 @@ class Pace:
     seconds_per_visit: float
     seconds_per_inner_step: float
     seconds_per_reading: float
+    seconds_per_validation_pass: float
+    seconds_per_test_pass: float
     seconds_per_utterance: float
     """Filling the prefix cache; 0 without one."""
     seconds_per_whole_forward: float
@@ -54,6 +59,8 @@ class Pace:
             work.visits * self.seconds_per_visit
             + work.inner_steps * self.seconds_per_inner_step
             + work.readings * self.seconds_per_reading
+            + work.validation_passes * self.seconds_per_validation_pass
+            + work.test_passes * self.seconds_per_test_pass
             + work.whole_forwards * self.seconds_per_whole_forward
         )
 
@@ -118,9 +125,8 @@ def evaluation_work(plan: Plan) -> Work:
     config = plan.config
     n_cells = sum(len(job.cells) for job in plan.jobs if isinstance(job, CohortJob))
     n_validations = sum(evaluation_is_due(step, config) for step in range(config.num_meta_steps + 1))
-    n_tested = [not config.curve_steps, config.select != "last"].count(True) * config.num_meta_test_tasks
-    n_tasks = n_validations * config.num_validation_tasks + n_tested
-    own = Work(inner_steps=n_tasks * config.test_steps, readings=n_tasks * READINGS_PER_TASK)
+    n_tests = [not config.curve_steps, config.select != "last"].count(True)
+    own = work_of_evaluations(config, validations=n_validations, tests=n_tests)
     if config.curve_steps:
         own += budget_work(config) + Work(readings=config.num_meta_test_tasks * READINGS_PER_TASK)
     return sum([own] * n_cells, Work())
@@ -140,13 +146,19 @@ def utterances_at_most(config: Config, corpus: Corpus) -> int:
     return min(len(corpus.dataset.texts) + n_names, n_tasks * per_task)
 
 
+def utterances_of(episodes: Sequence[Episode]) -> Int[np.ndarray, "U"]:
+    """The distinct utterances of some tasks."""
+    return np.unique(np.concatenate([part.ravel() for e in episodes for part in (e.support, e.query)]))
+
+
 def measure_pace(workbench: Workbench) -> Pace:
     """Times one cohort's meta-step of two inner steps, and one group of test tasks, each after a warm-up."""
     config, engine = workbench.config, workbench.engine
     pool = training_pool(workbench.corpus.dataset, workbench.corpus.split, config, config.seeds[0])
     episodes = pool.episodes(config.tasks_per_step)
-    tested = test_episodes(workbench)[: engine.tasks_in_flight]
-    fresh = np.unique(np.concatenate([part.ravel() for e in (*episodes, *tested) for part in (e.support, e.query)]))
+    validation, test = validation_episodes(workbench), test_episodes(workbench)
+    tested = test[: engine.tasks_in_flight]
+    fresh = utterances_of([*episodes, *tested])
     filling = _seconds(lambda: engine.remember(fresh))
     theta = fresh_initialisation(workbench, 0)
     start = starting_points(engine, theta, [episode.classes for episode in episodes], config.head)
@@ -162,10 +174,13 @@ def measure_pace(workbench: Workbench) -> Pace:
     step *= min(1.0, (config.inner_batch_size or n_support) / n_support)
     reading = max(0.0, reading) / READINGS_PER_TASK
     filling = filling / len(fresh) if engine.has_cache else 0.0
+    shared = _seconds(lambda: evaluate(engine, theta, tested, replace(one_step, steps=0))) / len(utterances_of(tested))
     return Pace(
         seconds_per_visit=_visit_seconds(workbench, episodes, step),
         seconds_per_inner_step=step,
         seconds_per_reading=reading,
+        seconds_per_validation_pass=len(utterances_of(validation)) * shared,
+        seconds_per_test_pass=len(utterances_of(test)) * shared,
         seconds_per_utterance=filling,
         seconds_per_whole_forward=_whole_forward_seconds(engine, fresh),
     )

@@ -101,7 +101,8 @@ def plan_sweep(config: Config, run: RunDirectory) -> Plan:
         check_class_counts(corpus.dataset, corpus.split, level)
     cells = grid(config)
     n_done = sum(run.cell(cell).is_done for cell in cells)
-    baselines = [BaselineJob(name) for name in baseline_names(config) if name not in run.read_baselines()]
+    measured = run.read_baselines_of(len(config.seeds))
+    baselines = [BaselineJob(name) for name in baseline_names(config) if name not in measured]
     return Plan(config, corpus, devices, (*_cohorts(cells, config, run), *baselines), n_done)
 
 

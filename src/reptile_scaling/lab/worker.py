@@ -55,7 +55,7 @@ class SweepWorker:
     def _left_of(self, job: Job) -> Job | None:
         match job:
             case BaselineJob(name):
-                return None if name in self._run.read_baselines() else job
+                return None if name in self._run.read_baselines_of(len(self._config.seeds)) else job
             case CohortJob(cells):
                 left = tuple(cell for cell in cells if not self._run.cell(cell).is_done)
                 return CohortJob(left) if left else None

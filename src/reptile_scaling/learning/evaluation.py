@@ -18,6 +18,7 @@ from reptile_scaling.learning.inner_loop import adapt
 from reptile_scaling.learning.shared_features import shared_features
 from reptile_scaling.learning.starts import starting_points
 from reptile_scaling.learning.task_batch import InnerLoop, TaskBatch
+from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import Workbench
 from reptile_scaling.model.adam_moments import AdamMoments
 from reptile_scaling.model.adapters import Adapters
@@ -26,7 +27,7 @@ from reptile_scaling.model.heads import HEADS, logits, task_losses
 from reptile_scaling.randomness import stream
 from reptile_scaling.runs.records import Confusion
 
-# Forwards of a task's query set in `evaluate`: after adaptation and before.
+# Forwards of a task's query set in `evaluate` where it takes inner steps: after adaptation and before.
 READINGS_PER_TASK = 2
 BEFORE = -1
 """In place of a number of inner steps: before the support set is looked at, so without a head that it gives."""
@@ -157,6 +158,14 @@ def evaluate(
     """Adapts θ to each episode's support set and reads its query set, before and after."""
     readings = read_along(engine, theta, episodes, loop, (BEFORE, loop.steps), moments)
     return QueryLosses(readings[BEFORE], readings[loop.steps])
+
+
+def work_of_evaluations(config: Config, *, validations: int = 0, tests: int = 0) -> Work:
+    """What `evaluate` does over the validation and test tasks, so many times each."""
+    if config.test_steps == 0:
+        return Work(validation_passes=validations, test_passes=tests)
+    n_tasks = validations * config.num_validation_tasks + tests * config.num_meta_test_tasks
+    return Work(inner_steps=n_tasks * config.test_steps, readings=n_tasks * READINGS_PER_TASK)
 
 
 def read_along(

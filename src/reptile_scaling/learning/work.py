@@ -13,6 +13,10 @@ class Work:
     """Inner steps of one task at evaluation."""
     readings: int = 0
     """Forwards of one task's query set."""
+    validation_passes: int = 0
+    """Readings of all validation tasks before any inner step: each of their utterances once."""
+    test_passes: int = 0
+    """The same of all test tasks."""
     whole_forwards: int = 0
     """Utterances through the whole frozen model, nothing of them cached."""
 

@@ -261,7 +261,8 @@ class RunDirectory:
 
     def read_baselines_left(self) -> dict[str, BaselineStatus]:
         """Baselines that the last start has not measured yet, by name; one that trains a cell is as far as that is."""
-        found, done = self._read_records("baselines_left", BaselineStatus), self.read_baselines()
+        found = self._read_records("baselines_left", BaselineStatus)
+        done = self.read_baselines_of(len(self.config().seeds)) if found else {}
         return {name: self._with_its_cell(status) for name, status in found.items() if name not in done}
 
     def read_baseline_failures(self) -> dict[str, str]:
@@ -275,6 +276,10 @@ class RunDirectory:
         found = self._read_records("baselines", BaselineResult)
         # Version 0.1 did not write is_rival, and had one baseline that is none.
         return {n: b if b.is_rival is not None else replace(b, is_rival=n != "zero_step") for n, b in found.items()}
+
+    def read_baselines_of(self, n_seeds: int) -> dict[str, BaselineResult]:
+        """Those that need not be measured anew for so many seeds."""
+        return {name: result for name, result in self.read_baselines().items() if result.is_of_seeds(n_seeds)}
 
     def _read_records(self, folder: str, kind: type[Record]) -> dict[str, Record]:
         """The JSON files of a folder by their stems; one that goes meanwhile is not among them."""

@@ -223,9 +223,13 @@ class BaselineResult:
     is_rival: bool | None = None
     """Whether meta-training has to beat it; version 0.1 did not say."""
     initialisations: list[list[float]] = field(default_factory=list)
-    """Accuracies on every test task from each initialisation, where a baseline has several."""
+    """Accuracies on every test task from each initialisation, where a baseline has any."""
     takes_same_loop: bool = False
     """Whether it adapts by the inner loop that cells are tested with, so that meta-training meets it there."""
+
+    def is_of_seeds(self, n_seeds: int) -> bool:
+        """Whether it began as often as there are seeds, which may have become more; one without a beginning always."""
+        return not self.initialisations or len(self.initialisations) >= n_seeds
 
 
 @dataclass(frozen=True)
