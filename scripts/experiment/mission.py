@@ -37,6 +37,7 @@ def lines(permuted: RunDirectory, fixed: RunDirectory | None) -> Iterator[str]:
     yield from level_table(permuted, "slots drawn anew")
     record = load_experiment(permuted.path)
     yield gain_sentence(permuted)
+    yield from seeds_table(permuted)
     yield record.sentence
     yield record.standing
     yield worth_sentence(permuted)
@@ -88,6 +89,19 @@ def gain_sentence(run: RunDirectory) -> str:
     """Accuracy from the smallest to the largest N in the inner loop as it is set."""
     few, many = (task_accuracies(run, cells_of(run, n)) for n in (FEW, MANY))
     return f"From N = {FEW} to {MANY} accuracy gains {beyond(many, few, classes_of_tests(run))} points."
+
+
+def seeds_table(run: RunDirectory) -> Iterator[str]:
+    """The same seed by seed, and at which meta-step its two cells were chosen; nothing of one seed."""
+    chosen = load_experiment(run.path).results.pivot(index="seed", columns="n_tasks", values="selected_meta_step")
+    if len(chosen) == 1:
+        return
+    yield f"| seed | N = {FEW} tested at meta-step | N = {MANY} at | points from N = {FEW} to {MANY} |"
+    yield "|---|---|---|---|"
+    for seed, steps in chosen.iterrows():
+        few, many = (task_accuracies(run, [c for c in cells_of(run, n) if c.seed == seed]) for n in (FEW, MANY))
+        points = beyond(many, few, classes_of_tests(run))
+        yield f"| {seed} | {steps[FEW]:.0f} | {steps[MANY]:.0f} | {points} |"
 
 
 def steps_table(run: RunDirectory) -> Iterator[str]:

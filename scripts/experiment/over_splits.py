@@ -1,14 +1,14 @@
 """Do tasks pay where no slot can be remembered? Heads that are computed from a support set, N tasks, class splits.
 
     python scripts/experiment/over_splits.py results/minilm [--runs RUN …] [--rivals RIVAL …]
-        [--figure FIGURE.png] [--steps-figure FIGURE.png]
+        [--beside OTHER] [--figure FIGURE.png] [--steps-figure FIGURE.png]
 
 RUN are runs of the presets `banking77_minilm` or `banking77_words`, at any number of shots: RESULTS gets `cells.csv`,
 `baselines.csv` and, of runs with curves, `steps.csv` (the largest N beside fine-tuning at as many inner steps) of their
-finished splits, in place of what it had of those; other splits stay, so splits may be run one by one. RIVAL are runs of
-the same splits under another head, of which fine-tuning alone is taken. Then, and without `--runs` in seconds, prints
-the tables, endpoints and laws of docs/findings.md from these. Intervals are Student's over splits, from three on: a
-split is the replication.
+finished splits, in place of what it had of those; other splits and other N stay, so they may be run one by one. RIVAL
+are runs of the same splits under another head, of which fine-tuning alone is taken. Then, and without `--runs` in
+seconds, prints the tables, endpoints and laws of docs/findings.md from these, and the same cells of OTHER, a folder
+like RESULTS, of another learner. Intervals are Student's over splits, from three on: a split is the replication.
 """
 
 import argparse
@@ -37,9 +37,11 @@ KEY = ["k_support", "names", "class_split"]
 """What a row is of: shots, whether names are in the support sets, and the split."""
 OWN_HEAD = {"fine_tuning": "the same head", "label_words": "label words"}
 """What fine-tuning began from, by the column of its accuracies."""
-# Without an inner step, fine-tuning in the cells' own loop is what their head gives on frozen features.
+OWN_FEATURES, SAME_LOOP = "no_meta", "no_meta_steps"
+"""Fine-tuning in the cells' loop: where that takes no inner step, it is what their head gives on frozen features."""
 LABELS = {
-    "no_meta": "the cells' head, frozen features",
+    OWN_FEATURES: "the cells' head, frozen features",
+    SAME_LOOP: "fine-tuning in the cells' inner loop",
     "no_meta_tuned": "fine-tuning from there, tuned rate and steps",
     "nearest_mean": "nearest mean, frozen features",
     "logistic_regression": "logistic regression, frozen features",
@@ -67,9 +69,9 @@ def collected(runs: list[Path]) -> dict[str, pd.DataFrame]:
                     }
                 )  # fmt: skip
             for baseline in own.read_baselines().values():
-                baselines.append(
-                    key | {"baseline": baseline.name, "loss": baseline.loss, "accuracy": baseline.accuracy}
-                )
+                takes_steps = baseline.name == OWN_FEATURES and run.config().test_steps > 0
+                kind = SAME_LOOP if takes_steps else baseline.name
+                baselines.append(key | {"baseline": kind, "loss": baseline.loss, "accuracy": baseline.accuracy})
             steps += [key | row for row in at_equal_steps(own)]
     tables = {"cells": cells, "baselines": baselines, "steps": steps}
     return {name: pd.DataFrame(rows) for name, rows in tables.items() if rows}
@@ -125,11 +127,12 @@ def at_equal_steps(run: RunDirectory) -> Iterator[dict[str, float | str]]:
 
 
 def beside(path: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a table and those that a file has of other splits."""
+    """The rows of a table and those that a file has of other splits, and of cells also of other N."""
     if not path.is_file():
         return table
     before = pd.read_csv(path)
-    is_new = before.set_index(KEY).index.isin(table.set_index(KEY).index)
+    key = [name for name in (*KEY, "n_tasks") if name in table]
+    is_new = before.set_index(key).index.isin(table.set_index(key).index)
     return pd.concat([before[~is_new], table])
 
 
@@ -182,6 +185,21 @@ def lines(cells: pd.DataFrame, baselines: pd.DataFrame, steps: pd.DataFrame | No
             yield f"{shape}: {verdict_sentence(fit_law(table))}"
         if steps is not None:
             yield from lines_of_steps(shape, steps[of_shape(steps)])
+
+
+def lines_beside(cells: pd.DataFrame, other: pd.DataFrame, name: str) -> Iterator[str]:
+    """Accuracy of two learners' cells of as many tasks on the splits that both have."""
+    for shape, of_shape in shapes(cells):
+        ours, theirs = (
+            own[of_shape(own)].pivot_table(index="class_split", columns="n_tasks", values="accuracy")
+            for own in (cells, other)
+        )
+        splits = ours.index.intersection(theirs.index)
+        yield f"| {shape}, {len(splits)} splits | here | {name} | points |"
+        yield "|---|---|---|---|"
+        for n in ours.columns.intersection(theirs.columns):
+            here, there = ours.loc[splits, n], theirs.loc[splits, n]
+            yield f"| N = {n} | {here.mean():.1%} | {there.mean():.1%} | {over_splits(here - there)} |"
 
 
 def lines_of_steps(shape: str, steps: pd.DataFrame) -> Iterator[str]:
@@ -249,6 +267,7 @@ def main() -> None:
     parser.add_argument(
         "--rivals", metavar="RIVAL", nargs="+", type=Path, default=[], help="fine-tuning of other heads"
     )
+    parser.add_argument("--beside", metavar="OTHER", type=Path, help="another learner's RESULTS")
     parser.add_argument("--figure", type=Path, help="also draw the figure of the page, here")
     parser.add_argument("--steps-figure", type=Path, help="also draw accuracy over inner steps, here")
     arguments = parser.parse_args()
@@ -271,6 +290,8 @@ def main() -> None:
     of_steps = folder / "steps.csv"
     steps = pd.read_csv(of_steps, dtype={"inner_steps": str}) if of_steps.is_file() else None
     print(*lines(cells, baselines, steps), sep="\n")
+    if arguments.beside:
+        print(*lines_beside(cells, pd.read_csv(arguments.beside / "cells.csv"), arguments.beside.name), sep="\n")
     if arguments.figure:
         draw(cells, baselines, arguments.figure)
     if arguments.steps_figure and steps is not None:

@@ -17,8 +17,7 @@ EXPERIMENT = ROOT / "scripts" / "experiment"
 # What a script must be given; the others measure their defaults.
 WANTED = {
     "banking77": ["RUNS", "RESULTS"], "early_stopping": ["RUN"], "expectations": ["RUN"], "findings": ["RESULTS"],
-    "learners": ["OUT"], "learner_steps": ["OUT"],
-    "methods": ["OUT"], "part_tables": ["RESULTS", "RUNS"], "pilot": ["OUT", "CONFIG"],
+    "learners": ["OUT"], "methods": ["OUT"], "part_tables": ["RESULTS", "RUNS"], "pilot": ["OUT", "CONFIG"],
 }  # fmt: skip
 
 
