@@ -40,6 +40,13 @@ def test_seeds_that_scatter_widen_the_interval() -> None:
     assert paired_gain(ours, theirs, classes).half_width > 2 * paired_gain(ours[:1], theirs, classes).half_width
 
 
+def test_the_same_accuracy_on_every_task_is_level_whatever_a_mean_over_seeds_rounds_to() -> None:
+    fifth = np.full((3, 20), 0.20000000298023224)
+    gain = paired_gain(fifth, fifth[:1] - 3e-17, None)
+    assert gain.verb == "is level with"
+    assert paired_gain(fifth + 3e-17, fifth[:1], None).verb == "is level with"
+
+
 def test_interval_that_holds_zero_is_level() -> None:
     rng = np.random.default_rng(2)
     ours, theirs, classes = simulated(rng, class_sd=0.05, seed_sd=0.0, n_seeds=2)

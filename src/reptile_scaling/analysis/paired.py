@@ -12,6 +12,9 @@ from scipy.stats import t as student
 
 from reptile_scaling.laws.effects import task_effects
 
+# Points that a mean over seeds may be off by where both sides are at the same accuracy on every task.
+_ROUNDING = 1e-6
+
 TaskClasses = tuple[tuple[str, ...], ...]
 
 
@@ -26,7 +29,7 @@ class Gain:
     @property
     def verb(self) -> str:
         """What the interval says of it."""
-        if abs(self.points) <= self.half_width:
+        if abs(self.points) <= max(self.half_width, _ROUNDING):
             return "is level with"
         return "beats" if self.points > 0 else "falls short of"
 
