@@ -35,6 +35,7 @@ findings: setup  ## the tables of both pages of findings from results/, and a pa
 	.venv/bin/python scripts/experiment/over_splits.py results/words_clinc150
 	.venv/bin/python scripts/experiment/over_splits.py results/minilm_clinc150
 	.venv/bin/python scripts/experiment/over_splits.py results/minilm_320
+	.venv/bin/python scripts/experiment/over_splits.py results/minilm_maml --beside results/minilm
 	.venv/bin/python scripts/experiment/names.py results/names
 	.venv/bin/python scripts/experiment/classes.py results/classes_clinc150.csv
 	.venv/bin/python scripts/experiment/learners.py results/learners

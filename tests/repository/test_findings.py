@@ -37,10 +37,10 @@ def runs(tables: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def printed(
-    script: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *more: str
 ) -> list[str]:
     """The lines a script of the findings prints for a folder of results."""
-    monkeypatch.setattr(sys, "argv", [script, str(folder)])
+    monkeypatch.setattr(sys, "argv", [script, str(folder), *more])
     monkeypatch.syspath_prepend(SCRIPTS)
     runpy.run_path(str(SCRIPTS / script), run_name="__main__")
     return [line for line in capsys.readouterr().out.splitlines() if line]
@@ -63,6 +63,18 @@ def test_runs_on_minilm_are_recomputed(monkeypatch: pytest.MonkeyPatch, capsys: 
     page = unwrapped(TABLES)
     lines = printed("over_splits.py", RESULTS / "minilm", monkeypatch, capsys)
     assert len(lines) > 8
+    for line in lines:
+        assert " ".join(line.split()) in page
+
+
+def test_a_learner_with_inner_steps_stands_beside_protonet_on_the_page(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beside = ("--beside", str(RESULTS / "minilm"))
+    lines = printed("over_splits.py", RESULTS / "minilm_maml", monkeypatch, capsys, *beside)
+    assert any("fine-tuning in the cells' inner loop" in line for line in lines)
+    assert any(line.endswith("| here | minilm | points |") for line in lines)
+    page = unwrapped(TABLES)
     for line in lines:
         assert " ".join(line.split()) in page
 
@@ -153,19 +165,21 @@ def test_readme_quotes_the_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     best = cells(named, "| N = 1000")
     assert f"tasks add {best[4]} to that, to {best[3].replace('%', ' %')}" in page
     surface = " ".join(printed("classes.py", RESULTS / "classes_clinc150.csv", monkeypatch, capsys))
-    of_tasks, of_classes = re.findall(r"cut the loss by ([\d.]+ %)", surface)
-    assert f"tenfold cut the loss on CLINC150 by {of_classes} where tenfold tasks cut it by {of_tasks}" in page
+    (of_classes,) = re.findall(r"At N = 50, all classes instead of 10 cut the loss by \+(.*?) %", surface)
+    (of_tasks,) = re.findall(r"Of 10 classes, N = 50 instead of 2 cuts the loss by \+(.*?) %", surface)
+    assert f"fifty of which instead of ten cut the loss on CLINC150 by {of_classes} % where" in page
+    assert f"of ten classes fifty tasks instead of two cut it by {of_tasks} %;" in page
     elsewhere = cells(printed("over_splits.py", RESULTS / "minilm_clinc150", monkeypatch, capsys), "| N = 1000")[4]
     assert f"with the same settings on CLINC150 {elsewhere}." in page
     mission = printed("mission.py", RESULTS, monkeypatch, capsys)
     (of_the_mission,) = [line for line in mission if "accuracy gains" in line and "keep their slots" not in line]
-    assert f"the {of_the_mission.split('gains ')[1].removesuffix(' points.')} points of accuracy" in page
+    assert f"1000, and accuracy gains {of_the_mission.split('gains ')[1].removesuffix('.')};" in page
     (below,) = [
         line for line in across if line.startswith("| clinc150") and "| 1000 |" in line and "cells' head" in line
     ]
     assert f"{below.split('|')[6].strip().removeprefix('-')} points below" in page
-    assert "nothing that people expect of a scaling law" in page and "β = 0.023" in page
-    assert any("β = 0.0226" in line for line in minilm)
+    assert "the last tenfold by 2 %, and nothing that people expect of a scaling law" in page
+    assert any("to a floor of" in line and "to 1000, cut it by 2 %" in line for line in minilm)
 
 
 def test_tables_of_a_part_survive_the_way_through_run_folders(
