@@ -131,15 +131,22 @@ def beside(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     if not path.is_file():
         return table
     before = pd.read_csv(path)
-    key = [name for name in (*KEY, "n_tasks") if name in table]
+    key = key_columns(table)
     is_new = before.set_index(key).index.isin(table.set_index(key).index)
     return pd.concat([before[~is_new], table])
 
 
+def key_columns(table: pd.DataFrame) -> list[str]:
+    """What a row is found by: a cell also by its N."""
+    return [name for name in (*KEY, "n_tasks") if name in table]
+
+
 def over_splits(points: pd.Series) -> str:
-    """Mean and half-width of Student's 95 % interval of one number a split, in points of accuracy."""
-    gain = pooled_gain([Gain(100 * float(value), 0.0) for value in points])
-    interval = f" ± {gain.half_width:.1f}" if len(points) >= SPLITS_FOR_A_SPREAD else ", too few splits for an interval"
+    """Mean and half-width of Student's 95 % interval of one number a split, in points of accuracy; of the splits that
+    were run."""
+    gain = pooled_gain([Gain(100 * float(value), 0.0) for value in points.dropna()])
+    is_spread = points.count() >= SPLITS_FOR_A_SPREAD
+    interval = f" ± {gain.half_width:.1f}" if is_spread else ", too few splits for an interval"
     return f"{gain.points:+.1f}{interval}"
 
 
@@ -172,8 +179,11 @@ def lines(cells: pd.DataFrame, baselines: pd.DataFrame, steps: pd.DataFrame | No
             yield f"| {label_of(str(name))} | {own.loss.mean():.3f} | {own.accuracy.mean():.1%} | | |"
         for n, level in of_shots.groupby("n_tasks"):
             accuracy = level.groupby("class_split").accuracy.mean()
+            # A level that was not run on all splits says on how many.
+            n_own = f", {len(accuracy)} splits" if len(accuracy) < n_splits else ""
             yield (
-                f"| N = {n} | {level.loss.mean():.3f} | {accuracy.mean():.1%} | {over_splits(accuracy - rival)} | "
+                f"| N = {n}{n_own} | {level.loss.mean():.3f} | {accuracy.mean():.1%} | "
+                f"{over_splits(accuracy - rival)} | "
                 f"{level.selected_meta_step.mean():.0f} of {level.meta_steps.mean():.0f} |"
             )
         by_level = of_shots.pivot_table(index="class_split", columns="n_tasks", values="accuracy")
@@ -195,11 +205,13 @@ def lines_beside(cells: pd.DataFrame, other: pd.DataFrame, name: str) -> Iterato
             for own in (cells, other)
         )
         splits = ours.index.intersection(theirs.index)
-        yield f"| {shape}, {len(splits)} splits | here | {name} | points |"
+        yield f"| {shape} | here | {name} | points |"
         yield "|---|---|---|---|"
         for n in ours.columns.intersection(theirs.columns):
-            here, there = ours.loc[splits, n], theirs.loc[splits, n]
-            yield f"| N = {n} | {here.mean():.1%} | {there.mean():.1%} | {over_splits(here - there)} |"
+            both = pd.DataFrame({"here": ours.loc[splits, n], "there": theirs.loc[splits, n]}).dropna()
+            here, there = both.mean()
+            gain = over_splits(both.here - both.there)
+            yield f"| N = {n}, {len(both)} splits | {here:.1%} | {there:.1%} | {gain} |"
 
 
 def lines_of_steps(shape: str, steps: pd.DataFrame) -> Iterator[str]:
@@ -224,7 +236,7 @@ def draw(cells: pd.DataFrame, baselines: pd.DataFrame, target: Path) -> None:
         figure = Figure(figsize=(5.2 * len(shown), 4), layout="constrained")
         for axes, (shape, of_shape) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
             of_shots = cells[of_shape(cells)]
-            for _, own in of_shots.groupby("class_split"):
+            for _, own in of_shots.sort_values("n_tasks").groupby("class_split"):
                 axes.plot(own.n_tasks, 100 * own.accuracy, "-", color=BLUE, alpha=0.3)
             mean = of_shots.groupby("n_tasks")[["accuracy", "last_accuracy"]].mean()
             axes.plot(mean.index, 100 * mean.accuracy, "o-", color=BLUE, label="chosen on validation classes")
@@ -283,7 +295,7 @@ def main() -> None:
                 tables["steps"] = tables["steps"].merge(at, "left", [*KEY, "inner_steps"])
         for name, table in tables.items():
             kept = beside(folder / f"{name}.csv", table)
-            kept.sort_values(KEY, kind="stable").to_csv(folder / f"{name}.csv", index=False)
+            kept.sort_values(key_columns(kept), kind="stable").to_csv(folder / f"{name}.csv", index=False)
     if not (folder / "cells.csv").is_file():
         parser.error(f"{str(folder)!r} holds no cells.csv: give results/minilm, or finished runs by --runs")
     cells, baselines = (pd.read_csv(folder / f"{name}.csv") for name in ("cells", "baselines"))

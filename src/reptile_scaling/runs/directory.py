@@ -262,8 +262,7 @@ class RunDirectory:
     def read_baselines_left(self) -> dict[str, BaselineStatus]:
         """Baselines that the last start has not measured yet, by name; one that trains a cell is as far as that is."""
         found = self._read_records("baselines_left", BaselineStatus)
-        done = self.read_baselines_of(len(self.config().seeds)) if found else {}
-        return {name: self._with_its_cell(status) for name, status in found.items() if name not in done}
+        return {name: self._with_its_cell(status) for name, status in found.items()}
 
     def read_baseline_failures(self) -> dict[str, str]:
         """Reasons by name, of baselines that are not done."""
