@@ -8,7 +8,8 @@ from reptile_scaling.config import Config, make_config
 from reptile_scaling.lab.estimate import baseline_work, estimate_cost, evaluation_work, measure_pace, training_work
 from reptile_scaling.lab.plan import BaselineJob, Plan, plan_sweep
 from reptile_scaling.lab.sweep import run_sweep
-from reptile_scaling.learning.evaluation import READINGS_PER_TASK
+from reptile_scaling.learning.evaluation import test_episodes as episodes_of_test
+from reptile_scaling.learning.evaluation import validation_episodes
 from reptile_scaling.learning.work import Work
 from reptile_scaling.learning.workbench import open_workbench
 from reptile_scaling.runs.directory import RunDirectory
@@ -83,8 +84,15 @@ def test_without_inner_steps_an_utterance_is_paid_for_once(toy_settings, tmp_pat
     assert work == Work(validation_passes=work.validation_passes, test_passes=2 * n_cells)
     assert work.validation_passes >= n_cells
     assert baseline_work(plan) == Work(test_passes=1 + len(config.seeds))
-    pace = measure_pace(open_workbench(config, plan.corpus, plan.devices[0]))
-    assert 0 < pace.seconds_per_test_pass < config.num_meta_test_tasks * READINGS_PER_TASK * pace.seconds_per_reading
+    workbench = open_workbench(config, plan.corpus, plan.devices[0])
+    pace = measure_pace(workbench)
+    seconds = pace.seconds_per_test_pass, pace.seconds_per_validation_pass
+    distinct = [
+        len({int(u) for e in episodes for part in (e.support, e.query) for u in part.ravel()})
+        for episodes in (episodes_of_test(workbench), validation_episodes(workbench))
+    ]
+    assert min(seconds) > 0
+    assert seconds[0] / seconds[1] == pytest.approx(distinct[0] / distinct[1])
 
 
 def test_learner_that_reads_the_query_set_is_timed_by_its_meta_step(toy_config: Config, tmp_path) -> None:
